@@ -1,0 +1,189 @@
+//! Keys that sign grants, and are used for nothing else.
+
+use crate::{Claims, VerifiedGrant, verify};
+use aws_lc_rs::{
+    encoding::AsDer,
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+use xylem_ids::KeyId;
+use zeroize::Zeroizing;
+
+/// Why a signing key could not be made, read or used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IssuerError {
+    /// The bytes are not an Ed25519 key in PKCS#8 form.
+    #[error("the issuer key is not an Ed25519 key in PKCS#8 form")]
+    NotAKey,
+    /// The system's random source or the signer failed.
+    #[error("the issuer key could not be generated or used")]
+    Crypto,
+    /// The grant would be larger than [`crate::MAX_GRANT_BYTES`].
+    #[error("the grant would be larger than {} bytes: name fewer or shorter audiences", crate::MAX_GRANT_BYTES)]
+    TooLarge,
+}
+
+/// A private key that signs grants. Its `Debug` shows the key id only.
+pub struct IssuerKey {
+    pkcs8: Zeroizing<Vec<u8>>,
+    signer: EncodingKey,
+    public: IssuerPublicKey,
+}
+
+impl IssuerKey {
+    /// A fresh key.
+    ///
+    /// # Errors
+    /// The system's random source failed.
+    pub fn generate() -> Result<Self, IssuerError> {
+        let pair = Ed25519KeyPair::generate().map_err(|_| IssuerError::Crypto)?;
+        let der = AsDer::as_der(&pair).map_err(|_| IssuerError::Crypto)?;
+        let der: &aws_lc_rs::encoding::Pkcs8V1Der<'static> = &der;
+        Self::from_pkcs8(der.as_ref())
+    }
+
+    /// A key from its stored form.
+    ///
+    /// # Errors
+    /// The bytes are not an Ed25519 key in PKCS#8 form.
+    pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, IssuerError> {
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| IssuerError::NotAKey)?;
+        let public = IssuerPublicKey::new(pair.public_key().as_ref());
+        Ok(Self {
+            signer: EncodingKey::from_ed_der(pkcs8),
+            pkcs8: Zeroizing::new(pkcs8.to_vec()),
+            public: public.ok_or(IssuerError::NotAKey)?,
+        })
+    }
+
+    /// The form to store, encrypted: PKCS#8.
+    #[must_use]
+    pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        self.pkcs8.clone()
+    }
+
+    /// The half that verifies.
+    #[must_use]
+    pub fn public(&self) -> &IssuerPublicKey {
+        &self.public
+    }
+
+    /// Signs the claims. What comes back is verified by construction.
+    ///
+    /// # Errors
+    /// The signer failed, or the grant would be larger than [`crate::MAX_GRANT_BYTES`].
+    pub fn issue(&self, claims: Claims) -> Result<VerifiedGrant, IssuerError> {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.typ = Some(verify::TYPE.to_owned());
+        header.kid = Some(self.public.key_id.to_string());
+        let jws = jsonwebtoken::encode(&header, &claims, &self.signer)
+            .map_err(|_| IssuerError::Crypto)?;
+        let text = format!("{}{jws}", crate::GRANT_PREFIX);
+        if text.len() > crate::MAX_GRANT_BYTES {
+            return Err(IssuerError::TooLarge);
+        }
+        Ok(VerifiedGrant::issued(
+            text,
+            claims,
+            self.public.key_id.clone(),
+        ))
+    }
+}
+
+impl fmt::Debug for IssuerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuerKey")
+            .field("key_id", &self.public.key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The public half of an issuer key, as it travels in headers and activity results.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerPublicKey {
+    /// The id a grant names in its header.
+    pub key_id: KeyId,
+    /// The 32 bytes of the Ed25519 public key, base64url without padding (RFC 8037 `x`).
+    pub x: String,
+}
+
+impl IssuerPublicKey {
+    fn new(raw: &[u8]) -> Option<Self> {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, raw);
+        let key_id = URL_SAFE_NO_PAD.encode(digest.as_ref().get(..12)?);
+        Some(Self {
+            key_id: key_id.parse().ok()?,
+            x: URL_SAFE_NO_PAD.encode(raw),
+        })
+    }
+}
+
+impl fmt::Debug for IssuerPublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IssuerPublicKey({})", self.key_id)
+    }
+}
+
+/// The issuer keys a verifier trusts, and those it has been told to trust no more.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerSet {
+    trusted: BTreeMap<KeyId, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retired: Vec<KeyId>,
+}
+
+impl IssuerSet {
+    /// A set that trusts these keys.
+    #[must_use]
+    pub fn new(keys: impl IntoIterator<Item = IssuerPublicKey>) -> Self {
+        let mut set = Self::default();
+        for key in keys {
+            set.trust(key);
+        }
+        set
+    }
+
+    /// Trusts a key, unless it was retired: retirement is final.
+    pub fn trust(&mut self, key: IssuerPublicKey) {
+        if !self.is_retired(&key.key_id) {
+            self.trusted.insert(key.key_id, key.x);
+        }
+    }
+
+    /// Trusts a key no more, for good.
+    pub fn retire(&mut self, key_id: &KeyId) {
+        self.trusted.remove(key_id);
+        if !self.is_retired(key_id) {
+            self.retired.push(key_id.clone());
+        }
+    }
+
+    /// Whether the key was retired.
+    #[must_use]
+    pub fn is_retired(&self, key_id: &KeyId) -> bool {
+        self.retired.contains(key_id)
+    }
+
+    /// Whether no key is trusted yet: a root that was started without a header.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.trusted.is_empty()
+    }
+
+    /// The keys trusted now.
+    pub fn keys(&self) -> impl Iterator<Item = IssuerPublicKey> + '_ {
+        self.trusted.iter().map(|(key_id, x)| IssuerPublicKey {
+            key_id: key_id.clone(),
+            x: x.clone(),
+        })
+    }
+
+    pub(crate) fn x(&self, key_id: &KeyId) -> Option<&str> {
+        self.trusted.get(key_id).map(String::as_str)
+    }
+}
