@@ -22,7 +22,10 @@ pub enum IssuerError {
     #[error("the issuer key could not be generated or used")]
     Crypto,
     /// The grant would be larger than [`crate::MAX_GRANT_BYTES`].
-    #[error("the grant would be larger than {} bytes: name fewer or shorter audiences", crate::MAX_GRANT_BYTES)]
+    #[error(
+        "the grant would be larger than {} bytes: name fewer or shorter audiences",
+        crate::MAX_GRANT_BYTES
+    )]
     TooLarge,
 }
 

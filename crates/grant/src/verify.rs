@@ -18,7 +18,17 @@ pub(crate) const TYPE: &str = "xylem-grant+jwt";
 /// Why text is not a verified grant. The words are codes: they appear in queries, counts and audit
 /// entries, and are not reused for another meaning.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    thiserror::Error,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Reject {
@@ -106,14 +116,18 @@ impl UnverifiedGrant {
         }
         let x = issuers.x(&self.key_id).ok_or(Reject::UnknownKey)?;
         let key = DecodingKey::from_ed_components(x).map_err(|_| Reject::UnknownKey)?;
-        let jws = self.text.strip_prefix(GRANT_PREFIX).ok_or(Reject::Malformed)?;
-        let data = jsonwebtoken::decode::<Claims>(jws, &key, &validation()).map_err(|error| {
-            match error.kind() {
-                ErrorKind::InvalidSignature => Reject::BadSignature,
-                ErrorKind::InvalidAlgorithm => Reject::WrongAlgorithm,
-                _ => Reject::Malformed,
-            }
-        })?;
+        let jws = self
+            .text
+            .strip_prefix(GRANT_PREFIX)
+            .ok_or(Reject::Malformed)?;
+        let data =
+            jsonwebtoken::decode::<Claims>(jws, &key, &validation()).map_err(
+                |error| match error.kind() {
+                    ErrorKind::InvalidSignature => Reject::BadSignature,
+                    ErrorKind::InvalidAlgorithm => Reject::WrongAlgorithm,
+                    _ => Reject::Malformed,
+                },
+            )?;
         if data.claims.audiences.is_empty() {
             return Err(Reject::Malformed);
         }

@@ -134,7 +134,9 @@ impl FromStr for Audience {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         let url = Url::parse(text).map_err(|_| AUDIENCE)?;
-        let dots = text.split(['/', '\\']).any(|part| part == "." || part == "..");
+        let dots = text
+            .split(['/', '\\'])
+            .any(|part| part == "." || part == "..");
         if url.query().is_some() || url.fragment().is_some() || !plain_path(url.path()) || dots {
             return Err(AUDIENCE);
         }
@@ -191,7 +193,10 @@ mod tests {
             canonical("HTTPS://API.Acme.example:443/").as_deref(),
             Ok("https://api.acme.example")
         );
-        assert_eq!(canonical("http://0x7f.1").as_deref(), Ok("http://127.0.0.1"));
+        assert_eq!(
+            canonical("http://0x7f.1").as_deref(),
+            Ok("http://127.0.0.1")
+        );
         assert_eq!(
             canonical("https://münchen.example").as_deref(),
             Ok("https://xn--mnchen-3ya.example")
@@ -244,7 +249,12 @@ mod tests {
         ] {
             assert!(!covers("https://h/v1", url), "{url}");
         }
-        for bad in ["https://h/v1/..", "https://h/a/./b", "https://h/%2fv1", "https://h/v1?q"] {
+        for bad in [
+            "https://h/v1/..",
+            "https://h/a/./b",
+            "https://h/%2fv1",
+            "https://h/v1?q",
+        ] {
             assert!(bad.parse::<Audience>().is_err(), "{bad}");
         }
     }

@@ -199,7 +199,9 @@ mod tests {
 
     #[test]
     fn an_error_names_the_rule_and_not_the_input() {
-        let error = "Top Secret".parse::<Slot>().expect_err("spaces are refused");
+        let error = "Top Secret"
+            .parse::<Slot>()
+            .expect_err("spaces are refused");
         let text = error.to_string();
         assert!(text.contains("slot") && text.contains("40"), "{text}");
         assert!(!text.contains("Secret"), "{text}");

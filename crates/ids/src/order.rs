@@ -83,11 +83,21 @@ mod tests {
 
     #[test]
     fn epoch_then_version_then_serial() {
-        let mut mixed = vec![order(2, 1, 1), order(1, 9, 9), order(1, 2, 1), order(1, 1, 7)];
+        let mut mixed = vec![
+            order(2, 1, 1),
+            order(1, 9, 9),
+            order(1, 2, 1),
+            order(1, 1, 7),
+        ];
         mixed.sort();
         assert_eq!(
             mixed,
-            vec![order(1, 1, 7), order(1, 2, 1), order(1, 9, 9), order(2, 1, 1)]
+            vec![
+                order(1, 1, 7),
+                order(1, 2, 1),
+                order(1, 9, 9),
+                order(2, 1, 1)
+            ]
         );
     }
 
