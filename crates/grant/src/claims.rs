@@ -43,7 +43,7 @@ impl fmt::Display for UnixSeconds {
 
 /// The content of a grant. Field names are short on the wire because a grant is repeated in every
 /// signal of a cascade.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
     /// The tree the token belongs to.

@@ -8,7 +8,7 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 use xylem_ids::KeyId;
 use zeroize::Zeroizing;
 
@@ -37,24 +37,24 @@ pub struct IssuerKey {
 }
 
 impl IssuerKey {
-    /// A fresh key.
+    /// A fresh key of the given generation; each new issuer key has a higher one.
     ///
     /// # Errors
     /// The system's random source failed.
-    pub fn generate() -> Result<Self, IssuerError> {
+    pub fn generate(generation: u32) -> Result<Self, IssuerError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| IssuerError::Crypto)?;
         let der = AsDer::as_der(&pair).map_err(|_| IssuerError::Crypto)?;
         let der: &aws_lc_rs::encoding::Pkcs8V1Der<'static> = &der;
-        Self::from_pkcs8(der.as_ref())
+        Self::from_pkcs8(der.as_ref(), generation)
     }
 
     /// A key from its stored form.
     ///
     /// # Errors
     /// The bytes are not an Ed25519 key in PKCS#8 form.
-    pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, IssuerError> {
+    pub fn from_pkcs8(pkcs8: &[u8], generation: u32) -> Result<Self, IssuerError> {
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| IssuerError::NotAKey)?;
-        let public = IssuerPublicKey::new(pair.public_key().as_ref());
+        let public = IssuerPublicKey::new(pair.public_key().as_ref(), generation);
         Ok(Self {
             signer: EncodingKey::from_ed_der(pkcs8),
             pkcs8: Zeroizing::new(pkcs8.to_vec()),
@@ -105,22 +105,25 @@ impl fmt::Debug for IssuerKey {
 }
 
 /// The public half of an issuer key, as it travels in headers and activity results.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerPublicKey {
     /// The id a grant names in its header.
     pub key_id: KeyId,
     /// The 32 bytes of the Ed25519 public key, base64url without padding (RFC 8037 `x`).
     pub x: String,
+    /// Which key is newer: only a newer key may retire an older one.
+    pub generation: u32,
 }
 
 impl IssuerPublicKey {
-    fn new(raw: &[u8]) -> Option<Self> {
+    fn new(raw: &[u8], generation: u32) -> Option<Self> {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, raw);
         let key_id = URL_SAFE_NO_PAD.encode(digest.as_ref().get(..12)?);
         Some(Self {
             key_id: key_id.parse().ok()?,
             x: URL_SAFE_NO_PAD.encode(raw),
+            generation,
         })
     }
 }
@@ -132,10 +135,10 @@ impl fmt::Debug for IssuerPublicKey {
 }
 
 /// The issuer keys a verifier trusts, and those it has been told to trust no more.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerSet {
-    trusted: BTreeMap<KeyId, String>,
+    trusted: Vec<IssuerPublicKey>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     retired: Vec<KeyId>,
 }
@@ -153,17 +156,25 @@ impl IssuerSet {
 
     /// Trusts a key, unless it was retired: retirement is final.
     pub fn trust(&mut self, key: IssuerPublicKey) {
-        if !self.is_retired(&key.key_id) {
-            self.trusted.insert(key.key_id, key.x);
+        if !self.is_retired(&key.key_id) && self.key(&key.key_id).is_none() {
+            self.trusted.push(key);
         }
     }
 
-    /// Trusts a key no more, for good.
-    pub fn retire(&mut self, key_id: &KeyId) {
-        self.trusted.remove(key_id);
-        if !self.is_retired(key_id) {
+    /// Trusts `key_id` no more, for good, because a grant signed by `by` says so.
+    ///
+    /// Does nothing and answers `false` unless both keys are trusted and `by` is the newer one: a
+    /// stolen old key must not retire its successor.
+    pub fn retire(&mut self, key_id: &KeyId, by: &KeyId) -> bool {
+        let older = match (self.key(key_id), self.key(by)) {
+            (Some(old), Some(new)) => old.generation < new.generation,
+            _ => false,
+        };
+        if older {
+            self.trusted.retain(|key| key.key_id != *key_id);
             self.retired.push(key_id.clone());
         }
+        older
     }
 
     /// Whether the key was retired.
@@ -179,14 +190,12 @@ impl IssuerSet {
     }
 
     /// The keys trusted now.
-    pub fn keys(&self) -> impl Iterator<Item = IssuerPublicKey> + '_ {
-        self.trusted.iter().map(|(key_id, x)| IssuerPublicKey {
-            key_id: key_id.clone(),
-            x: x.clone(),
-        })
+    #[must_use]
+    pub fn keys(&self) -> &[IssuerPublicKey] {
+        &self.trusted
     }
 
-    pub(crate) fn x(&self, key_id: &KeyId) -> Option<&str> {
-        self.trusted.get(key_id).map(String::as_str)
+    pub(crate) fn key(&self, key_id: &KeyId) -> Option<&IssuerPublicKey> {
+        self.trusted.iter().find(|key| key.key_id == *key_id)
     }
 }

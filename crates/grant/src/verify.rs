@@ -114,8 +114,8 @@ impl UnverifiedGrant {
         if issuers.is_retired(&self.key_id) {
             return Err(Reject::RetiredKey);
         }
-        let x = issuers.x(&self.key_id).ok_or(Reject::UnknownKey)?;
-        let key = DecodingKey::from_ed_components(x).map_err(|_| Reject::UnknownKey)?;
+        let issuer = issuers.key(&self.key_id).ok_or(Reject::UnknownKey)?;
+        let key = DecodingKey::from_ed_components(&issuer.x).map_err(|_| Reject::UnknownKey)?;
         let jws = self
             .text
             .strip_prefix(GRANT_PREFIX)
@@ -157,10 +157,10 @@ fn validation() -> Validation {
 }
 
 /// A grant whose signature was verified, or that was just signed. Cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct VerifiedGrant(Arc<Inner>);
 
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Hash)]
 struct Inner {
     text: String,
     claims: Claims,
