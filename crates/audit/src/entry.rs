@@ -1,0 +1,334 @@
+//! What an entry says.
+
+use std::{borrow::Cow, fmt, time::SystemTime};
+use xylem_ids::{
+    AgentId, AuditId, Fingerprint, LeaseId, Namespace, Order, RunId, Slot, ToolName, TreeId,
+    WorkflowId,
+};
+
+/// Defines an enum with a stable text code per variant.
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable code, never reused for another meaning.
+            #[must_use]
+            pub fn code(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $code,)+
+                }
+            }
+
+            /// The value with this code.
+            #[must_use]
+            pub fn from_code(code: &str) -> Option<Self> {
+                match code {
+                    $($code => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.code())
+            }
+        }
+    };
+}
+
+codes!(
+    /// What an entry is about.
+    Kind {
+        /// A tree got its record, before or after its root started.
+        TreeOpened = "tree_opened",
+        /// A starting tree was bound to its root's first run.
+        TreeBound = "tree_bound",
+        /// A start that did not happen was given up and its deposit destroyed.
+        TreeAbandoned = "tree_abandoned",
+        /// A tree was stopped and its tokens revoked.
+        TreeStopped = "tree_stopped",
+        /// The tools a tree may call were changed.
+        ToolsAllowed = "tools_allowed",
+        /// A token was deposited with authentication.
+        Deposit = "deposit",
+        /// An earlier version was deposited again as the next one.
+        Rollback = "rollback",
+        /// A grant was issued again with a later expiry.
+        Reissue = "reissue",
+        /// A node asked for a token.
+        Redeem = "redeem",
+        /// How the call that a redemption was for ended.
+        Outcome = "outcome",
+        /// A version was revoked.
+        Revoke = "revoke",
+        /// A version was revoked although something still relied on it.
+        ForcedRevoke = "forced_revoke",
+        /// A node was excluded from a slot.
+        Exclude = "exclude",
+        /// An exclusion was lifted.
+        Include = "include",
+        /// A raw token came in through a signal and therefore lies in a history.
+        Exposure = "exposure",
+        /// Signals that a node rejected, counted.
+        SignalsRejected = "signals_rejected",
+        /// A new issuer key signs, and the old one is retired.
+        IssuerRotated = "issuer_rotated",
+        /// A stored row is not what was written.
+        Tampered = "tampered",
+        /// A tool was registered or replaced.
+        ToolRegistered = "tool_registered",
+        /// A worker registered what its workflow types declare.
+        DefinitionsRegistered = "definitions_registered",
+        /// An agent was created.
+        AgentCreated = "agent_created",
+        /// An API key was created.
+        KeyCreated = "key_created",
+        /// An API key was revoked.
+        KeyRevoked = "key_revoked",
+        /// Calls without a valid key, counted per source and minute.
+        AuthenticationFailed = "authentication_failed",
+        /// Calls by an agent that may not make them.
+        PermissionDenied = "permission_denied",
+    }
+);
+
+codes!(
+    /// How it was decided, or how it ended.
+    Verdict {
+        /// Decided: yes.
+        Granted = "granted",
+        /// Decided: no.
+        Denied = "denied",
+        /// Ended well.
+        Succeeded = "succeeded",
+        /// Ended badly.
+        Failed = "failed",
+    }
+);
+
+/// A stable word that says why: 1 to 64 characters of a-z, 0-9 and `_`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reason(Cow<'static, str>);
+
+impl Reason {
+    /// A reason that is written in the source. Text that breaks the rule becomes `unspecified`.
+    #[must_use]
+    pub fn of(code: &'static str) -> Self {
+        if Self::valid(code) {
+            Self(Cow::Borrowed(code))
+        } else {
+            Self(Cow::Borrowed("unspecified"))
+        }
+    }
+
+    /// A reason that somebody else chose, if it is a code at all.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::valid(text).then(|| Self(Cow::Owned(text.to_owned())))
+    }
+
+    /// The code.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn valid(text: &str) -> bool {
+        (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    }
+}
+
+impl fmt::Debug for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reason({})", self.0)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One run of one workflow.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeRun {
+    /// The workflow id.
+    pub workflow_id: WorkflowId,
+    /// The run id, where a run is meant.
+    pub run_id: Option<RunId>,
+}
+
+/// One attempt of one activity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Activity {
+    id: String,
+    attempt: u32,
+}
+
+impl Activity {
+    /// Names an attempt; `None` where the id is empty, longer than 1,000 bytes or not printable.
+    #[must_use]
+    pub fn new(id: &str, attempt: u32) -> Option<Self> {
+        let printable = (1..=1000).contains(&id.len()) && !id.chars().any(char::is_control);
+        printable.then(|| Self {
+            id: id.to_owned(),
+            attempt,
+        })
+    }
+
+    /// The activity id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Counted from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+}
+
+/// One entry. [`Entry::new`] fills in what every entry has; the rest is set where it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// When it happened, to the millisecond.
+    pub at: SystemTime,
+    /// What it is about.
+    pub kind: Kind,
+    /// How it was decided, or how it ended.
+    pub verdict: Verdict,
+    /// Who did it; absent where nobody was authenticated.
+    pub agent: Option<AgentId>,
+    /// The Temporal namespace.
+    pub namespace: Option<Namespace>,
+    /// The tree; absent while its root has not started.
+    pub tree: Option<TreeId>,
+    /// The workflow it concerns.
+    pub node: Option<NodeRun>,
+    /// The activity that asked.
+    pub activity: Option<Activity>,
+    /// The tool.
+    pub tool: Option<ToolName>,
+    /// The slot.
+    pub slot: Option<Slot>,
+    /// The version, as epoch, version and serial.
+    pub order: Option<Order>,
+    /// The token's fingerprint.
+    pub fingerprint: Option<Fingerprint>,
+    /// Ties a decision to its outcome.
+    pub lease: Option<LeaseId>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// The HTTP status of the call.
+    pub status: Option<u16>,
+    /// How long the call took, in milliseconds.
+    pub duration_ms: Option<u64>,
+    /// How many events this entry stands for.
+    pub count: u64,
+}
+
+impl Entry {
+    /// An entry that stands for one event.
+    #[must_use]
+    pub fn new(at: SystemTime, kind: Kind, verdict: Verdict) -> Self {
+        Self {
+            at,
+            kind,
+            verdict,
+            agent: None,
+            namespace: None,
+            tree: None,
+            node: None,
+            activity: None,
+            tool: None,
+            slot: None,
+            order: None,
+            fingerprint: None,
+            lease: None,
+            reason: None,
+            status: None,
+            duration_ms: None,
+            count: 1,
+        }
+    }
+
+    /// The same entry, done by this agent.
+    #[must_use]
+    pub fn by(mut self, agent: &AgentId) -> Self {
+        self.agent = Some(agent.clone());
+        self
+    }
+
+    /// The same entry, about this tree and its namespace.
+    #[must_use]
+    pub fn of_tree(mut self, tree: &TreeId) -> Self {
+        self.namespace = Some(tree.namespace.clone());
+        self.tree = Some(tree.clone());
+        self
+    }
+
+    /// The same entry, with a reason.
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(Reason::of(reason));
+        self
+    }
+}
+
+/// An entry in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place: ids grow.
+    pub id: AuditId,
+    /// What it says.
+    pub entry: Entry,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn codes_are_distinct_and_read_back() {
+        let codes: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_code(kind.code()), Some(*kind));
+        }
+        for verdict in Verdict::ALL {
+            assert_eq!(Verdict::from_code(verdict.code()), Some(*verdict));
+        }
+        assert_eq!(Kind::from_code("else"), None);
+    }
+
+    #[test]
+    fn a_reason_is_a_code_and_cannot_carry_a_token() {
+        assert_eq!(Reason::of("refused_401").as_str(), "refused_401");
+        assert_eq!(Reason::of("Free Text").as_str(), "unspecified");
+        assert!(Reason::parse("Bearer ghp_Secret").is_none());
+        assert!(Reason::parse("").is_none());
+        assert!(Reason::parse(&"a".repeat(65)).is_none());
+    }
+
+    #[test]
+    fn an_activity_has_a_printable_id() {
+        assert!(Activity::new("7", 1).is_some());
+        assert!(Activity::new("", 1).is_none());
+        assert!(Activity::new("a\nb", 1).is_none());
+    }
+}

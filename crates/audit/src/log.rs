@@ -1,0 +1,150 @@
+//! Appending and listing.
+
+use crate::{Entry, Kind, Record, Verdict};
+use async_trait::async_trait;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use std::{fmt, str::FromStr, time::SystemTime};
+use xylem_ids::{AgentId, AuditId, Slot, ToolName, TreeId, WorkflowId};
+
+/// The most records a page holds; larger requests are cut to it.
+pub const MAX_PAGE: u32 = 500;
+
+/// Why the log did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The storage did not answer; the call may be tried again.
+    #[error("the audit log is not available: try again")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A stored entry cannot be read.
+    #[error("audit entry {id} cannot be read: its {field} is not what was written")]
+    Unreadable {
+        /// Which entry.
+        id: AuditId,
+        /// Which field.
+        field: &'static str,
+    },
+    /// The page token was not made by this log.
+    #[error("the page token is not valid: begin again without one")]
+    PageToken,
+}
+
+/// Which records to list. An absent field matches everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this tree.
+    pub tree: Option<TreeId>,
+    /// Concerning this workflow.
+    pub workflow_id: Option<WorkflowId>,
+    /// Of this kind.
+    pub kind: Option<Kind>,
+    /// With this verdict.
+    pub verdict: Option<Verdict>,
+    /// By this agent.
+    pub agent: Option<AgentId>,
+    /// About this tool.
+    pub tool: Option<ToolName>,
+    /// About this slot.
+    pub slot: Option<Slot>,
+    /// Not before.
+    pub since: Option<SystemTime>,
+    /// Before.
+    pub until: Option<SystemTime>,
+}
+
+/// Where a page ended. Opaque to callers; only the log reads it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PageToken(u64);
+
+impl PageToken {
+    /// The token of the page after the record at this place.
+    #[must_use]
+    pub fn after(place: u64) -> Self {
+        Self(place)
+    }
+
+    /// The place it was made of.
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(format!("audit1:{}", self.0)))
+    }
+}
+
+impl fmt::Debug for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PageToken({})", self.0)
+    }
+}
+
+impl FromStr for PageToken {
+    type Err = LogError;
+
+    fn from_str(text: &str) -> Result<Self, LogError> {
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| LogError::PageToken)?;
+        let place = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|plain| plain.strip_prefix("audit1:"))
+            .and_then(|place| place.parse().ok());
+        place.map(Self).ok_or(LogError::PageToken)
+    }
+}
+
+/// One page of the log, oldest record first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The records.
+    pub records: Vec<Record>,
+    /// Where the next page begins; absent at the end.
+    pub next: Option<PageToken>,
+}
+
+/// The audit log as the rest of the house uses it.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// Appends entries, all or none, in this order.
+    ///
+    /// # Errors
+    /// The storage did not answer; nothing was appended.
+    async fn append(&self, entries: &[Entry]) -> Result<(), LogError>;
+
+    /// Lists matching records, oldest first, at most [`MAX_PAGE`] of them.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a record cannot be read.
+    async fn list(
+        &self,
+        filter: &Filter,
+        after: Option<&PageToken>,
+        size: u32,
+    ) -> Result<Page, LogError>;
+
+    /// The token of the end of the log as it is now: what follows is new. For tailing.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn end(&self) -> Result<PageToken, LogError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_token_reads_back_and_others_are_refused() {
+        let token = PageToken::after(42);
+        assert_eq!(
+            token.to_string().parse::<PageToken>().unwrap().place(),
+            token.place()
+        );
+        for bad in ["", "42", "YXVkaXQxOng", "!!"] {
+            assert!(bad.parse::<PageToken>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! Registered tools.
+
+use crate::{PathTemplate, schema};
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+use url::{Host, Url};
+use xylem_ids::{Audience, Origin, Slot, ToolName};
+
+/// A field that breaks its rule. Never quotes the field's content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} must be {rule}")]
+pub struct Invalid {
+    field: &'static str,
+    rule: &'static str,
+}
+
+impl Invalid {
+    pub(crate) const fn new(field: &'static str, rule: &'static str) -> Self {
+        Self { field, rule }
+    }
+
+    /// The field.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+/// HTTP methods a tool may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the names are those of RFC 9110")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    /// The method's name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    fn has_body(self) -> bool {
+        matches!(self, Self::Post | Self::Put | Self::Patch)
+    }
+}
+
+impl FromStr for Method {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let all = [
+            Self::Get,
+            Self::Head,
+            Self::Post,
+            Self::Put,
+            Self::Patch,
+            Self::Delete,
+        ];
+        all.into_iter()
+            .find(|method| method.as_str() == text)
+            .ok_or(Invalid::new(
+                "method",
+                "GET, HEAD, POST, PUT, PATCH or DELETE",
+            ))
+    }
+}
+
+/// How the token is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Auth {
+    /// `Authorization: Bearer TOKEN` (RFC 6750).
+    Bearer,
+    /// The token alone in a header of this name.
+    Header {
+        /// The header, in lower case.
+        name: String,
+    },
+}
+
+/// Where a parameter goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Into the path template.
+    Path,
+    /// Into the query string.
+    Query,
+    /// Into the JSON object in the body.
+    Body,
+}
+
+/// What a publisher says about a tool. [`Tool::new`] checks it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolDefinition {
+    /// The name, unique in its namespace.
+    pub name: ToolName,
+    /// For people; at most 2,000 characters.
+    #[serde(default)]
+    pub description: String,
+    /// Where the API is: https, or http on loopback; without query, fragment and user.
+    pub base_url: String,
+    /// Appended to the base URL; see [`PathTemplate`].
+    pub path: String,
+    /// The HTTP method.
+    pub method: Method,
+    /// How the token is sent.
+    pub auth: Auth,
+    /// The slot whose token is sent.
+    pub slot: Slot,
+    /// A JSON Schema with `"type": "object"`.
+    pub parameters: Value,
+    /// Where each parameter goes. What is not named goes into the path where the template has it,
+    /// else into the body where the method has one, else into the query.
+    #[serde(default)]
+    pub places: BTreeMap<String, Place>,
+    /// The `apiUrl` values a workflow may set for this tool; empty: none but the base URL.
+    #[serde(default)]
+    pub api_urls: Vec<Audience>,
+    /// How long a call may take, in seconds: 1 to 300.
+    pub timeout_seconds: u32,
+    /// Response headers that reach the workflow, in lower case.
+    #[serde(default)]
+    pub response_headers: Vec<String>,
+    /// The largest response that is read, in bytes: 1 to 16 MiB.
+    pub max_response_bytes: u64,
+}
+
+/// SHA-256 over the canonical form of a definition, as 64 hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DefinitionHash(String);
+
+impl DefinitionHash {
+    /// The hash as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DefinitionHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for DefinitionHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DefinitionHash({})", self.0)
+    }
+}
+
+/// A tool whose definition keeps every rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    definition: ToolDefinition,
+    origin: Origin,
+    hash: DefinitionHash,
+}
+
+impl Tool {
+    /// Checks a definition and completes its places, so that the hash covers them.
+    ///
+    /// # Errors
+    /// Names the first field that breaks its rule.
+    pub fn new(mut definition: ToolDefinition) -> Result<Self, Invalid> {
+        check_text(&definition)?;
+        let origin = check_base_url(&definition.base_url)?;
+        let template = PathTemplate::parse(&definition.path)?;
+        check_auth(&definition.auth)?;
+        schema::check(&definition.parameters)?;
+        definition.places = places(&definition, &template)?;
+        check_limits(&definition)?;
+        check_response_headers(&definition.response_headers)?;
+        if !definition.api_urls.iter().all(encrypted) {
+            return Err(Invalid::new("api_urls", ENCRYPTED));
+        }
+        let hash = hash(&definition);
+        Ok(Self {
+            definition,
+            origin,
+            hash,
+        })
+    }
+
+    /// The definition, its places complete.
+    #[must_use]
+    pub fn definition(&self) -> &ToolDefinition {
+        &self.definition
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &ToolName {
+        &self.definition.name
+    }
+
+    /// The slot whose token is sent.
+    #[must_use]
+    pub fn slot(&self) -> &Slot {
+        &self.definition.slot
+    }
+
+    /// The origin of the base URL.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Changes whenever the definition does.
+    #[must_use]
+    pub fn hash(&self) -> &DefinitionHash {
+        &self.hash
+    }
+
+    /// The origin a call goes to: the workflow's `apiUrl` where it has one and the registration
+    /// allows it, the base URL's otherwise.
+    ///
+    /// # Errors
+    /// The `apiUrl` is not a URL, or the tool is not registered for it.
+    pub fn destination(&self, api_url: Option<&str>) -> Result<Origin, Invalid> {
+        let Some(api_url) = api_url else {
+            return Ok(self.origin.clone());
+        };
+        let url = Url::parse(api_url).map_err(|_| NOT_A_DESTINATION)?;
+        let base = Url::parse(&self.definition.base_url).map_err(|_| NOT_A_DESTINATION)?;
+        let allowed = url == base
+            || self
+                .definition
+                .api_urls
+                .iter()
+                .any(|audience| audience.covers(&url));
+        if !allowed {
+            return Err(NOT_A_DESTINATION);
+        }
+        Origin::of(&url).map_err(|_| NOT_A_DESTINATION)
+    }
+}
+
+const NOT_A_DESTINATION: Invalid = Invalid::new(
+    "apiUrl",
+    "a URL that the tool is registered for: its base URL, or covered by its api_urls",
+);
+const ENCRYPTED: &str = "https, or http on a loopback host";
+
+fn check_text(definition: &ToolDefinition) -> Result<(), Invalid> {
+    let plain = definition
+        .description
+        .chars()
+        .all(|c| !c.is_control() || c == '\n');
+    if definition.description.chars().count() > 2000 || !plain {
+        return Err(Invalid::new(
+            "description",
+            "at most 2000 printable characters",
+        ));
+    }
+    Ok(())
+}
+
+fn check_base_url(text: &str) -> Result<Origin, Invalid> {
+    const RULE: Invalid = Invalid::new(
+        "base_url",
+        "https (http on a loopback host) with a host and an optional path, without user, query, fragment or dot segments",
+    );
+    let audience: Audience = text.parse().map_err(|_| RULE)?;
+    if !encrypted(&audience) {
+        return Err(RULE);
+    }
+    Ok(audience.origin().clone())
+}
+
+/// Whether a token sent there is encrypted on the way, or does not leave the machine.
+fn encrypted(audience: &Audience) -> bool {
+    let Ok(url) = Url::parse(audience.origin().as_str()) else {
+        return false;
+    };
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "https" || loopback
+}
+
+fn check_auth(auth: &Auth) -> Result<(), Invalid> {
+    const RESERVED: [&str; 13] = [
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    ];
+    match auth {
+        Auth::Bearer => Ok(()),
+        Auth::Header { name } if is_header(name) && !RESERVED.contains(&name.as_str()) => Ok(()),
+        Auth::Header { .. } => Err(Invalid::new(
+            "auth.name",
+            "a header name in lower case that is not reserved for the transport",
+        )),
+    }
+}
+
+fn check_response_headers(names: &[String]) -> Result<(), Invalid> {
+    const RESERVED: [&str; 4] = [
+        "set-cookie",
+        "authorization",
+        "www-authenticate",
+        "proxy-authenticate",
+    ];
+    let fine = |name: &String| is_header(name) && !RESERVED.contains(&name.as_str());
+    if names.len() > 50 || !names.iter().all(fine) {
+        return Err(Invalid::new(
+            "response_headers",
+            "at most 50 header names in lower case, none that carries credentials",
+        ));
+    }
+    Ok(())
+}
+
+fn is_header(name: &str) -> bool {
+    (1..=100).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+}
+
+fn check_limits(definition: &ToolDefinition) -> Result<(), Invalid> {
+    if !(1..=300).contains(&definition.timeout_seconds) {
+        return Err(Invalid::new("timeout_seconds", "1 to 300"));
+    }
+    if !(1..=16 * 1024 * 1024).contains(&definition.max_response_bytes) {
+        return Err(Invalid::new("max_response_bytes", "1 to 16777216"));
+    }
+    Ok(())
+}
+
+/// Completes the places: every property has one, and the template's parameters are properties that
+/// must be given.
+fn places(
+    definition: &ToolDefinition,
+    template: &PathTemplate,
+) -> Result<BTreeMap<String, Place>, Invalid> {
+    let properties: BTreeSet<&str> = schema::properties(&definition.parameters).collect();
+    let in_path = template.parameters();
+    if !in_path.is_subset(&schema::required(&definition.parameters))
+        || !in_path.is_subset(&properties)
+    {
+        return Err(Invalid::new(
+            "path",
+            "a template whose parameters are required properties of the schema",
+        ));
+    }
+    if !definition
+        .places
+        .keys()
+        .all(|name| properties.contains(name.as_str()))
+    {
+        return Err(Invalid::new("places", "for properties of the schema only"));
+    }
+    properties
+        .into_iter()
+        .map(|name| {
+            let named = definition.places.get(name).copied();
+            place(name, named, definition.method, &in_path).map(|place| (name.to_owned(), place))
+        })
+        .collect()
+}
+
+fn place(
+    name: &str,
+    named: Option<Place>,
+    method: Method,
+    in_path: &BTreeSet<&str>,
+) -> Result<Place, Invalid> {
+    let fallback = match (in_path.contains(name), method.has_body()) {
+        (true, _) => Place::Path,
+        (false, true) => Place::Body,
+        (false, false) => Place::Query,
+    };
+    let place = named.unwrap_or(fallback);
+    if (place == Place::Path) != in_path.contains(name) {
+        return Err(Invalid::new(
+            "places",
+            "path for exactly the parameters of the path template",
+        ));
+    }
+    if place == Place::Body && !method.has_body() {
+        return Err(Invalid::new("places", "body only where the method has one"));
+    }
+    Ok(place)
+}
+
+fn hash(definition: &ToolDefinition) -> DefinitionHash {
+    // Every field serialises: strings, numbers and maps with string keys.
+    let value = serde_json::to_value(definition).unwrap_or_default();
+    let canonical = sorted(value).to_string();
+    DefinitionHash(hex::encode(digest(&SHA256, canonical.as_bytes())))
+}
+
+/// The same value with the keys of every object in order, whatever map type `serde_json` was built
+/// with.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let ordered: BTreeMap<String, Value> = map
+                .into_iter()
+                .map(|(key, value)| (key, sorted(value)))
+                .collect();
+            Value::Object(ordered.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn definition() -> ToolDefinition {
+        serde_json::from_value(json!({
+            "name": "acme.deploy",
+            "description": "Deploys a build",
+            "base_url": "https://api.acme.example/v1",
+            "path": "/deploys/{id}",
+            "method": "POST",
+            "auth": {"type": "bearer"},
+            "slot": "default",
+            "parameters": {
+                "type": "object",
+                "properties": {"id": {"type": "string"}, "build": {"type": "integer"}},
+                "required": ["id"],
+            },
+            "timeout_seconds": 10,
+            "max_response_bytes": 65536,
+        }))
+        .unwrap()
+    }
+
+    fn field_of(change: impl FnOnce(&mut ToolDefinition)) -> &'static str {
+        let mut changed = definition();
+        change(&mut changed);
+        Tool::new(changed).expect_err("refused").field()
+    }
+
+    #[test]
+    fn places_are_completed() {
+        let tool = Tool::new(definition()).unwrap();
+        let places = &tool.definition().places;
+        assert_eq!(places["id"], Place::Path);
+        assert_eq!(places["build"], Place::Body);
+        let mut get = definition();
+        get.method = Method::Get;
+        assert_eq!(
+            Tool::new(get).unwrap().definition().places["build"],
+            Place::Query
+        );
+    }
+
+    #[test]
+    fn the_hash_is_stable_and_covers_everything() {
+        let tool = Tool::new(definition()).unwrap();
+        let again = Tool::new(tool.definition().clone()).unwrap();
+        assert_eq!(tool.hash(), again.hash());
+        let mut other = definition();
+        other.timeout_seconds = 11;
+        assert_ne!(tool.hash(), Tool::new(other).unwrap().hash());
+    }
+
+    #[test]
+    fn the_hash_does_not_depend_on_the_order_of_keys() {
+        let one: Value =
+            serde_json::from_str(r#"{"a":{"x":1,"y":2},"b":[{"m":1,"n":2}]}"#).unwrap();
+        let two: Value =
+            serde_json::from_str(r#"{"b":[{"n":2,"m":1}],"a":{"y":2,"x":1}}"#).unwrap();
+        assert_eq!(sorted(one).to_string(), sorted(two).to_string());
+    }
+
+    #[test]
+    fn each_field_keeps_its_rule() {
+        assert_eq!(
+            field_of(|d| d.base_url = "http://api.acme.example".into()),
+            "base_url"
+        );
+        assert_eq!(
+            field_of(|d| d.base_url = "https://u:p@h".into()),
+            "base_url"
+        );
+        assert_eq!(field_of(|d| d.base_url = "https://h?x".into()), "base_url");
+        assert_eq!(field_of(|d| d.path = "deploys".into()), "path");
+        assert_eq!(field_of(|d| d.path = "/deploys/{other}".into()), "path");
+        assert_eq!(
+            field_of(|d| d.auth = Auth::Header {
+                name: "host".into()
+            }),
+            "auth.name"
+        );
+        assert_eq!(field_of(|d| d.parameters = json!({})), "parameters");
+        assert_eq!(field_of(|d| d.timeout_seconds = 0), "timeout_seconds");
+        assert_eq!(
+            field_of(|d| d.max_response_bytes = 1 << 30),
+            "max_response_bytes"
+        );
+        assert_eq!(
+            field_of(|d| d.description = "x".repeat(2001)),
+            "description"
+        );
+        assert_eq!(
+            field_of(|d| d.response_headers = vec!["set-cookie".into()]),
+            "response_headers"
+        );
+        assert_eq!(
+            field_of(|d| drop(d.places.insert("build".into(), Place::Path))),
+            "places"
+        );
+        assert_eq!(
+            field_of(|d| d.api_urls = vec!["http://h".parse().unwrap()]),
+            "api_urls"
+        );
+    }
+
+    #[test]
+    fn loopback_may_be_plain() {
+        for base in [
+            "http://127.0.0.1:8080",
+            "http://localhost:1",
+            "http://[::1]:1/v1",
+        ] {
+            let mut local = definition();
+            local.base_url = base.to_owned();
+            assert!(Tool::new(local).is_ok(), "{base}");
+        }
+    }
+
+    #[test]
+    fn an_api_url_needs_the_registration() {
+        let mut open = definition();
+        open.api_urls = vec!["https://eu.acme.example/v1".parse().unwrap()];
+        let tool = Tool::new(open).unwrap();
+        let origin = |url| tool.destination(url).map(|origin| origin.to_string());
+        assert_eq!(origin(None).unwrap(), "https://api.acme.example");
+        assert_eq!(
+            origin(Some("https://eu.acme.example/v1")).unwrap(),
+            "https://eu.acme.example"
+        );
+        assert_eq!(
+            origin(Some("https://api.acme.example/v1")).unwrap(),
+            "https://api.acme.example"
+        );
+        for bad in [
+            "https://evil.example/v1",
+            "https://eu.acme.example/v2",
+            "nonsense",
+        ] {
+            assert!(origin(Some(bad)).is_err(), "{bad}");
+        }
+    }
+}
