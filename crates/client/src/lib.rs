@@ -1,0 +1,17 @@
+//! Typed client of the control plane.
+//!
+//! Secrets go in and come out as [`SecretString`](secrecy::SecretString); everything else is
+//! either a type of `ids` or a message of the wire contract, [`v1`]. An API key travels in the
+//! `Authorization` header of every call and is marked sensitive, so that no layer prints it.
+
+mod client;
+mod convert;
+mod error;
+mod operate;
+mod work;
+
+pub use client::{Client, ConnectError};
+pub use error::{Answer, Error};
+pub use operate::{Deposit, InitialToken, StartTree};
+pub use work::{ActivityClaims, CallEnd, Definition, Issuers, PublicKey, Redeem, Redeemed, Select};
+pub use xylem_proto::{Duration, Timestamp, v1};

@@ -1,0 +1,450 @@
+//! What operators and services ask.
+
+use crate::{
+    Client, Error,
+    client::{CALL_TIMEOUT, call},
+    convert,
+};
+use futures::{Stream, StreamExt};
+use secrecy::{ExposeSecret, SecretString};
+use std::time::Duration;
+use v1::{
+    agents_client::AgentsClient, api_keys_client::ApiKeysClient, audit_client::AuditClient,
+    system_client::SystemClient, tokens_client::TokensClient, tools_client::ToolsClient,
+    trees_client::TreesClient,
+};
+use xylem_ids::{AgentId, Audience, Slot, TaskQueue, ToolName, Version, WorkflowId, WorkflowType};
+use xylem_proto::v1;
+
+/// A token that a tree is started with.
+#[derive(Debug)]
+pub struct InitialToken {
+    /// The slot.
+    pub slot: Slot,
+    /// The secret and what goes with it.
+    pub deposit: Deposit,
+}
+
+/// A token and where it may go.
+#[derive(Debug)]
+pub struct Deposit {
+    /// The secret.
+    pub token: SecretString,
+    /// Where it may be sent. A rotation takes those of the version before where this is empty.
+    pub audiences: Vec<Audience>,
+    /// How long its grant is valid; the control plane's default where absent.
+    pub ttl: Option<Duration>,
+    /// Takes a token of fewer than 16 characters.
+    pub allow_short: bool,
+    /// Makes a repetition harmless; the control plane makes one up where this is empty.
+    pub request_id: String,
+}
+
+/// A tree to start.
+#[derive(Debug)]
+pub struct StartTree {
+    /// The root's workflow id.
+    pub workflow_id: WorkflowId,
+    /// The root's type.
+    pub workflow_type: WorkflowType,
+    /// The root's task queue.
+    pub task_queue: TaskQueue,
+    /// The root's input as JSON text; no input where empty.
+    pub input_json: String,
+    /// Tokens to deposit before the root runs.
+    pub tokens: Vec<InitialToken>,
+    /// The tools the tree may call.
+    pub tools: Vec<ToolName>,
+    /// Whether raw tokens signalled to the root are taken in; the control plane's default where
+    /// absent.
+    pub intake: Option<bool>,
+    /// Makes a repetition harmless; the control plane makes one up where this is empty.
+    pub request_id: String,
+}
+
+/// Trees.
+impl Client {
+    /// Starts a tree.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where a workflow of that id is running.
+    pub async fn start_tree(&self, start: StartTree) -> Result<v1::Tree, Error> {
+        let token = |token: InitialToken| v1::InitialToken {
+            slot: token.slot.into(),
+            token: token.deposit.token.expose_secret().to_owned(),
+            audiences: audiences(&token.deposit.audiences),
+            ttl: token.deposit.ttl.map(convert::duration),
+            allow_short: token.deposit.allow_short,
+        };
+        let message = v1::StartTreeRequest {
+            workflow_id: start.workflow_id.into(),
+            workflow_type: start.workflow_type.into(),
+            task_queue: start.task_queue.into(),
+            input_json: start.input_json,
+            tokens: start.tokens.into_iter().map(token).collect(),
+            tools: convert::texts(start.tools),
+            intake: start.intake,
+            execution_timeout: None,
+            request_id: start.request_id,
+        };
+        let mut trees = TreesClient::new(self.channel.clone());
+        let answer = call(message, CALL_TIMEOUT, |request| trees.start_tree(request)).await?;
+        answer.tree.ok_or(Error::Unintelligible("tree"))
+    }
+
+    /// One page of trees, newest first.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn list_trees(
+        &self,
+        request: v1::ListTreesRequest,
+    ) -> Result<v1::ListTreesResponse, Error> {
+        let mut trees = TreesClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| trees.list_trees(request)).await
+    }
+
+    /// Walks a tree.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tree.
+    pub async fn get_tree(&self, request: v1::GetTreeRequest) -> Result<v1::TreeView, Error> {
+        let mut trees = TreesClient::new(self.channel.clone());
+        call(request, 4 * CALL_TIMEOUT, |request| trees.get_tree(request)).await
+    }
+
+    /// Walks a tree again and again, until it has converged or come to its end.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tree; what breaks the stream is its last item.
+    pub async fn watch_tree(
+        &self,
+        request: v1::WatchTreeRequest,
+    ) -> Result<impl Stream<Item = Result<v1::TreeView, Error>> + Send + use<>, Error> {
+        let mut trees = TreesClient::new(self.channel.clone());
+        let stream = trees.watch_tree(request).await?.into_inner();
+        Ok(stream.map(|view| view.map_err(Error::from)))
+    }
+
+    /// Stops a tree.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tree.
+    pub async fn stop_tree(
+        &self,
+        request: v1::StopTreeRequest,
+    ) -> Result<v1::StopTreeResponse, Error> {
+        let mut trees = TreesClient::new(self.channel.clone());
+        call(request, 4 * CALL_TIMEOUT, |request| {
+            trees.stop_tree(request)
+        })
+        .await
+    }
+
+    /// Names the tools a tree may call, in place of those named before.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tree or tool.
+    pub async fn allow_tools(
+        &self,
+        tree: &WorkflowId,
+        tools: Vec<ToolName>,
+    ) -> Result<v1::Tree, Error> {
+        let message = v1::AllowToolsRequest {
+            tree: tree.to_string(),
+            tools: convert::texts(tools),
+        };
+        let mut trees = TreesClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| trees.allow_tools(request)).await
+    }
+}
+
+/// Tokens.
+impl Client {
+    /// Deposits a token into a slot, with audiences of its own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where token or audiences break a rule.
+    pub async fn set_token(
+        &self,
+        tree: &WorkflowId,
+        slot: &Slot,
+        deposit: Deposit,
+    ) -> Result<v1::TokenChanged, Error> {
+        let message = v1::SetTokenRequest {
+            tree: tree.to_string(),
+            slot: slot.to_string(),
+            token: deposit.token.expose_secret().to_owned(),
+            audiences: audiences(&deposit.audiences),
+            ttl: deposit.ttl.map(convert::duration),
+            allow_short: deposit.allow_short,
+            request_id: deposit.request_id,
+        };
+        let mut tokens = TokensClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tokens.set_token(request)).await
+    }
+
+    /// Deposits the next version of a slot and lets it cascade.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where the slot has no version yet.
+    pub async fn rotate_token(
+        &self,
+        tree: &WorkflowId,
+        slot: &Slot,
+        deposit: Deposit,
+    ) -> Result<v1::TokenChanged, Error> {
+        let message = v1::RotateTokenRequest {
+            tree: tree.to_string(),
+            slot: slot.to_string(),
+            token: deposit.token.expose_secret().to_owned(),
+            audiences: audiences(&deposit.audiences),
+            ttl: deposit.ttl.map(convert::duration),
+            allow_short: deposit.allow_short,
+            request_id: deposit.request_id,
+        };
+        let mut tokens = TokensClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| {
+            tokens.rotate_token(request)
+        })
+        .await
+    }
+
+    /// The versions of a slot, or of all slots.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tree.
+    pub async fn token_status(
+        &self,
+        tree: &WorkflowId,
+        slot: Option<&Slot>,
+    ) -> Result<Vec<v1::TokenVersion>, Error> {
+        let message = v1::GetTokenStatusRequest {
+            tree: tree.to_string(),
+            slot: slot.map(Slot::to_string).unwrap_or_default(),
+        };
+        let mut tokens = TokensClient::new(self.channel.clone());
+        let answer = call(message, CALL_TIMEOUT, |request| {
+            tokens.get_token_status(request)
+        })
+        .await?;
+        Ok(answer.versions)
+    }
+
+    /// Signs the newest version anew with a longer expiry.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where the slot has no active version.
+    pub async fn reissue_token(
+        &self,
+        tree: &WorkflowId,
+        slot: &Slot,
+        ttl: Option<Duration>,
+    ) -> Result<v1::TokenChanged, Error> {
+        let message = v1::ReissueTokenRequest {
+            tree: tree.to_string(),
+            slot: slot.to_string(),
+            ttl: ttl.map(convert::duration),
+        };
+        let mut tokens = TokensClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| {
+            tokens.reissue_token(request)
+        })
+        .await
+    }
+
+    /// Revokes a version for good. Takes as long as the request's `wait` and some more.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the gate is closed; its message says by whom.
+    pub async fn revoke_token(
+        &self,
+        request: v1::RevokeTokenRequest,
+    ) -> Result<v1::RevokeTokenResponse, Error> {
+        let longest = Duration::from_secs(5 * 60) + 2 * CALL_TIMEOUT;
+        let mut tokens = TokensClient::new(self.channel.clone());
+        call(request, longest, |request| tokens.revoke_token(request)).await
+    }
+
+    /// Deposits an unrevoked earlier version again; the one before the active one where none is
+    /// named.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where that version is revoked.
+    pub async fn rollback_token(
+        &self,
+        tree: &WorkflowId,
+        slot: &Slot,
+        version: Option<Version>,
+    ) -> Result<v1::TokenChanged, Error> {
+        let message = v1::RollbackTokenRequest {
+            tree: tree.to_string(),
+            slot: slot.to_string(),
+            version: version.map(|version| version.0),
+            request_id: String::new(),
+        };
+        let mut tokens = TokensClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| {
+            tokens.rollback_token(request)
+        })
+        .await
+    }
+}
+
+/// Tools.
+impl Client {
+    /// Registers a tool, or changes one of that name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the definition breaks a rule.
+    pub async fn register_tool(&self, tool: v1::Tool) -> Result<v1::Tool, Error> {
+        let message = v1::RegisterToolRequest { tool: Some(tool) };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| {
+            tools.register_tool(request)
+        })
+        .await
+    }
+
+    /// One tool.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none of that name.
+    pub async fn get_tool(&self, name: &ToolName) -> Result<v1::Tool, Error> {
+        let message = v1::GetToolRequest {
+            name: name.to_string(),
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.get_tool(request)).await
+    }
+
+    /// One page of tools, by name.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn list_tools(
+        &self,
+        request: v1::ListToolsRequest,
+    ) -> Result<v1::ListToolsResponse, Error> {
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| tools.list_tools(request)).await
+    }
+}
+
+/// Agents and their keys.
+impl Client {
+    /// Registers an agent.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where there is one of that name.
+    pub async fn create_agent(&self, request: v1::CreateAgentRequest) -> Result<v1::Agent, Error> {
+        let mut agents = AgentsClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| {
+            agents.create_agent(request)
+        })
+        .await
+    }
+
+    /// One page of agents, by name.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn list_agents(
+        &self,
+        request: v1::ListAgentsRequest,
+    ) -> Result<v1::ListAgentsResponse, Error> {
+        let mut agents = AgentsClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| agents.list_agents(request)).await
+    }
+
+    /// Makes an API key. The secret is not shown again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such agent.
+    pub async fn create_api_key(
+        &self,
+        agent: &AgentId,
+        task_queues: Vec<TaskQueue>,
+        ttl: Option<Duration>,
+    ) -> Result<(SecretString, v1::ApiKey), Error> {
+        let message = v1::CreateApiKeyRequest {
+            agent: agent.to_string(),
+            task_queues: convert::texts(task_queues),
+            ttl: ttl.map(convert::duration),
+        };
+        let mut keys = ApiKeysClient::new(self.channel.clone());
+        let answer = call(message, CALL_TIMEOUT, |request| {
+            keys.create_api_key(request)
+        })
+        .await?;
+        let secret = SecretString::from(answer.secret);
+        Ok((secret, answer.key.ok_or(Error::Unintelligible("key"))?))
+    }
+
+    /// One page of keys, without their values.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn list_api_keys(
+        &self,
+        request: v1::ListApiKeysRequest,
+    ) -> Result<v1::ListApiKeysResponse, Error> {
+        let mut keys = ApiKeysClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| keys.list_api_keys(request)).await
+    }
+
+    /// Revokes a key for good.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none of that id.
+    pub async fn revoke_api_key(&self, id: &str) -> Result<v1::ApiKey, Error> {
+        let message = v1::RevokeApiKeyRequest { id: id.to_owned() };
+        let mut keys = ApiKeysClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| {
+            keys.revoke_api_key(request)
+        })
+        .await
+    }
+}
+
+/// The audit log, and the control plane itself.
+impl Client {
+    /// One page of audit entries, newest first.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn list_audit(
+        &self,
+        request: v1::ListAuditRequest,
+    ) -> Result<v1::ListAuditResponse, Error> {
+        let mut audit = AuditClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| audit.list_audit(request)).await
+    }
+
+    /// Audit entries as they are written.
+    ///
+    /// # Errors
+    /// As the control plane's status maps; what breaks the stream is its last item.
+    pub async fn tail_audit(
+        &self,
+        request: v1::TailAuditRequest,
+    ) -> Result<impl Stream<Item = Result<v1::AuditEntry, Error>> + Send + use<>, Error> {
+        let mut audit = AuditClient::new(self.channel.clone());
+        let stream = audit.tail_audit(request).await?.into_inner();
+        Ok(stream.map(|entry| entry.map_err(Error::from)))
+    }
+
+    /// What works and what does not.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn status(&self) -> Result<v1::SystemStatus, Error> {
+        let mut system = SystemClient::new(self.channel.clone());
+        let message = v1::GetStatusRequest {};
+        call(message, CALL_TIMEOUT, |request| system.get_status(request)).await
+    }
+}
+
+fn audiences(audiences: &[Audience]) -> Vec<String> {
+    audiences.iter().map(Audience::to_string).collect()
+}
