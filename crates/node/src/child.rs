@@ -109,6 +109,12 @@ impl Child {
         &self.state
     }
 
+    /// The slots it takes grants for.
+    #[must_use]
+    pub fn takes(&self) -> &BTreeSet<Slot> {
+        &self.takes
+    }
+
     /// What its parent selects for it.
     #[must_use]
     pub fn selection(&self) -> &Selection {

@@ -62,17 +62,11 @@ impl Outcome {
 }
 
 impl Node {
-    /// The next forward, if a running child is behind and not in flight already.
+    /// The next forward of a stage, if a running child is behind and not in flight already.
     ///
     /// Grants that were overtaken while a forward was under way are never planned: only what is
     /// held now goes out, so that many rotations in a row make few forwards.
-    pub fn next_forward(&mut self) -> Option<Plan> {
-        [Stage::Local, Stage::Regular]
-            .into_iter()
-            .find_map(|stage| self.plan(stage))
-    }
-
-    fn plan(&mut self, stage: Stage) -> Option<Plan> {
+    pub fn next_forward(&mut self, stage: Stage) -> Option<Plan> {
         let wanted = match stage {
             Stage::Local => Missed::No,
             Stage::Regular => Missed::Once,

@@ -12,7 +12,7 @@ use std::{
 use xylem_grant::{
     IssuerPublicKey, IssuerSet, Reject, UnixSeconds, UnverifiedGrant, VerifiedGrant,
 };
-use xylem_ids::{KeyId, RunId, Slot, TreeId, WorkflowId, WorkflowType};
+use xylem_ids::{KeyId, NodeId, RunId, Slot, TreeId, WorkflowId, WorkflowType};
 
 /// How far a node's workflow time may be behind the issuer's clock.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
@@ -347,6 +347,15 @@ impl Node {
             child.delivered.clear();
             child.inherited = true;
         }
+    }
+
+    /// The running children that an earlier run of this node started.
+    #[must_use]
+    pub fn inherited(&self) -> Vec<NodeId> {
+        let inherited = self.children.iter().filter(|(_, child)| child.inherited);
+        inherited
+            .filter_map(|(id, child)| child.node_id(id))
+            .collect()
     }
 
     /// A child has ended, or was never started.

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::OnceLock};
 use support::{NOW, child_id, child_type, grant, held_version, node, run, slots, start};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::WorkflowId;
-use xylem_node::{Node, Outcome, Plan, Selection, Source, Start};
+use xylem_node::{Node, Outcome, Plan, Selection, Source, Stage, Start};
 
 const CHILDREN: [&str; 2] = ["a", "b"];
 
@@ -113,6 +113,14 @@ struct Cascade {
 }
 
 impl World {
+    fn next_plan(&self) -> Option<(Plan, Node)> {
+        let mut parent = self.parent.clone();
+        let plan = parent
+            .next_forward(Stage::Local)
+            .or_else(|| parent.next_forward(Stage::Regular))?;
+        Some((plan, parent))
+    }
+
     fn newest(&self) -> u8 {
         self.rotations
     }
@@ -148,7 +156,7 @@ impl World {
         };
         self.parent_inbox.is_empty()
             && self.forwards.is_empty()
-            && self.parent.clone().next_forward().is_none()
+            && self.next_plan().is_none()
             && self.children.iter().all(quiet)
     }
 
@@ -196,7 +204,7 @@ impl Model for Cascade {
                 steps.push(Step::ParentReceives { at, again: true });
             }
         }
-        if world.parent.clone().next_forward().is_some() {
+        if world.next_plan().is_some() {
             steps.push(Step::PlanForward);
         }
         for (forward, running) in world.forwards.iter().enumerate() {
@@ -370,7 +378,8 @@ impl World {
                 }
             }
             Step::PlanForward => {
-                if let Some(plan) = self.parent.next_forward() {
+                if let Some((plan, parent)) = self.next_plan() {
+                    self.parent = parent;
                     self.forwards.push(Forwarding {
                         plan,
                         reached: BTreeSet::new(),

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use xylem_grant::IssuerSet;
 use xylem_ids::{Slot, TreeId};
+use xylem_node::Carried;
 
 /// The header's name.
 pub const TREE_HEADER: &str = "xylem-tree";
@@ -48,4 +49,17 @@ pub enum Slots {
     Declared,
     /// These.
     Named(Vec<Slot>),
+}
+
+/// The name of the header a run hands to the next run of the same node.
+pub const NODE_HEADER: &str = "xylem-node";
+
+/// What a run hands to the next run of the same node, beside [`TreeHeader`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeHeader {
+    /// The child registry and what else the node knows.
+    pub carried: Carried,
+    /// The workflow's own API endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_url: Option<String>,
 }

@@ -1,0 +1,520 @@
+//! Starting children so that they belong to the tree, and learning how they end.
+
+use crate::{
+    activity::{ChildOutcome, FindChild, FoundChild, NodeActivities, Select},
+    definition::StatefulWorkflow,
+    interceptor::ChildHeaderKey,
+    payload,
+    state::NodeState,
+};
+use futures::{FutureExt, future::LocalBoxFuture};
+use std::{cell::RefCell, collections::BTreeSet, fmt, rc::Rc, time::Duration};
+use temporalio_common::{
+    WorkflowDefinition,
+    data_converters::{TemporalDeserializable, TemporalSerializable},
+    error::{ActivityExecutionError, ApplicationFailure},
+};
+use temporalio_workflow::{
+    ActivityOptions, ChildWorkflowExecutionError, ChildWorkflowOptions, ChildWorkflowStartError,
+    ParentClosePolicy, StartChildWorkflowExecutionFailedCause, WorkflowCancellationToken,
+    WorkflowContext, WorkflowTermination,
+};
+use xylem_ids::{IdError, RunId, Slot, WorkflowId, WorkflowType};
+use xylem_node::Selection;
+
+/// How a child is started: the SDK's own options, and which slots are passed to it.
+#[derive(Debug, Clone, Default)]
+pub struct ChildOptions {
+    workflow: ChildWorkflowOptions,
+    selection: Selection,
+}
+
+impl ChildOptions {
+    /// Options for a child with this workflow id.
+    #[must_use]
+    pub fn workflow_id(id: impl Into<String>) -> Self {
+        ChildWorkflowOptions::builder()
+            .workflow_id(id.into())
+            .build()
+            .into()
+    }
+
+    /// Passes only these slots, or none, instead of all that the child's type declares.
+    #[must_use]
+    pub fn select(mut self, selection: Selection) -> Self {
+        self.selection = selection;
+        self
+    }
+}
+
+impl From<ChildWorkflowOptions> for ChildOptions {
+    fn from(workflow: ChildWorkflowOptions) -> Self {
+        Self {
+            workflow,
+            selection: Selection::All,
+        }
+    }
+}
+
+/// Why a child was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartChildError {
+    /// Temporal refused the start.
+    #[error("the child workflow could not be started")]
+    Start(#[source] ChildWorkflowStartError),
+    /// Its workflow id is taken by a workflow that is not a child of this one.
+    #[error("the workflow id {0} is taken by a workflow outside this tree: choose another id")]
+    Foreign(WorkflowId),
+    /// Its id or type breaks a rule.
+    #[error("the child workflow has no usable name")]
+    Name(#[from] IdError),
+    /// The narrowed selection could not be recorded in the vault, so the child was not started.
+    #[error("the selection of the child could not be recorded")]
+    Select(#[source] ActivityExecutionError),
+    /// The workflow was cancelled while the start was under way.
+    #[error("the workflow was cancelled while it started a child")]
+    Cancelled,
+    /// The header of the child is not JSON.
+    #[error("the header of the child could not be written")]
+    Header(#[source] serde_json::Error),
+}
+
+/// How a child ended otherwise than by returning.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    /// It failed, was cancelled, terminated or timed out.
+    #[error("the child workflow did not complete")]
+    Execution(#[source] ChildWorkflowExecutionError),
+    /// The same of a child that an earlier run of this workflow had started.
+    #[error("the child workflow {id} {}", describe(.outcome))]
+    Ended {
+        /// The child.
+        id: WorkflowId,
+        /// How it ended.
+        outcome: ChildOutcome,
+    },
+    /// Its result is not of the expected type.
+    #[error("the result of the child workflow {0} is not of the expected type")]
+    Result(WorkflowId),
+    /// This workflow was cancelled while it waited.
+    #[error("the workflow was cancelled while it waited for a child")]
+    Cancelled,
+}
+
+fn describe(outcome: &ChildOutcome) -> &'static str {
+    match outcome {
+        ChildOutcome::Completed { .. } => "completed",
+        ChildOutcome::Failed { .. } => "failed",
+        ChildOutcome::Cancelled => "was cancelled",
+        ChildOutcome::Terminated => "was terminated",
+        ChildOutcome::TimedOut => "timed out",
+    }
+}
+
+impl From<StartChildError> for WorkflowTermination {
+    fn from(error: StartChildError) -> Self {
+        match error {
+            StartChildError::Start(error) => error.into(),
+            StartChildError::Select(error) => error.into(),
+            StartChildError::Cancelled => Self::cancelled(),
+            other => Self::failed_application(ApplicationFailure::non_retryable(other)),
+        }
+    }
+}
+
+impl From<ChildError> for WorkflowTermination {
+    fn from(error: ChildError) -> Self {
+        match error {
+            ChildError::Execution(error) => error.into(),
+            ChildError::Cancelled => Self::cancelled(),
+            other => Self::failed_application(ApplicationFailure::non_retryable(other)),
+        }
+    }
+}
+
+/// A child that was started. Dropping the handle changes nothing: the node goes on knowing the
+/// child, and the child outlives this run.
+pub struct Child<T> {
+    id: WorkflowId,
+    first_run_id: RunId,
+    cancellation: WorkflowCancellationToken,
+    result: LocalBoxFuture<'static, Result<T, ChildError>>,
+}
+
+impl<T> Child<T> {
+    /// Its workflow id.
+    #[must_use]
+    pub fn workflow_id(&self) -> &WorkflowId {
+        &self.id
+    }
+
+    /// Its first run id.
+    #[must_use]
+    pub fn first_run_id(&self) -> &RunId {
+        &self.first_run_id
+    }
+
+    /// Asks it to cancel. Has no effect on a child of an earlier run: use
+    /// `ctx.external_workflow(..).cancel(..)` there.
+    pub fn cancel(&self, reason: impl Into<String>) {
+        self.cancellation.cancel_with_reason(reason);
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It did not complete, or this workflow was cancelled meanwhile.
+    pub async fn result(self) -> Result<T, ChildError> {
+        self.result.await
+    }
+}
+
+impl<T> fmt::Debug for Child<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child")
+            .field("id", &self.id)
+            .field("first_run_id", &self.first_run_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the task that starts a child tells the handle that waits for it.
+enum Stage<T> {
+    Starting,
+    Failed(StartChildError),
+    Started(RunId),
+    /// It was running already; its end comes through the watcher.
+    Adopted(RunId),
+    Ended(Result<T, ChildWorkflowExecutionError>),
+    Taken,
+}
+
+type Shared<T> = Rc<RefCell<Stage<T>>>;
+
+/// Everything a start needs, so that it can go on without the author's future.
+struct Starting<W, C: WorkflowDefinition> {
+    ctx: WorkflowContext<W>,
+    state: NodeState,
+    workflow: C,
+    input: C::Input,
+    id: WorkflowId,
+    workflow_type: WorkflowType,
+    options: ChildOptions,
+    shared: Shared<C::Output>,
+}
+
+pub(crate) async fn start<W, C>(
+    ctx: &WorkflowContext<W>,
+    state: NodeState,
+    workflow: C,
+    input: C::Input,
+    options: ChildOptions,
+) -> Result<Child<C::Output>, StartChildError>
+where
+    W: 'static,
+    C: StatefulWorkflow + 'static,
+    C::Output: TemporalDeserializable + TemporalSerializable,
+{
+    let workflow_type: WorkflowType = workflow.name().parse()?;
+    let named = options.workflow.workflow_id.clone();
+    let id = named.unwrap_or_else(|| format!("{}/{workflow_type}/{}", ctx.workflow_id(), ctx.uuid4()));
+    let id: WorkflowId = id.parse()?;
+    let cancellation = ctx.cancellation_token().child_token();
+    let shared = Rc::new(RefCell::new(Stage::Starting));
+    let starting = Starting {
+        ctx: ctx.clone(),
+        state: state.clone(),
+        workflow,
+        input,
+        id: id.clone(),
+        workflow_type,
+        options: with_token(options, cancellation.clone()),
+        shared: shared.clone(),
+    };
+    state.spawn(ctx, starting.run().boxed_local());
+
+    let begun = || !matches!(*shared.borrow(), Stage::Starting);
+    let waited = ctx.wait_condition(|_| begun()).await;
+    let told = std::mem::replace(&mut *shared.borrow_mut(), Stage::Taken);
+    let first_run_id = match told {
+        Stage::Failed(error) => return Err(error),
+        Stage::Started(first_run_id) | Stage::Adopted(first_run_id) => first_run_id,
+        Stage::Ended(_) | Stage::Starting | Stage::Taken => {
+            drop(waited);
+            return Err(StartChildError::Cancelled);
+        }
+    };
+    let result = result_of::<W, C>(ctx.clone(), state, id.clone(), shared);
+    Ok(Child {
+        id,
+        first_run_id,
+        cancellation,
+        result: result.boxed_local(),
+    })
+}
+
+fn with_token(mut options: ChildOptions, token: WorkflowCancellationToken) -> ChildOptions {
+    options.workflow.cancellation_token.get_or_insert(token);
+    // Under the default policy the children of a node that continues as new are terminated.
+    options.workflow.parent_close_policy = ParentClosePolicy::Abandon;
+    options
+}
+
+/// A handle for a child that an earlier run started.
+pub(crate) fn inherited<W: 'static, C>(
+    ctx: &WorkflowContext<W>,
+    state: &NodeState,
+    id: &WorkflowId,
+) -> Option<Child<C::Output>>
+where
+    C: StatefulWorkflow + 'static,
+    C::Output: TemporalDeserializable,
+{
+    let first_run_id = state.with(|inner| {
+        let child = inner.node.children().get(id)?;
+        match child.state() {
+            xylem_node::ChildState::Running { first_run_id } => Some(first_run_id.clone()),
+            xylem_node::ChildState::Starting => None,
+        }
+    })?;
+    let shared = Rc::new(RefCell::new(Stage::Taken));
+    let result = result_of::<W, C>(ctx.clone(), state.clone(), id.clone(), shared);
+    Some(Child {
+        id: id.clone(),
+        first_run_id,
+        cancellation: WorkflowCancellationToken::new(),
+        result: result.boxed_local(),
+    })
+}
+
+/// Waits for the end of a child, from wherever it becomes known.
+async fn result_of<W, C>(
+    ctx: WorkflowContext<W>,
+    state: NodeState,
+    id: WorkflowId,
+    shared: Shared<C::Output>,
+) -> Result<C::Output, ChildError>
+where
+    C: StatefulWorkflow,
+    C::Output: TemporalDeserializable,
+{
+    let told = || matches!(*shared.borrow(), Stage::Ended(_));
+    let watched = || state.with(|inner| inner.ends.contains_key(&id));
+    let waited = ctx.wait_condition(|_| told() || watched()).await;
+    if let Stage::Ended(result) = std::mem::replace(&mut *shared.borrow_mut(), Stage::Taken) {
+        return result.map_err(ChildError::Execution);
+    }
+    waited.map_err(|_| ChildError::Cancelled)?;
+    let outcome = state.with(|inner| inner.ends.get(&id).cloned());
+    match outcome {
+        Some(ChildOutcome::Completed { result }) => {
+            decode(&ctx, &result).ok_or(ChildError::Result(id))
+        }
+        Some(outcome) => Err(ChildError::Ended { id, outcome }),
+        None => Err(ChildError::Cancelled),
+    }
+}
+
+fn decode<W, T: TemporalDeserializable + 'static>(
+    ctx: &WorkflowContext<W>,
+    result: &serde_json::Value,
+) -> Option<T> {
+    use temporalio_common::data_converters::{
+        GenericPayloadConverter, SerializationContext, SerializationContextData,
+        WorkflowSerializationContext,
+    };
+    let data = SerializationContextData::Workflow(WorkflowSerializationContext::new());
+    let converter = ctx.payload_converter();
+    let context = SerializationContext::new(&data, converter);
+    let payload = payload::to_json(result).ok()?;
+    converter.from_payload(&context, payload).ok()
+}
+
+impl<W, C> Starting<W, C>
+where
+    W: 'static,
+    C: StatefulWorkflow + 'static,
+    C::Output: TemporalDeserializable + TemporalSerializable,
+{
+    /// Starts the child, and stays with it until it has ended.
+    async fn run(self) {
+        let Self {
+            ctx,
+            state,
+            workflow,
+            input,
+            id,
+            workflow_type,
+            mut options,
+            shared,
+        } = self;
+        let tell = |stage| {
+            *shared.borrow_mut() = stage;
+            ctx.state_mut(|_| ());
+        };
+        let declares = slots_of::<C>();
+        if let Err(error) = record(&ctx, &id, &declares, &options.selection).await {
+            return tell(Stage::Failed(StartChildError::Select(error)));
+        }
+        let header = state.update(&ctx, |inner| {
+            let selection = options.selection.clone();
+            let kind = workflow_type.clone();
+            let start = inner.node.child_starting(id.clone(), kind, &declares, selection);
+            let grants = start.grants.iter().map(|g| g.as_str().to_owned()).collect();
+            if inner.search_attribute {
+                publish(&mut options.workflow, &start.grants);
+            }
+            payload::to_json(&inner.tree_header(start.takes, grants))
+        });
+        let header = match header {
+            Ok(header) => header,
+            Err(error) => return tell(Stage::Failed(StartChildError::Header(error))),
+        };
+        options.workflow.workflow_id = Some(id.to_string());
+        let begin = ctx.with_context_value_sync::<ChildHeaderKey, _>(header, || {
+            ctx.start_child_workflow(workflow, input, options.workflow)
+        });
+        match begin.await {
+            Ok(started) => {
+                let first_run_id = run_id(&started.run_id);
+                state.update(&ctx, |inner| {
+                    if let Some(first_run_id) = &first_run_id {
+                        inner.node.child_started(&id, first_run_id.clone());
+                    }
+                });
+                let Some(first_run_id) = first_run_id else { return };
+                tell(Stage::Started(first_run_id.clone()));
+                let result = started.result().await;
+                state.update(&ctx, |inner| {
+                    inner.node.child_ended(&id, Some(&first_run_id));
+                });
+                tell(Stage::Ended(result));
+            }
+            Err(ChildWorkflowStartError::StartFailed {
+                cause: StartChildWorkflowExecutionFailedCause::WorkflowAlreadyExists,
+                ..
+            }) => tell(adopt_running(&ctx, &state, id, workflow_type).await),
+            Err(error) => {
+                state.update(&ctx, |inner| inner.node.child_ended(&id, None));
+                tell(Stage::Failed(StartChildError::Start(error)));
+            }
+        }
+    }
+}
+
+fn run_id(text: &str) -> Option<RunId> {
+    text.parse().ok()
+}
+
+pub(crate) fn slots_of<C: StatefulWorkflow>() -> BTreeSet<Slot> {
+    let names = C::SLOTS.iter().chain(C::TRANSIT);
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// A child's search attribute is set by its start: no event of its own.
+fn publish(options: &mut ChildWorkflowOptions, grants: &[xylem_grant::VerifiedGrant]) {
+    let version = |grant: &xylem_grant::VerifiedGrant| {
+        format!("{}@{}", grant.slot(), grant.order().version)
+    };
+    let values: Vec<String> = grants.iter().map(version).collect();
+    if let Ok(update) = crate::SEARCH_ATTRIBUTE.try_value_set(values) {
+        options
+            .search_attributes
+            .get_or_insert_with(|| temporalio_common::search_attributes::SearchAttributes::new([]))
+            .apply(update);
+    }
+}
+
+/// After a retry or reset of the parent, its children may still run under the ids it uses again.
+async fn adopt_running<W, T>(
+    ctx: &WorkflowContext<W>,
+    state: &NodeState,
+    id: WorkflowId,
+    workflow_type: WorkflowType,
+) -> Stage<T> {
+    let question = FindChild {
+        workflow_id: id.clone(),
+        workflow_type,
+    };
+    let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10))
+        .cancellation_token(WorkflowCancellationToken::new())
+        .build();
+    let found = ctx.execute_activity(NodeActivities::find_child, question, options);
+    match found.await {
+        Ok(FoundChild::Mine { first_run_id }) => {
+            state.update(ctx, |inner| inner.node.child_found(&id, first_run_id.clone()));
+            Stage::Adopted(first_run_id)
+        }
+        Ok(FoundChild::Foreign | FoundChild::Closed) | Err(_) => {
+            state.update(ctx, |inner| inner.node.child_ended(&id, None));
+            Stage::Failed(StartChildError::Foreign(id))
+        }
+    }
+}
+
+/// Records in the vault what a narrowed selection takes away, before the child can run.
+async fn record<W>(
+    ctx: &WorkflowContext<W>,
+    id: &WorkflowId,
+    declares: &BTreeSet<Slot>,
+    selection: &Selection,
+) -> Result<(), ActivityExecutionError> {
+    let exclude: Vec<Slot> = declares
+        .iter()
+        .filter(|slot| !selection.contains(slot))
+        .cloned()
+        .collect();
+    if exclude.is_empty() {
+        return Ok(());
+    }
+    execute_select(
+        ctx,
+        Select {
+            child: id.clone(),
+            exclude,
+            include: Vec::new(),
+            subtree: true,
+        },
+    )
+    .await
+}
+
+async fn execute_select<W>(
+    ctx: &WorkflowContext<W>,
+    change: Select,
+) -> Result<(), ActivityExecutionError> {
+    let options = ActivityOptions::start_to_close_timeout(Duration::from_secs(10));
+    ctx.execute_activity(NodeActivities::select, change, options)
+        .await
+}
+
+/// Changes what a running child may have.
+pub(crate) async fn select<W>(
+    ctx: &WorkflowContext<W>,
+    state: &NodeState,
+    id: &WorkflowId,
+    selection: Selection,
+) -> Result<(), ActivityExecutionError> {
+    let Some((takes, before)) = state.with(|inner| {
+        let child = inner.node.children().get(id)?;
+        Some((child.takes().clone(), child.selection().clone()))
+    }) else {
+        return Ok(());
+    };
+    let changed = |wanted: bool| {
+        let differs = |slot: &&Slot| selection.contains(slot) != before.contains(slot);
+        let chosen = takes.iter().filter(differs);
+        chosen.filter(|slot| selection.contains(slot) == wanted).cloned().collect()
+    };
+    let change = Select {
+        child: id.clone(),
+        exclude: changed(false),
+        include: changed(true),
+        subtree: true,
+    };
+    if !(change.exclude.is_empty() && change.include.is_empty()) {
+        execute_select(ctx, change).await?;
+    }
+    state.update(ctx, |inner| inner.node.select(id, selection));
+    Ok(())
+}

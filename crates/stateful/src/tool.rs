@@ -1,0 +1,148 @@
+//! Calling a registered tool from a workflow.
+
+use crate::{
+    activity::{NodeActivities, ToolAnswer, ToolCall},
+    state::{Intake, NodeState},
+};
+use serde_json::Value;
+use std::time::Duration;
+use temporalio_common::error::{ActivityExecutionError, ApplicationFailure};
+use temporalio_workflow::{
+    ActivityOptions, RetryPolicy, WorkflowContext, WorkflowTermination,
+};
+use xylem_ids::{IdError, Slot, ToolName};
+use xylem_node::Source;
+
+/// Why a tool call has no answer. None of the variants carries a token.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The tool's or the slot's name breaks a rule.
+    #[error("the tool cannot be called")]
+    Name(#[from] IdError),
+    /// The workflow's type does not take the slot.
+    #[error("this workflow type does not declare the slot {0}: add it to #[stateful(slots(...))]")]
+    UndeclaredSlot(Slot),
+    /// The call was refused or failed for good; the cause names tree, slot, version and what to do.
+    #[error("the tool call failed")]
+    Failed(#[source] ActivityExecutionError),
+    /// The workflow was cancelled while it waited for a token.
+    #[error("the workflow was cancelled while it waited for a token")]
+    Cancelled,
+}
+
+impl From<ToolError> for WorkflowTermination {
+    fn from(error: ToolError) -> Self {
+        match error {
+            ToolError::Failed(error) => error.into(),
+            ToolError::Cancelled => Self::cancelled(),
+            other => Self::failed_application(ApplicationFailure::non_retryable(other)),
+        }
+    }
+}
+
+/// One call of a tool, to be completed with [`Tool::call`].
+#[must_use = "nothing is called before `call`"]
+pub struct Tool<'a, W> {
+    ctx: &'a WorkflowContext<W>,
+    state: NodeState,
+    name: String,
+    slot: String,
+    parameters: Value,
+    timeout: Duration,
+    give_up_after: Duration,
+}
+
+impl<'a, W> Tool<'a, W> {
+    pub(crate) fn new(ctx: &'a WorkflowContext<W>, state: NodeState, name: String) -> Self {
+        Self {
+            ctx,
+            state,
+            name,
+            slot: "default".to_owned(),
+            parameters: Value::Object(serde_json::Map::new()),
+            timeout: Duration::from_secs(60),
+            give_up_after: Duration::from_secs(3600),
+        }
+    }
+
+    /// The slot whose token is used; `default` where this is not called.
+    pub fn slot(mut self, slot: impl Into<String>) -> Self {
+        self.slot = slot.into();
+        self
+    }
+
+    /// The parameters, an object that the tool's JSON Schema describes.
+    pub fn parameters(mut self, parameters: Value) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    /// How long one attempt may take; 60 s where this is not called.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long to go on retrying what may be retried; one hour where this is not called.
+    pub fn give_up_after(mut self, duration: Duration) -> Self {
+        self.give_up_after = duration;
+        self
+    }
+
+    /// Calls the tool. Waits first, for as long as it takes, until the node has a grant for the
+    /// slot; `apiToken` shows the slot as `missing` meanwhile.
+    ///
+    /// # Errors
+    /// See [`ToolError`]. What may be retried has been retried by then.
+    pub async fn call(self) -> Result<ToolAnswer, ToolError> {
+        let tool: ToolName = self.name.parse()?;
+        let slot: Slot = self.slot.parse()?;
+        let grant = self.grant(&slot).await?;
+        let call = ToolCall {
+            tool,
+            slot,
+            parameters: self.parameters,
+            api_url: self.state.with(|inner| inner.api_url.clone()),
+            grant,
+        };
+        let retries = RetryPolicy::builder()
+            .initial_interval(Duration::from_millis(500))
+            .maximum_interval(Duration::from_secs(30))
+            .build();
+        let options = ActivityOptions::with_schedule_to_close_timeout(self.give_up_after)
+            .retry_policy(retries)
+            .heartbeat_timeout(self.timeout)
+            .build();
+        let answer = self
+            .ctx
+            .execute_activity(NodeActivities::call_tool, call, options)
+            .await
+            .map_err(ToolError::Failed)?;
+        if let Some(newer) = &answer.newer_grant {
+            self.state
+                .update(self.ctx, |inner| inner.receive(newer, Source::Redemption));
+        }
+        Ok(answer)
+    }
+
+    async fn grant(&self, slot: &Slot) -> Result<String, ToolError> {
+        let held = || {
+            self.state
+                .with(|inner| inner.node.held(slot).map(|grant| grant.as_str().to_owned()))
+        };
+        if let Some(grant) = held() {
+            return Ok(grant);
+        }
+        self.state.update(self.ctx, |inner| {
+            if !inner.node.takes().contains(slot) {
+                return Err(ToolError::UndeclaredSlot(slot.clone()));
+            }
+            // A root that was started without a header makes itself known to the control plane.
+            inner.ask_issuers |= inner.intake == Intake::Unknown;
+            Ok(())
+        })?;
+        let arrived = self.ctx.wait_condition(|_| held().is_some()).await;
+        arrived.map_err(|_| ToolError::Cancelled)?;
+        held().ok_or(ToolError::Cancelled)
+    }
+}
