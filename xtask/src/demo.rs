@@ -109,8 +109,11 @@ struct Progress {
 
 impl Progress {
     fn new(workspace: &Workspace) -> Result<Self> {
-        let metadata = workspace.metadata_for_host()?;
-        let packages = metadata.built_from(&PACKAGES, false).count();
+        let mut arguments = vec!["--edges", "normal,build"];
+        for package in PACKAGES {
+            arguments.extend(["--package", package]);
+        }
+        let packages = workspace.built_from(&arguments)?.len();
         let style = ProgressStyle::with_template("building {bar:30} {pos}/{len} {elapsed} {msg}")?;
         let bar = ProgressBar::new(packages as u64).with_style(style);
         bar.enable_steady_tick(Duration::from_millis(500));

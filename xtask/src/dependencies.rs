@@ -315,7 +315,7 @@ text | with | bars
         let ids: Vec<&Value> = packages.iter().map(|package| &package["id"]).collect();
         let metadata = json!({
             "workspace_root": "/w", "target_directory": "/w/target", "packages": packages,
-            "workspace_members": ids, "resolve": null,
+            "workspace_members": ids,
         });
         let metadata = serde_json::from_value(metadata).expect("metadata");
         violations(TABLE, &metadata).expect("a table")

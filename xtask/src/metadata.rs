@@ -4,7 +4,7 @@ use crate::process;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -15,7 +15,6 @@ pub(crate) struct Metadata {
     pub(crate) target_directory: PathBuf,
     pub(crate) packages: Vec<Package>,
     workspace_members: BTreeSet<String>,
-    resolve: Option<Resolve>,
 }
 
 #[derive(Deserialize)]
@@ -46,28 +45,6 @@ pub(crate) enum Kind {
     Dev,
 }
 
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Edge>,
-}
-
-#[derive(Deserialize)]
-struct Edge {
-    pkg: String,
-    dep_kinds: Vec<EdgeKind>,
-}
-
-#[derive(Deserialize)]
-struct EdgeKind {
-    kind: Option<Kind>,
-}
-
 impl Metadata {
     pub(crate) fn read(command: &mut Command) -> Result<Self> {
         let text = process::output(command.args(["--format-version", "1"]))?;
@@ -79,41 +56,6 @@ impl Metadata {
         self.packages
             .iter()
             .filter(|package| self.workspace_members.contains(&package.id))
-    }
-
-    /// Everything that the named members are built from, themselves included; with `dev`, also
-    /// what their tests are built from.
-    pub(crate) fn built_from<'a>(
-        &'a self,
-        names: &[&str],
-        dev: bool,
-    ) -> impl Iterator<Item = &'a Package> {
-        let edges = self.edges(dev);
-        let mut reached = BTreeSet::new();
-        let mut next: Vec<&str> = self
-            .members()
-            .filter(|member| names.contains(&member.name.as_str()))
-            .map(|member| member.id.as_str())
-            .collect();
-        while let Some(id) = next.pop() {
-            if reached.insert(id) {
-                next.extend(edges.get(id).into_iter().flatten());
-            }
-        }
-        self.packages
-            .iter()
-            .filter(move |package| reached.contains(package.id.as_str()))
-    }
-
-    fn edges(&self, dev: bool) -> BTreeMap<&str, Vec<&str>> {
-        let wanted = |edge: &&Edge| dev || edge.dep_kinds.iter().any(|k| k.kind != Some(Kind::Dev));
-        let nodes = self.resolve.iter().flat_map(|resolve| &resolve.nodes);
-        nodes
-            .map(|node| {
-                let to = node.deps.iter().filter(wanted);
-                (node.id.as_str(), to.map(|edge| edge.pkg.as_str()).collect())
-            })
-            .collect()
     }
 }
 

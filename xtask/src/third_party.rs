@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Rules {
     sources: BTreeSet<String>,
     licences: BTreeSet<String>,
+    /// A package that may be under another licence.
+    exceptions: BTreeMap<String, String>,
+    /// A package that may not be used, and why.
     refused: BTreeMap<String, String>,
     text: Vec<LicenceText>,
 }
@@ -57,19 +60,20 @@ impl Rules {
             problems.push(format!("comes from {source}"));
         }
         let licence = match &package.license {
-            Some(expression) => self.expression_problem(expression),
+            Some(expression) => self.expression_problem(&package.name, expression),
             None => self.text_problem(package)?,
         };
         problems.extend(licence);
         Ok(problems)
     }
 
-    fn expression_problem(&self, text: &str) -> Option<String> {
+    fn expression_problem(&self, package: &str, text: &str) -> Option<String> {
+        let accepted = |one: &str| {
+            self.licences.contains(one) || self.exceptions.get(package).is_some_and(|x| x == one)
+        };
         match Expression::parse_mode(text, ParseMode::LAX) {
-            Ok(expression) => {
-                let accepted = expression.evaluate(|one| self.licences.contains(&one.to_string()));
-                (!accepted).then(|| format!("its licence is {text}"))
-            }
+            Ok(expression) if expression.evaluate(|one| accepted(&one.to_string())) => None,
+            Ok(_) => Some(format!("its licence is {text}")),
             Err(error) => Some(format!(
                 "its licence is not an SPDX expression: {}",
                 error.reason
@@ -101,6 +105,8 @@ mod tests {
     const RULES: &str = r#"
         sources = ["registry+good"]
         licences = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"]
+        [exceptions]
+        special = "MPL-2.0"
         [refused]
         evil = "it is evil"
         [[text]]
@@ -151,6 +157,14 @@ mod tests {
     }
 
     #[test]
+    fn an_exception_is_for_one_package_and_one_licence() {
+        let licensed = |name, licence| package(name, "registry+good", Some(licence), None);
+        assert_eq!(problems(&licensed("special", "MPL-2.0")), [""; 0]);
+        assert_eq!(problems(&licensed("other", "MPL-2.0")).len(), 1);
+        assert_eq!(problems(&licensed("special", "GPL-3.0-only")).len(), 1);
+    }
+
+    #[test]
     fn source_and_name_count_too() {
         let found = problems(&package("evil", "git+elsewhere", Some("MIT"), None));
         assert_eq!(
@@ -185,7 +199,8 @@ mod tests {
         let names = rules
             .licences
             .iter()
-            .chain(rules.text.iter().map(|text| &text.licence));
+            .chain(rules.text.iter().map(|text| &text.licence))
+            .chain(rules.exceptions.values());
         for name in names {
             assert!(Expression::parse(name).is_ok(), "{name}");
         }

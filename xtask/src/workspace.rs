@@ -1,8 +1,9 @@
 //! Where the repository is, and how Cargo is called in it.
 
 use crate::{metadata::Metadata, process};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::{
+    collections::BTreeSet,
     env,
     path::{Path, PathBuf},
     process::Command,
@@ -45,15 +46,21 @@ impl Workspace {
         Metadata::read(&mut self.cargo("metadata"))
     }
 
-    /// The workspace with everything it depends on where it is built for this machine.
-    pub(crate) fn metadata_for_host(&self) -> Result<Metadata> {
-        let host = process::output(Command::new(rustc()).arg("-vV"))?;
-        let host = host
-            .lines()
-            .find_map(|line| line.strip_prefix("host: "))
-            .context("rustc -vV names no host: is it a Rust compiler?")?;
-        Metadata::read(self.cargo("metadata").args(["--filter-platform", host]))
+    /// Name and version of every package that a build with these arguments of `cargo tree` takes.
+    /// `cargo metadata` would also name those that only a feature nobody asked for brings in.
+    pub(crate) fn built_from(&self, arguments: &[&str]) -> Result<BTreeSet<(String, String)>> {
+        let mut tree = self.cargo("tree");
+        tree.args(["--quiet", "--prefix", "none", "--format", "{p}"]);
+        let text = process::output(tree.args(arguments))?;
+        Ok(text.lines().filter_map(name_and_version).collect())
     }
+}
+
+/// From `name v1.2.3 (wherever)`.
+fn name_and_version(line: &str) -> Option<(String, String)> {
+    let mut words = line.split_whitespace();
+    let (name, version) = (words.next()?, words.next()?);
+    Some((name.to_owned(), version.strip_prefix('v')?.to_owned()))
 }
 
 /// The Cargo that runs us, so that a toolchain chosen for us holds for our children.
@@ -69,6 +76,18 @@ fn cargo() -> Command {
     command
 }
 
-fn rustc() -> std::ffi::OsString {
-    env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_tree_are_read() {
+        let read = |line| name_and_version(line).map(|(name, version)| format!("{name}@{version}"));
+        assert_eq!(read("ring v0.17.14").as_deref(), Some("ring@0.17.14"));
+        assert_eq!(
+            read("a-b v1.0.0+x (proc-macro) (*)").as_deref(),
+            Some("a-b@1.0.0+x")
+        );
+        assert_eq!(read(""), None);
+    }
 }
