@@ -84,6 +84,8 @@ codes!(
         IssuerRotated = "issuer_rotated",
         /// A stored row is not what was written.
         Tampered = "tampered",
+        /// A new epoch began.
+        EpochRaised = "epoch_raised",
         /// A tool was registered or replaced.
         ToolRegistered = "tool_registered",
         /// A worker registered what its workflow types declare.

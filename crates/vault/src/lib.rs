@@ -1,1 +1,56 @@
-//! The vault.
+//! The vault: deposit, redeem, lease, revoke.
+//!
+//! Tokens come in as [`secrecy::SecretString`], lie encrypted under a data key per tree, and leave
+//! only through [`Vault::redeem`]. The rules live here; storage is declared as [`Storage`] and
+//! implemented in `store`. Every change is one transaction with its audit entry in it.
+//!
+//! What guards the door: [`Vault::redeem`] turns the presented text into a
+//! [`xylem_grant::VerifiedGrant`], the claims into [`ConfirmedClaims`] that only a [`ClaimCheck`]
+//! can produce, and, inside the transaction that writes the lease, the tree's own row into a
+//! [`xylem_policy::Permit`]. The function that writes a lease takes all three.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
+
+mod claims;
+mod clock;
+mod deposit;
+mod error;
+mod exclusion;
+mod issue;
+mod keys;
+mod redeem;
+mod revoke;
+mod rows;
+mod seal;
+mod status;
+mod storage;
+mod tree;
+mod vault;
+mod view;
+
+pub use claims::{ClaimCheck, ClaimError, ClaimRefusal, Claims, ConfirmedClaims, Lineage};
+pub use clock::{Clock, SystemClock};
+pub use deposit::{
+    Audiences, Deposit, Deposited, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TakeIn, Target,
+};
+pub use error::{Place, Refusal, VaultError};
+pub use exclusion::{Exclusion, SelectedBy, Selection};
+pub use keys::{KeyError, KeyProvider, KeyRing};
+pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
+pub use revoke::{Revocation, Revoked};
+pub use seal::{Mac, Sealed};
+pub use status::VersionStatus;
+pub use storage::{
+    EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, SecretRow, SlotRow, SlotUse, Storage,
+    StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+};
+pub use tree::{Bound, NewTree};
+pub use vault::Vault;
+pub use view::{BadId, RequestId, SecretId, StartId, Tree, TreeState, VersionInfo, VersionState};

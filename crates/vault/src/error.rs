@@ -1,0 +1,204 @@
+//! Why the vault says no.
+
+use crate::{ClaimRefusal, KeyError, StorageError};
+use std::fmt;
+use xylem_grant::{IssuerError, Reject, UnixSeconds};
+use xylem_ids::Version;
+use xylem_policy::Denied;
+
+/// Why a node gets no token, or may not do what it asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The presented text is no grant of this vault.
+    #[error(transparent)]
+    Grant(#[from] Reject),
+    /// The claims do not hold.
+    #[error(transparent)]
+    Claim(#[from] ClaimRefusal),
+    /// There is no permit.
+    #[error(transparent)]
+    Policy(#[from] Denied),
+    /// The grant is for another tree than the node's.
+    #[error("the grant is for another tree")]
+    OtherTree,
+    /// The worker's key does not serve the task queue.
+    #[error("the worker's API key does not serve this task queue: enrol it for the queue")]
+    QueueNotServed,
+    /// The vault has no such tree: never started here, or its start is not bound yet.
+    #[error("the vault knows no tree with this root and first run")]
+    UnknownTree,
+    /// The tree was stopped.
+    #[error("the tree was stopped: its tokens are destroyed")]
+    TreeStopped,
+    /// The node's type does not declare the slot.
+    #[error("the workflow type does not declare this slot: declare it and restart its worker")]
+    Undeclared,
+    /// The node's type only forwards the slot.
+    #[error("the workflow type forwards this slot but may not redeem it")]
+    TransitOnly,
+    /// The node, or something above it, is excluded from the slot.
+    #[error("the node is excluded from this slot: its parent has to select it again")]
+    Excluded,
+    /// The tool is not registered.
+    #[error("the tool is not registered in this namespace")]
+    UnknownTool,
+    /// The depositor does not let the token go there.
+    #[error("the token's audiences do not include where the tool sends it")]
+    OtherAudience,
+    /// Nothing was deposited in the slot yet.
+    #[error("the slot holds no token yet: set one")]
+    NoToken,
+    /// Everything in the slot was revoked.
+    #[error("the slot's token was revoked: rotate it")]
+    TokenRevoked,
+    /// The active version's grant has expired.
+    #[error("the slot's token has expired: rotate it or have its grant re-issued")]
+    TokenExpired,
+    /// Raw tokens are not taken in from signals of this tree.
+    #[error(
+        "this tree takes no raw tokens from signals: the signalled token is exposed, rotate it"
+    )]
+    IntakeOff,
+    /// A node may not change what it or what is above it may redeem.
+    #[error("a node may change the selection of what is below it only")]
+    NotBelow,
+}
+
+impl Refusal {
+    /// The stable code: it stands in audit entries and error details, and is never reused.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Grant(Reject::Malformed) => "grant_malformed",
+            Self::Grant(Reject::Oversized) => "grant_oversized",
+            Self::Grant(Reject::WrongAlgorithm) => "grant_wrong_algorithm",
+            Self::Grant(Reject::UnknownKey) => "grant_unknown_key",
+            Self::Grant(Reject::RetiredKey) => "grant_retired_key",
+            Self::Grant(Reject::BadSignature) => "grant_bad_signature",
+            Self::Claim(refusal) => refusal.code(),
+            Self::Policy(denied) => denied.code(),
+            Self::OtherTree => "other_tree",
+            Self::QueueNotServed => "queue_not_served",
+            Self::UnknownTree => "unknown_tree",
+            Self::TreeStopped => "tree_stopped",
+            Self::Undeclared => "slot_undeclared",
+            Self::TransitOnly => "slot_transit_only",
+            Self::Excluded => "excluded",
+            Self::UnknownTool => "unknown_tool",
+            Self::OtherAudience => "other_audience",
+            Self::NoToken => "no_token",
+            Self::TokenRevoked => "token_revoked",
+            Self::TokenExpired => "token_expired",
+            Self::IntakeOff => "intake_off",
+            Self::NotBelow => "not_below",
+        }
+    }
+}
+
+/// Why the vault did not do what it was asked. No message carries a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// A node gets no token, or may not do what it asked. Decided and audited.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A field breaks its rule.
+    #[error("{field} must be {rule}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// The rule.
+        rule: &'static str,
+    },
+    /// There is no such thing.
+    #[error("no such {what}")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+    },
+    /// The tree was stopped.
+    #[error("the tree was stopped: start another")]
+    Stopped,
+    /// A start of the same workflow id is not bound yet.
+    #[error("a tree of this workflow id is just being started: try again")]
+    StillStarting,
+    /// The tree is bound to another first run.
+    #[error("the start is already bound to another first run")]
+    BoundElsewhere,
+    /// The request id was used for something else.
+    #[error("the request id was used for something else: choose a new one")]
+    RequestReused,
+    /// A version cannot be revoked while leases on it are open.
+    #[error("version {version} has {count} open leases until {until}: wait for them, or force it")]
+    OpenLeases {
+        /// The version.
+        version: Version,
+        /// How many.
+        count: u64,
+        /// When the last one ends by itself.
+        until: UnixSeconds,
+    },
+    /// A version cannot be revoked while it is the active one.
+    #[error("version {0} is the active one: rotate first, or force it")]
+    StillActive(Version),
+    /// A version cannot be used because it was revoked.
+    #[error("version {0} was revoked")]
+    AlreadyRevoked(Version),
+    /// The numbers of a slot are used up.
+    #[error("the slot has no version or serial number left")]
+    Exhausted,
+    /// A stored row is not what the vault wrote.
+    #[error(
+        "stored {0} is not what the vault wrote: restore it from a backup and look who edited it"
+    )]
+    Tampered(Place),
+    /// Key-encryption keys could not be had.
+    #[error("the vault could not use its key-encryption keys")]
+    Keys(#[from] KeyError),
+    /// A grant could not be signed.
+    #[error("the vault could not issue the grant")]
+    Issuer(#[from] IssuerError),
+    /// The storage failed.
+    #[error("the vault could not use its storage")]
+    Storage(#[from] StorageError),
+    /// The claims could not be checked.
+    #[error("the claims could not be checked: try again")]
+    ClaimsNotChecked(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The random source or a cipher failed.
+    #[error("a cryptographic operation failed")]
+    Crypto,
+}
+
+impl VaultError {
+    /// Whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Storage(StorageError::Unavailable(_))
+                | Self::ClaimsNotChecked(_)
+                | Self::StillStarting
+        )
+    }
+
+    pub(crate) fn tampered(what: &'static str, which: impl fmt::Display) -> Self {
+        Self::Tampered(Place {
+            what,
+            which: which.to_string(),
+        })
+    }
+}
+
+/// Which row: its kind and its key, nothing of its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// What kind of row.
+    pub what: &'static str,
+    /// Its key.
+    pub which: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.what, self.which)
+    }
+}

@@ -1,0 +1,248 @@
+//! Exclusions: what a node may not redeem although its type declares it.
+
+use crate::{ConfirmedClaims, Refusal, SlotRow, StartId, Transaction, Vault, VaultError, Worker};
+use xylem_audit::{Entry, Kind, NodeRun, Verdict};
+use xylem_ids::{AgentId, Slot, TreeId, WorkflowId};
+
+/// A node that may not redeem a slot. Named by workflow id: its first run may not exist yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Exclusion {
+    /// The node.
+    pub workflow_id: WorkflowId,
+    /// Whether everything below it is excluded too.
+    pub subtree: bool,
+}
+
+impl Exclusion {
+    fn covers(&self, node: &WorkflowId, ancestors: &[WorkflowId]) -> bool {
+        self.workflow_id == *node || (self.subtree && ancestors.contains(&self.workflow_id))
+    }
+}
+
+/// A change of what a node may redeem.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The node.
+    pub node: WorkflowId,
+    /// Slots it may not redeem from now on.
+    pub exclude: Vec<Slot>,
+    /// Slots it may redeem again.
+    pub include: Vec<Slot>,
+    /// Whether an exclusion covers everything below it too.
+    pub subtree: bool,
+}
+
+/// Who changes a selection.
+#[derive(Debug)]
+pub enum SelectedBy {
+    /// Somebody who may operate the tree.
+    Agent(AgentId),
+    /// A node of the tree, for what is below it.
+    Node(Box<ConfirmedClaims>, Worker),
+}
+
+impl SelectedBy {
+    fn agent(&self) -> &AgentId {
+        match self {
+            Self::Agent(agent) => agent,
+            Self::Node(_, worker) => &worker.agent,
+        }
+    }
+}
+
+/// Whether one of these covers the node.
+pub(crate) fn excluded(
+    exclusions: &[Exclusion],
+    node: &WorkflowId,
+    ancestors: &[WorkflowId],
+) -> bool {
+    exclusions
+        .iter()
+        .any(|exclusion| exclusion.covers(node, ancestors))
+}
+
+impl Vault {
+    /// Records what a node may and may not redeem. It counts once this returns. Recording the same
+    /// again changes nothing.
+    ///
+    /// # Errors
+    /// The tree is unknown or stopped, or a node reaches for itself, for what is above it, or for a
+    /// slot it is excluded from.
+    pub async fn select(
+        &self,
+        tree: &TreeId,
+        selection: &Selection,
+        by: &SelectedBy,
+    ) -> Result<(), VaultError> {
+        let mut tx = self.storage.begin().await?;
+        match self.select_in(&mut *tx, tree, selection, by).await {
+            Ok(()) => Ok(tx.commit().await?),
+            Err(VaultError::Refused(refusal)) => {
+                let entry = self.selection_entry(Kind::Include, tree, selection, by);
+                let mut entry = entry.because(refusal.code());
+                entry.verdict = Verdict::Denied;
+                tx.audit(&entry).await?;
+                tx.commit().await?;
+                Err(refusal.into())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Who is excluded from what.
+    ///
+    /// # Errors
+    /// The tree is unknown, or a row was edited.
+    pub async fn exclusions(&self, tree: &TreeId) -> Result<Vec<(Slot, Exclusion)>, VaultError> {
+        let mut tx = self.storage.begin_read().await?;
+        let owner = self.tree_in(&mut *tx, tree).await?;
+        let mut found = Vec::new();
+        for row in tx.slots(&owner.tree.start).await? {
+            let row = self.derived.check_slot(row)?;
+            let slot = row.slot;
+            found.extend(row.exclusions.into_iter().map(|e| (slot.clone(), e)));
+        }
+        Ok(found)
+    }
+
+    async fn select_in(
+        &self,
+        tx: &mut dyn Transaction,
+        tree: &TreeId,
+        selection: &Selection,
+        by: &SelectedBy,
+    ) -> Result<(), VaultError> {
+        let start = match by {
+            SelectedBy::Agent(_) => self.living_tree(tx, tree).await?.tree.start,
+            SelectedBy::Node(claims, worker) => {
+                let row = self.entitled_tree(tx, claims, worker).await?;
+                check_below(tree, selection, claims)?;
+                row.tree.start
+            }
+        };
+        for slot in &selection.exclude {
+            let mut row = self.slot_in(tx, &start, slot).await?;
+            row.exclusions.retain(|e| e.workflow_id != selection.node);
+            row.exclusions.push(Exclusion {
+                workflow_id: selection.node.clone(),
+                subtree: selection.subtree,
+            });
+            let entry = self.selection_entry(Kind::Exclude, tree, selection, by);
+            self.put_exclusions(tx, row, entry).await?;
+        }
+        for slot in &selection.include {
+            let mut row = self.slot_in(tx, &start, slot).await?;
+            if let SelectedBy::Node(claims, _) = by {
+                check_not_excluded(&row, claims)?;
+            }
+            row.exclusions.retain(|e| e.workflow_id != selection.node);
+            let entry = self.selection_entry(Kind::Include, tree, selection, by);
+            self.put_exclusions(tx, row, entry).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_exclusions(
+        &self,
+        tx: &mut dyn Transaction,
+        mut row: SlotRow,
+        mut entry: Entry,
+    ) -> Result<(), VaultError> {
+        row.exclusions.sort();
+        entry.slot = Some(row.slot.clone());
+        let row = self
+            .derived
+            .seal_slot(row.start, row.slot, row.last, row.exclusions);
+        tx.put_slot(&row).await?;
+        tx.audit(&entry).await?;
+        Ok(())
+    }
+
+    fn selection_entry(
+        &self,
+        kind: Kind,
+        tree: &TreeId,
+        selection: &Selection,
+        by: &SelectedBy,
+    ) -> Entry {
+        let mut entry = self
+            .entry(kind, Verdict::Succeeded, by.agent())
+            .of_tree(tree);
+        entry.node = Some(NodeRun {
+            workflow_id: selection.node.clone(),
+            run_id: None,
+        });
+        if let SelectedBy::Node(claims, _) = by {
+            entry.activity = Some(claims.claims().activity.clone());
+        }
+        entry
+    }
+
+    /// The slot's row; an unwritten one where nothing was said about the slot yet.
+    pub(crate) async fn slot_in(
+        &self,
+        tx: &mut dyn Transaction,
+        start: &StartId,
+        slot: &Slot,
+    ) -> Result<SlotRow, VaultError> {
+        match tx.slot(start, slot).await? {
+            Some(row) => self.derived.check_slot(row),
+            None => Ok(self
+                .derived
+                .seal_slot(start.clone(), slot.clone(), 0, Vec::new())),
+        }
+    }
+}
+
+/// A node selects for what is below it, never for itself or what is above it.
+fn check_below(
+    tree: &TreeId,
+    selection: &Selection,
+    claims: &ConfirmedClaims,
+) -> Result<(), Refusal> {
+    if claims.tree() != tree {
+        return Err(Refusal::OtherTree);
+    }
+    let own = selection.node == claims.claims().workflow_id;
+    if own || claims.ancestors().contains(&selection.node) {
+        return Err(Refusal::NotBelow);
+    }
+    Ok(())
+}
+
+/// Nobody gives on what was taken from them.
+fn check_not_excluded(row: &SlotRow, claims: &ConfirmedClaims) -> Result<(), Refusal> {
+    let node = &claims.claims().workflow_id;
+    if excluded(&row.exclusions, node, claims.ancestors()) {
+        return Err(Refusal::Excluded);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> WorkflowId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_exclusion_covers_its_node_and_with_subtree_what_is_below() {
+        let one = |subtree| {
+            [Exclusion {
+                workflow_id: id("b"),
+                subtree,
+            }]
+        };
+        assert!(excluded(&one(false), &id("b"), &[id("root")]));
+        assert!(!excluded(&one(false), &id("c"), &[id("b"), id("root")]));
+        assert!(excluded(&one(true), &id("c"), &[id("b"), id("root")]));
+        assert!(excluded(
+            &one(true),
+            &id("d"),
+            &[id("c"), id("b"), id("root")]
+        ));
+        assert!(!excluded(&one(true), &id("root"), &[]));
+    }
+}

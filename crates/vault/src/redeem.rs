@@ -1,0 +1,402 @@
+//! Redemption: a grant for a token, for one tool call, in one transaction.
+
+use crate::{
+    ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Refusal, SlotUse, Transaction,
+    TreeRow, TreeState, Vault, VaultError, exclusion::excluded, seal::random_id,
+    storage::VersionRow,
+};
+use secrecy::SecretString;
+use std::{collections::BTreeSet, time::Duration};
+use xylem_audit::{Entry, Kind, Reason, Verdict};
+use xylem_grant::{UnixSeconds, VerifiedGrant};
+use xylem_ids::{
+    AgentId, Audience, Fingerprint, LeaseId, Order, Origin, Slot, TaskQueue, ToolName,
+};
+use xylem_policy::{Facts, Permit, Request};
+
+/// No lease lasts longer.
+pub const MAX_LEASE: Duration = Duration::from_secs(15 * 60);
+
+/// The authenticated worker that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// Its agent.
+    pub agent: AgentId,
+    /// The task queues its API key serves.
+    pub queues: BTreeSet<TaskQueue>,
+}
+
+/// What an activity asks for.
+#[derive(Debug, Clone)]
+pub struct Redemption {
+    /// The worker, from its API key.
+    pub worker: Worker,
+    /// Who asks, from the activity task.
+    pub claims: Claims,
+    /// The grant the node presents, as it came.
+    pub grant: String,
+    /// The tool it wants to call.
+    pub tool: ToolName,
+    /// Where the tool would send the token.
+    pub destination: Origin,
+    /// How long the call may take; at most [`MAX_LEASE`].
+    pub lease_for: Duration,
+}
+
+/// A token for one call. Its `Debug` shows everything but the token.
+#[derive(Debug)]
+pub struct Redeemed {
+    /// The token.
+    pub token: SecretString,
+    /// The lease, to be released when the call has ended.
+    pub lease: LeaseId,
+    /// When the lease ends by itself.
+    pub lease_expires_at: UnixSeconds,
+    /// The version that was handed out.
+    pub order: Order,
+    /// The token's keyed digest.
+    pub fingerprint: Fingerprint,
+    /// Where the token may be sent.
+    pub audiences: Vec<Audience>,
+    /// The hash of the tool's definition as this transaction saw it.
+    pub tool_hash: String,
+    /// The newest grant.
+    pub grant: VerifiedGrant,
+    /// Whether that is another grant than the one presented: the node adopts it.
+    pub newer: bool,
+}
+
+/// How the call that a lease was for ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallEnd {
+    /// Whether it ended well.
+    pub succeeded: bool,
+    /// A stable word, such as `refused_401`; none where there is nothing to say.
+    pub reason: Option<Reason>,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// What became of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// The lease is over and the outcome is in the log.
+    Now,
+    /// It was released before; nothing changed.
+    Before,
+}
+
+impl Vault {
+    /// Exchanges a grant for the newest active token that the node is entitled to. Whatever is
+    /// decided is in the audit log, in the transaction that wrote the lease or would have.
+    ///
+    /// # Errors
+    /// Refused, or the vault could not decide: then there is no lease either.
+    pub async fn redeem(
+        &self,
+        redemption: Redemption,
+        check: &dyn ClaimCheck,
+    ) -> Result<Redeemed, VaultError> {
+        let confirmed = match redemption.claims.clone().confirm(check).await {
+            Err(ClaimError::NotChecked(cause)) => return Err(VaultError::ClaimsNotChecked(cause)),
+            Err(ClaimError::Refused(refusal)) => Err(Refusal::from(refusal)),
+            Ok(claims) => Ok(claims),
+        };
+        let mut tx = self.storage.begin().await?;
+        let mut entry = self.redeem_entry(&redemption);
+        let decided = match (confirmed, self.verify(&redemption.grant)) {
+            (Err(refusal), _) => Err(refusal.into()),
+            (Ok(_), Err(reject)) => Err(Refusal::from(reject).into()),
+            (Ok(claims), Ok(grant)) => {
+                entry = entry.of_tree(claims.tree());
+                entry.slot = Some(grant.slot().clone());
+                self.decide(&mut *tx, &redemption, &claims, grant).await
+            }
+        };
+        match decided {
+            Ok((lease, redeemed)) => {
+                tx.put_lease(&lease).await?;
+                tx.audit(&granted(entry, &redeemed)).await?;
+                tx.commit().await?;
+                Ok(redeemed)
+            }
+            Err(error) => {
+                if let Some(denied) = denied(entry, &error) {
+                    tx.audit(&denied).await?;
+                    tx.commit().await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a lease and notes how its call ended. Only the worker that redeemed can.
+    ///
+    /// # Errors
+    /// There is no such lease of this worker.
+    pub async fn release(
+        &self,
+        lease: &LeaseId,
+        worker: &Worker,
+        end: &CallEnd,
+    ) -> Result<Released, VaultError> {
+        let mut tx = self.storage.begin().await?;
+        let found = tx.lease(lease).await?;
+        let mut row = found
+            .filter(|row| row.agent == worker.agent)
+            .ok_or(VaultError::NotFound { what: "lease" })?;
+        if row.released_at.is_some() {
+            return Ok(Released::Before);
+        }
+        let entry = self.outcome(&mut *tx, &row, end).await?;
+        row.released_at = Some(self.seconds());
+        tx.put_lease(&row).await?;
+        tx.audit(&entry).await?;
+        tx.commit().await?;
+        Ok(Released::Now)
+    }
+
+    /// The tree of a confirmed node, if its worker serves its queue and it was not stopped.
+    pub(crate) async fn entitled_tree(
+        &self,
+        tx: &mut dyn Transaction,
+        claims: &ConfirmedClaims,
+        worker: &Worker,
+    ) -> Result<TreeRow, VaultError> {
+        if !worker.queues.contains(&claims.claims().task_queue) {
+            return Err(Refusal::QueueNotServed.into());
+        }
+        let row = tx.tree_by_id(claims.tree()).await?;
+        let row = self.derived.check_tree(row.ok_or(Refusal::UnknownTree)?)?;
+        match row.tree.state {
+            TreeState::Bound { .. } => Ok(row),
+            TreeState::Starting => Err(Refusal::UnknownTree.into()),
+            TreeState::Stopped { .. } => Err(Refusal::TreeStopped.into()),
+        }
+    }
+
+    /// Gathers the proofs in this transaction's view, in the order of what is cheapest to say.
+    async fn decide(
+        &self,
+        tx: &mut dyn Transaction,
+        redemption: &Redemption,
+        claims: &ConfirmedClaims,
+        grant: VerifiedGrant,
+    ) -> Result<(LeaseRow, Redeemed), VaultError> {
+        let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
+        if grant.claims().tree != *claims.tree() {
+            return Err(Refusal::OtherTree.into());
+        }
+        self.check_entitled(tx, &owner, claims, grant.slot())
+            .await?;
+        let tool = tx.tool(&owner.tree.namespace, &redemption.tool).await?;
+        let tool = tool.ok_or(Refusal::UnknownTool)?;
+        let permit = xylem_policy::decide(
+            Request {
+                tree: claims.tree(),
+                node: &claims.node(),
+                slot: grant.slot(),
+                tool: &redemption.tool,
+            },
+            Facts {
+                allowed: &owner.tree.tools,
+                tool_slot: &tool.slot,
+            },
+        )
+        .map_err(Refusal::from)?;
+        let version = self.redeemable(tx, &owner, grant.slot()).await?;
+        check_audience(&version, &redemption.destination)?;
+        let lease = self.lease(redemption, claims, &owner, &version, &permit)?;
+        let redeemed = self
+            .hand_out(tx, &owner, version, &lease, &grant, tool.hash)
+            .await?;
+        Ok((lease, redeemed))
+    }
+
+    async fn check_entitled(
+        &self,
+        tx: &mut dyn Transaction,
+        owner: &TreeRow,
+        claims: &ConfirmedClaims,
+        slot: &Slot,
+    ) -> Result<(), VaultError> {
+        let of_type = tx
+            .slot_use(
+                &owner.tree.namespace,
+                claims.workflow_queue(),
+                &claims.claims().workflow_type,
+                slot,
+            )
+            .await?;
+        match of_type {
+            SlotUse::Redeems => {}
+            SlotUse::Transit => return Err(Refusal::TransitOnly.into()),
+            SlotUse::Undeclared => return Err(Refusal::Undeclared.into()),
+        }
+        let row = self.slot_in(tx, &owner.tree.start, slot).await?;
+        let node = &claims.claims().workflow_id;
+        if excluded(&row.exclusions, node, claims.ancestors()) {
+            return Err(Refusal::Excluded.into());
+        }
+        Ok(())
+    }
+
+    /// The active version, if its grant has not expired. Whatever was presented, it is the newest.
+    async fn redeemable(
+        &self,
+        tx: &mut dyn Transaction,
+        owner: &TreeRow,
+        slot: &Slot,
+    ) -> Result<VersionRow, VaultError> {
+        let Some(active) = self.active(tx, &owner.tree.start, slot).await? else {
+            let last = self.slot_in(tx, &owner.tree.start, slot).await?.last;
+            let refusal = if last == 0 {
+                Refusal::NoToken
+            } else {
+                Refusal::TokenRevoked
+            };
+            return Err(refusal.into());
+        };
+        if active.info.expires_at <= self.seconds() {
+            return Err(Refusal::TokenExpired.into());
+        }
+        Ok(active)
+    }
+
+    /// The lease that the proofs allow: confirmed claims, a living tree's active version, and a
+    /// permit for exactly this node, slot and tool.
+    fn lease(
+        &self,
+        redemption: &Redemption,
+        claims: &ConfirmedClaims,
+        owner: &TreeRow,
+        version: &VersionRow,
+        permit: &Permit,
+    ) -> Result<LeaseRow, VaultError> {
+        let now = self.seconds();
+        let lasts = redemption
+            .lease_for
+            .clamp(Duration::from_secs(1), MAX_LEASE);
+        Ok(LeaseRow {
+            id: random_id()?.parse().map_err(|_| VaultError::Crypto)?,
+            start: owner.tree.start.clone(),
+            slot: permit.slot().clone(),
+            version: version.info.version,
+            tool: permit.tool().clone(),
+            workflow_id: permit.node().workflow_id.clone(),
+            run_id: claims.claims().run_id.clone(),
+            activity: claims.claims().activity.clone(),
+            agent: redemption.worker.agent.clone(),
+            opened_at: now,
+            expires_at: now.plus(lasts),
+            released_at: None,
+        })
+    }
+
+    async fn hand_out(
+        &self,
+        tx: &mut dyn Transaction,
+        owner: &TreeRow,
+        version: VersionRow,
+        lease: &LeaseRow,
+        presented: &VerifiedGrant,
+        tool_hash: String,
+    ) -> Result<Redeemed, VaultError> {
+        let key = self.data_key(tx, owner).await?;
+        let token = self.open_token(tx, &key, &owner.tree, &version).await?;
+        let current = version.info.grant.as_deref() == Some(presented.as_str());
+        let grant = if current {
+            presented.clone()
+        } else {
+            self.grant_of(&version)?
+        };
+        Ok(Redeemed {
+            token,
+            lease: lease.id.clone(),
+            lease_expires_at: lease.expires_at,
+            order: version.info.order(),
+            fingerprint: version.info.fingerprint,
+            audiences: version.info.audiences,
+            tool_hash,
+            grant,
+            newer: !current,
+        })
+    }
+
+    fn redeem_entry(&self, redemption: &Redemption) -> Entry {
+        let claims = &redemption.claims;
+        let mut entry = self.entry(Kind::Redeem, Verdict::Denied, &redemption.worker.agent);
+        entry.namespace = Some(claims.namespace.clone());
+        entry.node = Some(claims.node_run());
+        entry.activity = Some(claims.activity.clone());
+        entry.tool = Some(redemption.tool.clone());
+        entry
+    }
+
+    async fn outcome(
+        &self,
+        tx: &mut dyn Transaction,
+        lease: &LeaseRow,
+        end: &CallEnd,
+    ) -> Result<Entry, VaultError> {
+        let owner = self.start_in(tx, &lease.start).await?;
+        let version = self
+            .version_in(tx, &owner, &lease.slot, lease.version)
+            .await?;
+        let verdict = if end.succeeded {
+            Verdict::Succeeded
+        } else {
+            Verdict::Failed
+        };
+        let mut entry = self.entry(Kind::Outcome, verdict, &lease.agent);
+        entry.namespace = Some(owner.tree.namespace.clone());
+        entry.tree = owner.tree.id();
+        entry.node = Some(xylem_audit::NodeRun {
+            workflow_id: lease.workflow_id.clone(),
+            run_id: Some(lease.run_id.clone()),
+        });
+        entry.activity = Some(lease.activity.clone());
+        entry.tool = Some(lease.tool.clone());
+        entry.lease = Some(lease.id.clone());
+        entry.reason = end.reason.clone();
+        entry.status = end.status;
+        entry.duration_ms = u64::try_from(end.duration.as_millis()).ok();
+        Ok(self.about(entry, &version.info))
+    }
+}
+
+fn check_audience(version: &VersionRow, destination: &Origin) -> Result<(), Refusal> {
+    let named = version
+        .info
+        .audiences
+        .iter()
+        .any(|audience| audience.origin() == destination);
+    if named {
+        Ok(())
+    } else {
+        Err(Refusal::OtherAudience)
+    }
+}
+
+fn granted(mut entry: Entry, redeemed: &Redeemed) -> Entry {
+    entry.verdict = Verdict::Granted;
+    entry.order = Some(redeemed.order);
+    entry.fingerprint = Some(redeemed.fingerprint.clone());
+    entry.lease = Some(redeemed.lease.clone());
+    entry
+}
+
+/// The entry for what was decided against; none where nothing could be decided.
+fn denied(mut entry: Entry, error: &VaultError) -> Option<Entry> {
+    match error {
+        VaultError::Refused(refusal) => Some(entry.because(refusal.code())),
+        VaultError::Tampered(place) => {
+            entry.kind = Kind::Tampered;
+            entry.reason = Reason::parse(&place.what.replace(' ', "_"));
+            Some(entry)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,319 @@
+//! The vault itself: its keys, and what every operation shares.
+
+use crate::{
+    Clock, KeyProvider, KeyRow, Purpose, StartId, Storage, Transaction, TreeRow, VaultError,
+    issue::Issuers,
+    rows::{key_place, tampered_key, token_place, version_place},
+    seal::{CipherKey, Derived, random_id, random_key},
+    storage::{SecretRow, VersionRow},
+    view::Tree,
+};
+use secrecy::SecretString;
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
+use xylem_audit::{Entry, Kind, Verdict};
+use xylem_grant::{IssuerKey, IssuerSet, Reject, UnixSeconds, UnverifiedGrant, VerifiedGrant};
+use xylem_ids::{AgentId, Epoch, KeyId, TreeId};
+use zeroize::Zeroizing;
+
+/// Keeps tokens, and hands them out against proof.
+pub struct Vault {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) derived: Derived,
+    provider: Arc<dyn KeyProvider>,
+    issuers: RwLock<Arc<Issuers>>,
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault")
+            .field("issuer", self.issuers().key().public())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Opens the vault that lies in this storage, and makes its keys where it is new.
+    ///
+    /// # Errors
+    /// The storage or the key provider failed, or stored keys are not what was written.
+    pub async fn open(
+        storage: Arc<dyn Storage>,
+        provider: Arc<dyn KeyProvider>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, VaultError> {
+        let mut tx = storage.begin().await?;
+        let derived = root(&mut *tx, &*provider).await?;
+        let issuers = Issuers::load_or_new(&mut *tx, &*provider).await?;
+        if tx.epoch().await?.is_none() {
+            tx.put_epoch(&derived.seal_epoch(Epoch::FIRST)).await?;
+        }
+        tx.commit().await?;
+        Ok(Self {
+            storage,
+            clock,
+            derived,
+            provider,
+            issuers: RwLock::new(Arc::new(issuers)),
+        })
+    }
+
+    /// The issuer keys that nodes trust, and those they are to trust no more.
+    #[must_use]
+    pub fn issuer_set(&self) -> IssuerSet {
+        self.issuers().trusted().clone()
+    }
+
+    /// Verifies text as a grant of this vault, of whatever age.
+    ///
+    /// A grant under a retired key verifies too: what a node presents entitles it to nothing, and
+    /// the answer to an outdated grant is the newest one.
+    ///
+    /// # Errors
+    /// Says why it is none.
+    pub fn verify(&self, text: &str) -> Result<VerifiedGrant, Reject> {
+        UnverifiedGrant::parse(text)?.verify(self.issuers().known())
+    }
+
+    /// The server key that API keys are hashed under. It is derived from the vault's root secret,
+    /// so it lies in the database only wrapped.
+    #[must_use]
+    pub fn api_key_secret(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(*self.derived.api_keys())
+    }
+
+    /// The epoch that grants are issued in.
+    ///
+    /// # Errors
+    /// The storage failed, or the epoch was edited.
+    pub async fn epoch(&self) -> Result<Epoch, VaultError> {
+        let mut tx = self.storage.begin_read().await?;
+        self.epoch_in(&mut *tx).await
+    }
+
+    /// Forgets leases that ended more than a day ago. Answers how many.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub async fn tidy(&self) -> Result<u64, VaultError> {
+        const DAY: u64 = 24 * 60 * 60;
+        let before = UnixSeconds(self.seconds().0.saturating_sub(DAY));
+        let mut tx = self.storage.begin().await?;
+        let forgotten = tx.delete_leases(before).await?;
+        tx.commit().await?;
+        Ok(forgotten)
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    pub(crate) fn seconds(&self) -> UnixSeconds {
+        self.now().into()
+    }
+
+    pub(crate) fn entry(&self, kind: Kind, verdict: Verdict, by: &AgentId) -> Entry {
+        Entry::new(self.now(), kind, verdict).by(by)
+    }
+
+    pub(crate) fn issuers(&self) -> Arc<Issuers> {
+        let current = self.issuers.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current)
+    }
+
+    pub(crate) fn set_issuers(&self, issuers: Issuers) {
+        let mut current = self.issuers.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(issuers);
+    }
+
+    /// The issuers as this transaction sees them: a rotation that was committed since the last look
+    /// counts.
+    pub(crate) async fn issuers_in(
+        &self,
+        tx: &mut dyn Transaction,
+    ) -> Result<Arc<Issuers>, VaultError> {
+        let cached = self.issuers();
+        let signing = tx.key(&cached.key().public().key_id).await?;
+        if signing.is_some_and(|row| row.purpose == Purpose::Issuer) {
+            return Ok(cached);
+        }
+        Ok(Arc::new(Issuers::load_or_new(tx, &*self.provider).await?))
+    }
+
+    pub(crate) async fn epoch_in(&self, tx: &mut dyn Transaction) -> Result<Epoch, VaultError> {
+        let row = tx.epoch().await?;
+        let row = row.ok_or_else(|| VaultError::tampered("epoch", "row"))?;
+        self.derived.check_epoch(row)
+    }
+
+    /// The tree of this identity.
+    pub(crate) async fn tree_in(
+        &self,
+        tx: &mut dyn Transaction,
+        id: &TreeId,
+    ) -> Result<TreeRow, VaultError> {
+        let row = tx.tree_by_id(id).await?;
+        self.derived
+            .check_tree(row.ok_or(VaultError::NotFound { what: "tree" })?)
+    }
+
+    /// The tree with this start.
+    pub(crate) async fn start_in(
+        &self,
+        tx: &mut dyn Transaction,
+        start: &StartId,
+    ) -> Result<TreeRow, VaultError> {
+        let row = tx.tree(start).await?;
+        self.derived
+            .check_tree(row.ok_or(VaultError::NotFound { what: "start" })?)
+    }
+
+    /// The tree of this identity, if its tokens may change.
+    pub(crate) async fn living_tree(
+        &self,
+        tx: &mut dyn Transaction,
+        id: &TreeId,
+    ) -> Result<TreeRow, VaultError> {
+        let row = self.tree_in(tx, id).await?;
+        if row.tree.is_bound() {
+            Ok(row)
+        } else {
+            Err(VaultError::Stopped)
+        }
+    }
+
+    /// A fresh data key for a tree, stored.
+    pub(crate) async fn new_data_key(
+        &self,
+        tx: &mut dyn Transaction,
+        start: &StartId,
+    ) -> Result<KeyId, VaultError> {
+        let key = CipherKey::generate()?;
+        let place = key_place(Purpose::Tree, key.id(), 0, Some(start));
+        let wrapped = self.provider.wrap(place.as_bytes(), key.bytes()).await?;
+        let row = KeyRow {
+            id: key.id().clone(),
+            purpose: Purpose::Tree,
+            generation: 0,
+            wrapped_by: self.provider.current().clone(),
+            wrapped,
+        };
+        tx.put_key(&row).await?;
+        Ok(row.id)
+    }
+
+    /// A tree's data key.
+    pub(crate) async fn data_key(
+        &self,
+        tx: &mut dyn Transaction,
+        row: &TreeRow,
+    ) -> Result<CipherKey, VaultError> {
+        let id = row.data_key.as_ref().ok_or(VaultError::Stopped)?;
+        let missing = || VaultError::tampered("key", id);
+        let stored = tx.key(id).await?.ok_or_else(missing)?;
+        let place = key_place(Purpose::Tree, id, 0, Some(&row.tree.start));
+        let plain = unwrap(&*self.provider, &stored, place.as_bytes()).await?;
+        Ok(CipherKey::new(
+            id.clone(),
+            thirty_two(&plain).ok_or_else(missing)?,
+        ))
+    }
+
+    /// Decrypts a version's token.
+    pub(crate) async fn open_token(
+        &self,
+        tx: &mut dyn Transaction,
+        key: &CipherKey,
+        tree: &Tree,
+        version: &VersionRow,
+    ) -> Result<SecretString, VaultError> {
+        let missing = || VaultError::tampered("token of version", version_place(&version.info));
+        let id = version.secret.as_ref().ok_or_else(missing)?;
+        let row = tx.secret(id).await?.ok_or_else(missing)?;
+        let place = token_place(tree, &version.info, key.id());
+        let plain = key.open(&place, &row.sealed)?.ok_or_else(missing)?;
+        let text = std::str::from_utf8(&plain).map_err(|_| missing())?;
+        Ok(SecretString::from(text))
+    }
+
+    /// Encrypts a token for its place and stores it.
+    pub(crate) async fn store_token(
+        &self,
+        tx: &mut dyn Transaction,
+        key: &CipherKey,
+        place: &crate::seal::Fields,
+        token: &str,
+    ) -> Result<crate::SecretId, VaultError> {
+        let id: crate::SecretId = random_id()?.parse().map_err(|_| VaultError::Crypto)?;
+        let row = SecretRow {
+            id: id.clone(),
+            data_key: key.id().clone(),
+            sealed: key.seal(place, token.as_bytes())?,
+        };
+        tx.put_secret(&row).await?;
+        Ok(id)
+    }
+
+    pub(crate) fn provider(&self) -> &dyn KeyProvider {
+        &*self.provider
+    }
+}
+
+/// The root secret's keys; made where there is none.
+async fn root(tx: &mut dyn Transaction, provider: &dyn KeyProvider) -> Result<Derived, VaultError> {
+    if let Some(row) = tx.keys(Purpose::Root).await?.first() {
+        let place = key_place(Purpose::Root, &row.id, 0, None);
+        return Derived::from_root(&unwrap(provider, row, place.as_bytes()).await?);
+    }
+    let secret = random_key()?;
+    let id: KeyId = random_id()?.parse().map_err(|_| VaultError::Crypto)?;
+    let place = key_place(Purpose::Root, &id, 0, None);
+    let wrapped = provider.wrap(place.as_bytes(), secret.as_slice()).await?;
+    tx.put_key(&KeyRow {
+        id,
+        purpose: Purpose::Root,
+        generation: 0,
+        wrapped_by: provider.current().clone(),
+        wrapped,
+    })
+    .await?;
+    Derived::from_root(secret.as_slice())
+}
+
+pub(crate) async fn unwrap(
+    provider: &dyn KeyProvider,
+    row: &KeyRow,
+    place: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    let plain = provider
+        .unwrap(&row.wrapped_by, place, &row.wrapped)
+        .await?;
+    plain.ok_or_else(|| tampered_key(row))
+}
+
+pub(crate) async fn unwrap_issuer(
+    provider: &dyn KeyProvider,
+    row: &KeyRow,
+) -> Result<IssuerKey, VaultError> {
+    let place = key_place(row.purpose, &row.id, row.generation, None);
+    let pkcs8 = unwrap(provider, row, place.as_bytes()).await?;
+    let key = IssuerKey::from_pkcs8(&pkcs8, row.generation)?;
+    if key.public().key_id == row.id {
+        Ok(key)
+    } else {
+        Err(tampered_key(row))
+    }
+}
+
+fn thirty_two(bytes: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let mut key = Zeroizing::new([0; 32]);
+    if bytes.len() != key.len() {
+        return None;
+    }
+    key.copy_from_slice(bytes);
+    Some(key)
+}
