@@ -141,7 +141,7 @@ impl Client {
         .await
     }
 
-    /// Names the tools a tree may call, in place of those named before.
+    /// Allows a tree more tools.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such tree or tool.
@@ -150,9 +150,31 @@ impl Client {
         tree: &WorkflowId,
         tools: Vec<ToolName>,
     ) -> Result<v1::Tree, Error> {
+        self.change_tools(tree, tools, Vec::new()).await
+    }
+
+    /// Withdraws tools from a tree: no call to them begins from here on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tree.
+    pub async fn withdraw_tools(
+        &self,
+        tree: &WorkflowId,
+        tools: Vec<ToolName>,
+    ) -> Result<v1::Tree, Error> {
+        self.change_tools(tree, Vec::new(), tools).await
+    }
+
+    async fn change_tools(
+        &self,
+        tree: &WorkflowId,
+        allow: Vec<ToolName>,
+        withdraw: Vec<ToolName>,
+    ) -> Result<v1::Tree, Error> {
         let message = v1::AllowToolsRequest {
             tree: tree.to_string(),
-            tools: convert::texts(tools),
+            tools: convert::texts(allow),
+            withdraw: convert::texts(withdraw),
         };
         let mut trees = TreesClient::new(self.channel.clone());
         call(message, CALL_TIMEOUT, |request| trees.allow_tools(request)).await
@@ -357,7 +379,7 @@ impl Client {
         call(request, CALL_TIMEOUT, |request| agents.list_agents(request)).await
     }
 
-    /// Makes an API key. The secret is not shown again.
+    /// Makes an API key with all roles of the agent. The secret is not shown again.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such agent.
@@ -371,6 +393,7 @@ impl Client {
             agent: agent.to_string(),
             task_queues: convert::texts(task_queues),
             ttl: ttl.map(convert::duration),
+            roles: Vec::new(),
         };
         let mut keys = ApiKeysClient::new(self.channel.clone());
         let answer = call(message, CALL_TIMEOUT, |request| {
