@@ -1,0 +1,373 @@
+//! One tool call: definition, parameters, address, redemption, request, redaction, release.
+
+use crate::{
+    answer::{self, Clean},
+    definitions::Definitions,
+    failure::{Failure, Rejection, Used},
+    http::{Answer, HttpClient, SendError},
+    lease::Lease,
+    ports::{Outcome, Ports, Redeem, Redeemed, TaskClaims},
+    redact::Redactor,
+    refusals::Refusals,
+    request::{self, Request},
+    status::{Verdict, verdict},
+    tool::{Auth, ReadyTool},
+};
+use http::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use std::{
+    future::Future,
+    time::{Duration, SystemTime},
+};
+use xylem_ids::{Order, ToolName};
+use xylem_stateful::activity::{ToolAnswer, ToolCall};
+use zeroize::Zeroizing;
+
+/// What is left of the activity's own deadline for the release and the answer.
+const MARGIN: Duration = Duration::from_secs(3);
+
+/// How long reporting a refusal may hold up the failure it reports.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Calls tools.
+pub(crate) struct ToolCaller {
+    ports: Ports,
+    http: HttpClient,
+    definitions: Definitions,
+}
+
+/// What one attempt knows beside the call itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Attempt {
+    /// Refusals that earlier attempts met.
+    pub(crate) refusals: Option<Refusals>,
+    /// When the attempt must have ended.
+    pub(crate) deadline: Option<SystemTime>,
+}
+
+/// A redeemed token with everything that was decided about it.
+struct Permitted {
+    used: Used,
+    lease: Lease,
+    token: SecretString,
+    header: (HeaderName, HeaderValue),
+    newer_grant: Option<String>,
+    timeout: Duration,
+}
+
+impl ToolCaller {
+    pub(crate) fn new(ports: Ports, http: HttpClient) -> Self {
+        Self {
+            definitions: Definitions::new(ports.tools.clone()),
+            ports,
+            http,
+        }
+    }
+
+    /// The ports it was made with.
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// Makes the call. `cancelled` ends it early.
+    pub(crate) async fn call(
+        &self,
+        claims: &TaskClaims,
+        call: ToolCall,
+        attempt: Attempt,
+        cancelled: impl Future<Output = ()>,
+    ) -> Result<ToolAnswer, Failure> {
+        if claims.local {
+            return Err(Failure::Local);
+        }
+        let ready = self.definitions.ready(claims, &call.tool).await?;
+        let request = match self.prepare(&ready, &call).await {
+            Ok(request) => request,
+            Err(failure) => {
+                self.report(claims, &call, &failure).await;
+                return Err(failure);
+            }
+        };
+        let permitted = self.redeem(claims, call, &ready, &request, attempt).await?;
+        self.send(&ready, request, permitted, attempt.refusals, cancelled)
+            .await
+    }
+
+    /// Everything that needs no token.
+    async fn prepare(&self, ready: &ReadyTool, call: &ToolCall) -> Result<Request, Failure> {
+        if ready.tool.slot != call.slot {
+            return Err(Failure::WrongSlot {
+                tool: call.tool.clone(),
+                asked: call.slot.clone(),
+                registered: ready.tool.slot.clone(),
+            });
+        }
+        ready.check(&call.parameters)?;
+        let request = request::build(ready, &call.parameters, call.api_url.as_deref())?;
+        let checked = self.http.check(&request).await;
+        checked.map_err(|error| unsent(ready, error))?;
+        Ok(request)
+    }
+
+    /// Tells the audit log about a refusal the vault does not see.
+    async fn report(&self, claims: &TaskClaims, call: &ToolCall, failure: &Failure) {
+        if matches!(failure, Failure::NoAnswer { .. }) {
+            return;
+        }
+        let audit = &self.ports.audit;
+        let report = audit.tool_refused(claims, &call.tool, &call.slot, failure.kind());
+        let error = match tokio::time::timeout(REPORT_TIMEOUT, report).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(
+            workflow.id = claims.workflow_id,
+            tool.name = %call.tool,
+            reason = failure.kind(),
+            error,
+            "a refused tool call was not recorded in the audit log"
+        );
+    }
+
+    /// Exchanges the grant for the token, and checks that the token may do what is planned.
+    async fn redeem(
+        &self,
+        claims: &TaskClaims,
+        call: ToolCall,
+        ready: &ReadyTool,
+        request: &Request,
+        attempt: Attempt,
+    ) -> Result<Permitted, Failure> {
+        let redeem = Redeem {
+            grant: call.grant,
+            tool: call.tool,
+            slot: call.slot.clone(),
+            api_url: call.api_url,
+        };
+        let redeemed = self.ports.tokens.redeem(claims, redeem).await?;
+        let lease = Lease::new(self.ports.tokens.clone(), redeemed.lease.clone());
+        let used = Used {
+            tree: redeemed.tree.clone(),
+            slot: call.slot,
+            order: redeemed.order,
+        };
+        let checked = match agree(ready, request, &redeemed, &used) {
+            Err(Failure::ToolChanged { tool }) => {
+                self.definitions.forget(claims, &tool);
+                Err(Failure::ToolChanged { tool })
+            }
+            checked => checked,
+        };
+        let header = match checked {
+            Ok(header) => header,
+            Err(failure) => {
+                lease.end(Outcome::NotSent, None).await;
+                return Err(failure);
+            }
+        };
+        Ok(Permitted {
+            timeout: time_for(ready, redeemed.lease_for, attempt.deadline),
+            used,
+            lease,
+            token: redeemed.token,
+            header,
+            newer_grant: redeemed.newer_grant,
+        })
+    }
+
+    async fn send(
+        &self,
+        ready: &ReadyTool,
+        request: Request,
+        permitted: Permitted,
+        refusals: Option<Refusals>,
+        cancelled: impl Future<Output = ()>,
+    ) -> Result<ToolAnswer, Failure> {
+        let Permitted {
+            used,
+            lease,
+            token,
+            header,
+            newer_grant,
+            timeout,
+        } = permitted;
+        let limit = ready.max_response_bytes();
+        let sent = tokio::select! {
+            biased;
+            () = cancelled => {
+                lease.end(Outcome::Cancelled, None).await;
+                return Err(Failure::Cancelled);
+            }
+            sent = self.http.send(request, header, timeout, limit) => sent,
+        };
+        let answer = match sent {
+            Ok(answer) => answer,
+            Err(error) => {
+                lease.end(outcome_of(error), None).await;
+                return Err(unsent(ready, error));
+            }
+        };
+        let status = answer.status.as_u16();
+        let verdict = verdict(answer.status, &answer.headers, SystemTime::now());
+        let released = lease.end(outcome(verdict), Some(status)).await;
+        if let Some(failure) = failed(ready, verdict, status, &used, refusals, released.newest) {
+            return Err(failure);
+        }
+        let Clean {
+            status,
+            body,
+            headers,
+        } = self.clean(ready, answer, &token).await?;
+        if verdict == Verdict::Rejected {
+            let body = answer::shorten(body);
+            return Err(Failure::ApiRejected {
+                tool: ready.tool.name.clone(),
+                rejection: Rejection { status, body },
+            });
+        }
+        Ok(ToolAnswer {
+            status,
+            body,
+            headers,
+            order: used.order,
+            newer_grant,
+        })
+    }
+
+    async fn clean(
+        &self,
+        ready: &ReadyTool,
+        answer: Answer,
+        token: &SecretString,
+    ) -> Result<Clean, Failure> {
+        let limit = ready.max_response_bytes();
+        let listed = ready.response_headers.clone();
+        let cleaned = answer::clean(answer, Redactor::new(token), listed, limit).await;
+        cleaned.map_err(|answer::TooLarge| Failure::TooLarge {
+            tool: ready.tool.name.clone(),
+            limit,
+        })
+    }
+}
+
+/// Whether tool, audience and URL agree, and the header that carries the token.
+fn agree(
+    ready: &ReadyTool,
+    request: &Request,
+    redeemed: &Redeemed,
+    used: &Used,
+) -> Result<(HeaderName, HeaderValue), Failure> {
+    let tool = ready.tool.name.clone();
+    if redeemed.tool_hash != ready.tool.hash {
+        return Err(Failure::ToolChanged { tool });
+    }
+    let mut audiences = redeemed.audiences.iter();
+    if !audiences.any(|audience| audience.covers(&request.url)) {
+        return Err(Failure::Audience {
+            tool,
+            origin: request.origin.clone(),
+            used: used.clone(),
+        });
+    }
+    let text = Zeroizing::new(match ready.tool.auth {
+        Auth::Bearer => format!("Bearer {}", redeemed.token.expose_secret()),
+        Auth::Header(_) => redeemed.token.expose_secret().to_owned(),
+    });
+    let value = HeaderValue::from_str(&text).map_err(|_| Failure::Unsendable {
+        tool,
+        used: used.clone(),
+    });
+    let mut value = value?;
+    value.set_sensitive(true);
+    Ok((ready.auth_header.clone(), value))
+}
+
+/// A call ends before its lease and before the activity's own deadline.
+fn time_for(ready: &ReadyTool, lease_for: Duration, deadline: Option<SystemTime>) -> Duration {
+    let left = deadline.map(|deadline| {
+        let left = deadline.duration_since(SystemTime::now());
+        left.unwrap_or_default().saturating_sub(MARGIN)
+    });
+    let most = ready.timeout().min(lease_for);
+    left.map_or(most, |left| most.min(left))
+        .max(Duration::from_millis(1))
+}
+
+fn outcome(verdict: Verdict) -> Outcome {
+    match verdict {
+        Verdict::Success => Outcome::Succeeded,
+        Verdict::Unauthorized => Outcome::Refused401,
+        Verdict::Redirect | Verdict::Throttled(_) | Verdict::Unavailable | Verdict::Rejected => {
+            Outcome::ApiError
+        }
+    }
+}
+
+fn outcome_of(error: SendError) -> Outcome {
+    match error {
+        SendError::Refused(_) | SendError::NotSent(_) => Outcome::NotSent,
+        SendError::NoAnswer(_) | SendError::TooLarge => Outcome::NoAnswer,
+    }
+}
+
+fn unsent(ready: &ReadyTool, error: SendError) -> Failure {
+    let tool = ready.tool.name.clone();
+    match error {
+        SendError::Refused(why) => Failure::Address { tool, why },
+        SendError::NotSent(what) | SendError::NoAnswer(what) => Failure::NoAnswer { tool, what },
+        SendError::TooLarge => Failure::TooLarge {
+            tool,
+            limit: ready.max_response_bytes(),
+        },
+    }
+}
+
+/// The failure a verdict stands for, where the body does not matter.
+fn failed(
+    ready: &ReadyTool,
+    verdict: Verdict,
+    status: u16,
+    used: &Used,
+    refusals: Option<Refusals>,
+    newest: Option<Order>,
+) -> Option<Failure> {
+    let tool = ready.tool.name.clone();
+    match verdict {
+        Verdict::Success | Verdict::Rejected => None,
+        Verdict::Unauthorized => Some(unauthorized(tool, used.clone(), refusals, newest)),
+        Verdict::Throttled(after) => Some(Failure::Throttled {
+            tool,
+            status,
+            after,
+        }),
+        Verdict::Unavailable => Some(Failure::ApiUnavailable { tool, status }),
+        Verdict::Redirect => Some(Failure::Redirect { tool, status }),
+    }
+}
+
+/// 401: for a version that is not the newest any more a repetition is worth it at once; for the
+/// newest it is worth it a few times.
+fn unauthorized(
+    tool: ToolName,
+    used: Used,
+    before: Option<Refusals>,
+    newest: Option<Order>,
+) -> Failure {
+    let refusals = Refusals::and(before, used.order);
+    let place = |order: Order| (order.epoch, order.version);
+    let superseded = newest.is_some_and(|newest| place(newest) > place(used.order));
+    if refusals.is_final() && !superseded {
+        return Failure::TokenRefused { tool, used };
+    }
+    Failure::Unauthorized {
+        tool,
+        used,
+        refusals,
+        superseded,
+    }
+}
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;

@@ -1,0 +1,733 @@
+//! Tool calls against a real HTTP server, with a vault of the imagination.
+
+use super::*;
+use crate::{
+    PortError, Released,
+    address::{AddressPolicy, Lookup},
+    fake::{claims, tree},
+    ports::{AuditSink, Release, TokenSource, ToolDirectory},
+    tool::{Tool, tests::tool},
+};
+use acme_api::{AcmeApi, Behaviour, Encoding};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+};
+use tokio::net::TcpListener;
+use xylem_ids::{Epoch, Serial, Slot, Version};
+use xylem_stateful::activity::{Issuers, Select, TakenIn};
+
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+fn order(version: u32) -> Order {
+    Order {
+        epoch: Epoch(1),
+        version: Version(version),
+        serial: Serial(1),
+    }
+}
+
+/// A vault, registry and audit log in one, as the control plane is.
+#[derive(Default)]
+struct Vault {
+    tool: Mutex<Option<Tool>>,
+    token: Mutex<(String, u32)>,
+    audiences: Mutex<Vec<String>>,
+    refuses: Mutex<Option<PortError>>,
+    redeemed: Mutex<Vec<Redeem>>,
+    released: Mutex<Vec<Release>>,
+    reported: Mutex<Vec<&'static str>>,
+    asked_for_tools: Mutex<usize>,
+}
+
+impl Vault {
+    fn outcomes(&self) -> Vec<(Outcome, Option<u16>)> {
+        let released = self.released.lock().expect("not poisoned");
+        released
+            .iter()
+            .map(|r| (r.outcome, r.http_status))
+            .collect()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Tool)) {
+        let mut tool = self.tool.lock().expect("not poisoned");
+        change(tool.as_mut().expect("a tool"));
+    }
+
+    fn redeemed(&self) -> usize {
+        self.redeemed.lock().expect("not poisoned").len()
+    }
+}
+
+#[async_trait]
+impl TokenSource for Vault {
+    async fn redeem(&self, _: &TaskClaims, redeem: Redeem) -> Result<Redeemed, PortError> {
+        if let Some(error) = self.refuses.lock().expect("not poisoned").clone() {
+            return Err(error);
+        }
+        let mut redeemed = self.redeemed.lock().expect("not poisoned");
+        redeemed.push(redeem);
+        let (token, version) = self.token.lock().expect("not poisoned").clone();
+        let audiences = self.audiences.lock().expect("not poisoned").clone();
+        let tool = self.tool.lock().expect("not poisoned").clone();
+        Ok(Redeemed {
+            token: token.into(),
+            lease: format!("lease-{}", redeemed.len()).parse().expect("an id"),
+            lease_for: Duration::from_secs(30),
+            order: order(version),
+            fingerprint: "0123456789abcdef".parse().expect("a fingerprint"),
+            newer_grant: Some("xylem1.newer".to_owned()),
+            tool_hash: tool.expect("a tool").hash,
+            audiences: audiences
+                .iter()
+                .map(|a| a.parse().expect("an audience"))
+                .collect(),
+            tree: tree(),
+        })
+    }
+
+    async fn release(&self, release: Release) -> Result<Released, PortError> {
+        self.released.lock().expect("not poisoned").push(release);
+        let version = self.token.lock().expect("not poisoned").1;
+        let newest = Some(order(version));
+        Ok(Released { newest })
+    }
+
+    async fn take_in(
+        &self,
+        _: &TaskClaims,
+        _: Slot,
+        _: SecretString,
+    ) -> Result<TakenIn, PortError> {
+        unreachable!("no token is taken in here")
+    }
+
+    async fn issuers(&self, _: &TaskClaims) -> Result<Issuers, PortError> {
+        unreachable!("no issuer is asked for here")
+    }
+
+    async fn select(&self, _: &TaskClaims, _: Select) -> Result<(), PortError> {
+        unreachable!("nothing is selected here")
+    }
+}
+
+#[async_trait]
+impl ToolDirectory for Vault {
+    async fn tool(&self, _: &TaskClaims, _: &ToolName) -> Result<Tool, PortError> {
+        *self.asked_for_tools.lock().expect("not poisoned") += 1;
+        Ok(self
+            .tool
+            .lock()
+            .expect("not poisoned")
+            .clone()
+            .expect("a tool"))
+    }
+}
+
+#[async_trait]
+impl AuditSink for Vault {
+    async fn rejected(&self, _: &TaskClaims, _: BTreeMap<String, u64>) -> Result<(), PortError> {
+        unreachable!("no signal is rejected here")
+    }
+
+    async fn tool_refused(
+        &self,
+        _: &TaskClaims,
+        _: &ToolName,
+        _: &Slot,
+        reason: &'static str,
+    ) -> Result<(), PortError> {
+        self.reported.lock().expect("not poisoned").push(reason);
+        Ok(())
+    }
+}
+
+/// A resolver that says what it is told, one answer after the other.
+#[derive(Default)]
+struct Names(Mutex<Vec<&'static str>>);
+
+#[async_trait]
+impl Lookup for Names {
+    async fn lookup(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        let mut answers = self.0.lock().expect("not poisoned");
+        let answer = if answers.len() > 1 {
+            answers.remove(0)
+        } else {
+            answers.first().copied().ok_or(io::ErrorKind::NotFound)?
+        };
+        Ok(vec![answer.parse().expect("an address")])
+    }
+}
+
+struct Stage {
+    acme: AcmeApi,
+    vault: Arc<Vault>,
+    caller: ToolCaller,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let acme = AcmeApi::start(ANY).await.expect("a free port");
+        let development = AddressPolicy {
+            development: true,
+            private: Vec::new(),
+        };
+        let http = HttpClient::new(development).expect("a client");
+        let vault = Arc::new(Vault::default());
+        *vault.tool.lock().expect("not poisoned") = Some(Tool {
+            method: "GET".to_owned(),
+            base_url: acme.url(),
+            path: "/v1/status".to_owned(),
+            response_headers: vec!["x-echo-authorization".to_owned()],
+            ..tool()
+        });
+        *vault.audiences.lock().expect("not poisoned") = vec![acme.url()];
+        *vault.token.lock().expect("not poisoned") = (acme.issue("v1"), 1);
+        let caller = ToolCaller::new(Ports::all(vault.clone()), http);
+        Self {
+            acme,
+            vault,
+            caller,
+        }
+    }
+
+    /// A stage whose tool is at a name, with a resolver and without development.
+    async fn named(answers: &[&'static str], policy: AddressPolicy) -> Self {
+        let mut stage = Self::new().await;
+        let names = Arc::new(Names(Mutex::new(answers.to_vec())));
+        let http = HttpClient::with_lookup(policy, names).expect("a client");
+        stage.caller = ToolCaller::new(Ports::all(stage.vault.clone()), http);
+        let base = "https://api.acme.example";
+        stage.vault.change(|tool| tool.base_url = base.to_owned());
+        *stage.vault.audiences.lock().expect("not poisoned") = vec![base.to_owned()];
+        stage
+    }
+
+    fn token(&self) -> String {
+        self.vault.token.lock().expect("not poisoned").0.clone()
+    }
+
+    fn rotate(&self) {
+        let mut token = self.vault.token.lock().expect("not poisoned");
+        *token = (self.acme.issue("v2"), token.1 + 1);
+    }
+
+    async fn call(&self) -> Result<ToolAnswer, Failure> {
+        self.call_with(Attempt::default(), None, json!({})).await
+    }
+
+    async fn call_with(
+        &self,
+        attempt: Attempt,
+        api_url: Option<&str>,
+        parameters: Value,
+    ) -> Result<ToolAnswer, Failure> {
+        let call = ToolCall {
+            tool: "acme.deploy".parse().expect("a tool name"),
+            slot: Slot::default_slot(),
+            parameters,
+            api_url: api_url.map(str::to_owned),
+            grant: "xylem1.presented".to_owned(),
+        };
+        let never = std::future::pending();
+        let called = self.caller.call(&claims(), call, attempt, never).await;
+        self.is_clean(&called);
+        called
+    }
+
+    async fn failure(&self) -> Failure {
+        self.call().await.expect_err("a failure")
+    }
+
+    /// Nothing that leaves a call has the token in it.
+    fn is_clean(&self, called: &Result<ToolAnswer, Failure>) {
+        let token = self.token();
+        let text = match called {
+            Ok(answer) => serde_json::to_string(answer).expect("JSON"),
+            Err(failure) => format!("{failure:?} {}", failure.message()),
+        };
+        let hexadecimal = hex::encode(&token);
+        let again: Value = serde_json::from_str(&text).unwrap_or_default();
+        for form in [text.clone(), again.to_string(), text.to_lowercase()] {
+            assert!(!form.contains(&token), "{form}");
+            assert!(!form.contains(&hexadecimal), "{form}");
+            assert!(!form.contains(&token.to_lowercase()), "{form}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_uses_the_token_and_answers_with_what_the_node_needs() {
+    let stage = Stage::new().await;
+    let answer = stage.call().await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body, json!({ "status": "ok" }));
+    assert_eq!(answer.order, order(1));
+    assert_eq!(answer.newer_grant.as_deref(), Some("xylem1.newer"));
+    assert_eq!(stage.acme.stats_of("v1").calls, 1);
+    assert_eq!(stage.vault.outcomes(), [(Outcome::Succeeded, Some(200))]);
+    let redeemed = stage.vault.redeemed.lock().expect("not poisoned");
+    assert_eq!(redeemed[0].grant, "xylem1.presented");
+}
+
+#[tokio::test]
+async fn parameters_reach_the_api() {
+    let stage = Stage::new().await;
+    stage.vault.change(|tool| {
+        tool.method = "POST".to_owned();
+        tool.path = "/v1/deploys".to_owned();
+    });
+    let parameters = json!({ "service": "web", "environment": "staging" });
+    let answer = stage.call_with(Attempt::default(), None, parameters).await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 201);
+    assert_eq!(answer.body["service"], "web");
+}
+
+#[tokio::test]
+async fn an_echo_in_any_encoding_shows_no_token() {
+    let stage = Stage::new().await;
+    for encoding in Encoding::ALL {
+        stage.acme.behave(None, Behaviour::Echo { encoding });
+        let answer = stage.call().await.expect("an answer");
+        assert!(
+            answer.body.to_string().contains("[redacted]"),
+            "{encoding:?}"
+        );
+        assert_eq!(
+            answer
+                .headers
+                .get("x-echo-authorization")
+                .map(String::as_str),
+            Some("Bearer [redacted]"),
+            "{encoding:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_rejection_shows_its_body_without_the_token() {
+    let stage = Stage::new().await;
+    stage.acme.behave(None, Behaviour::Status { status: 422 });
+    let Failure::ApiRejected { rejection, .. } = stage.failure().await else {
+        panic!("a rejection");
+    };
+    assert_eq!(rejection.status, 422);
+    assert_eq!(rejection.body, json!({ "error": "told to fail" }));
+    assert_eq!(stage.vault.outcomes(), [(Outcome::ApiError, Some(422))]);
+}
+
+#[tokio::test]
+async fn a_redirect_is_refused_and_nothing_reaches_its_target() {
+    let stage = Stage::new().await;
+    let elsewhere = AcmeApi::start(ANY).await.expect("a free port");
+    let location = format!("{}/v1/status", elsewhere.url());
+    stage.acme.behave(None, Behaviour::Redirect { location });
+    let failure = stage.failure().await;
+    assert!(matches!(failure, Failure::Redirect { status: 307, .. }));
+    assert!(
+        !failure
+            .message()
+            .contains(&elsewhere.address().port().to_string())
+    );
+    assert_eq!(elsewhere.stats_of("unknown").refusals, 0);
+    assert_eq!(stage.vault.outcomes(), [(Outcome::ApiError, Some(307))]);
+}
+
+#[tokio::test]
+async fn a_401_is_tried_again_until_the_newest_version_was_refused_three_times() {
+    let stage = Stage::new().await;
+    stage.acme.behave(None, Behaviour::Refuse);
+    let mut refusals = None;
+    for _ in 0..2 {
+        let attempt = Attempt {
+            refusals,
+            deadline: None,
+        };
+        let failure = stage.call_with(attempt, None, json!({})).await;
+        let Err(Failure::Unauthorized {
+            refusals: counted, ..
+        }) = failure
+        else {
+            panic!("worth another try: {failure:?}");
+        };
+        refusals = Some(counted);
+    }
+    let attempt = Attempt {
+        refusals,
+        deadline: None,
+    };
+    let last = stage.call_with(attempt, None, json!({})).await;
+    assert!(
+        matches!(last, Err(Failure::TokenRefused { .. })),
+        "{last:?}"
+    );
+    // A rotation in between starts the count anew.
+    stage.rotate();
+    let rotated = stage.call_with(attempt, None, json!({})).await;
+    assert!(
+        matches!(rotated, Err(Failure::Unauthorized { .. })),
+        "{rotated:?}"
+    );
+    let refused = [(Outcome::Refused401, Some(401)); 4];
+    assert_eq!(stage.vault.outcomes(), refused);
+}
+
+#[tokio::test]
+async fn a_401_of_a_version_that_was_superseded_meanwhile_does_not_count() {
+    let stage = Stage::new().await;
+    let (tool, before) = ("acme.deploy".parse().expect("a tool"), order(1));
+    let used = Used {
+        tree: tree(),
+        slot: Slot::default_slot(),
+        order: before,
+    };
+    let twice = Refusals::and(Some(Refusals::and(None, before)), before);
+    let failure = unauthorized(tool, used, Some(twice), Some(order(2)));
+    assert!(matches!(
+        failure,
+        Failure::Unauthorized {
+            superseded: true,
+            ..
+        }
+    ));
+    drop(stage);
+}
+
+#[tokio::test]
+async fn throttling_and_server_errors_are_told_apart() {
+    let stage = Stage::new().await;
+    let retry_after = Some(7);
+    stage.acme.behave(None, Behaviour::Throttle { retry_after });
+    let after = Some(Duration::from_secs(7));
+    let failure = stage.failure().await;
+    assert!(matches!(failure, Failure::Throttled { status: 429, after: a, .. } if a == after));
+    stage.acme.behave(None, Behaviour::Status { status: 503 });
+    let failure = stage.failure().await;
+    assert!(matches!(
+        failure,
+        Failure::Throttled {
+            status: 503,
+            after: None,
+            ..
+        }
+    ));
+    stage.acme.behave(None, Behaviour::Status { status: 500 });
+    let failure = stage.failure().await;
+    assert!(matches!(
+        failure,
+        Failure::ApiUnavailable { status: 500, .. }
+    ));
+    assert_eq!(stage.vault.outcomes().len(), 3);
+}
+
+#[tokio::test]
+async fn a_response_has_a_bound_compressed_or_not() {
+    let stage = Stage::new().await;
+    stage
+        .vault
+        .change(|tool| tool.max_response_bytes = Some(10_000));
+    for gzip in [false, true] {
+        let bytes = 5_000_000;
+        stage.acme.behave(None, Behaviour::Large { bytes, gzip });
+        let failure = stage.failure().await;
+        assert!(
+            matches!(failure, Failure::TooLarge { limit: 10_000, .. }),
+            "{failure:?}"
+        );
+    }
+    assert_eq!(stage.vault.outcomes().len(), 2);
+}
+
+#[tokio::test]
+async fn a_slow_api_is_given_up_and_its_lease_released() {
+    let stage = Stage::new().await;
+    let timeout = Some(Duration::from_millis(200));
+    stage.vault.change(|tool| tool.timeout = timeout);
+    stage.acme.behave(None, Behaviour::Slow { ms: 60_000 });
+    let failure = stage.failure().await;
+    assert!(matches!(failure, Failure::NoAnswer { .. }), "{failure:?}");
+    assert_eq!(stage.vault.outcomes(), [(Outcome::NoAnswer, None)]);
+}
+
+#[tokio::test]
+async fn cancellation_ends_a_call_and_releases_its_lease() {
+    let stage = Stage::new().await;
+    stage.acme.behave(None, Behaviour::Slow { ms: 60_000 });
+    let call = ToolCall {
+        tool: "acme.deploy".parse().expect("a tool name"),
+        slot: Slot::default_slot(),
+        parameters: json!({}),
+        api_url: None,
+        grant: "xylem1.presented".to_owned(),
+    };
+    let cancelled = async {
+        while stage.acme.stats_of("v1").calls == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let attempt = Attempt::default();
+    let ended = stage.caller.call(&claims(), call, attempt, cancelled).await;
+    assert_eq!(ended, Err(Failure::Cancelled));
+    assert_eq!(stage.vault.outcomes(), [(Outcome::Cancelled, None)]);
+}
+
+#[tokio::test]
+async fn a_dropped_call_releases_its_lease_too() {
+    let stage = Stage::new().await;
+    stage.acme.behave(None, Behaviour::Slow { ms: 60_000 });
+    tokio::select! {
+        _ = stage.call() => panic!("it is slow"),
+        () = async {
+            while stage.acme.stats_of("v1").calls == 0 {
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+    let released = async {
+        while stage.vault.outcomes().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(5), released).await;
+    assert!(in_time.is_ok(), "the lease was not released");
+    assert_eq!(stage.vault.outcomes(), [(Outcome::Cancelled, None)]);
+}
+
+#[tokio::test]
+async fn an_api_that_is_down_is_worth_another_try() {
+    let stage = Stage::new().await;
+    let free = TcpListener::bind(ANY).await.expect("a port");
+    let url = format!("http://{}", free.local_addr().expect("an address"));
+    drop(free);
+    stage.vault.change(|tool| tool.base_url = url.clone());
+    *stage.vault.audiences.lock().expect("not poisoned") = vec![url];
+    let failure = stage.failure().await;
+    assert!(matches!(failure, Failure::NoAnswer { .. }), "{failure:?}");
+    assert_eq!(stage.vault.outcomes(), [(Outcome::NotSent, None)]);
+}
+
+#[tokio::test]
+async fn what_the_vault_says_is_passed_on() {
+    let stage = Stage::new().await;
+    let refused = PortError::Refused {
+        reason: "not_entitled".to_owned(),
+        why: "the node is excluded".to_owned(),
+    };
+    *stage.vault.refuses.lock().expect("not poisoned") = Some(refused.clone());
+    assert_eq!(stage.failure().await, Failure::Port(refused));
+    assert_eq!(stage.acme.stats_of("v1").calls, 0);
+}
+
+#[tokio::test]
+async fn audience_tool_and_api_url_must_agree_before_a_byte_is_sent() {
+    let stage = Stage::new().await;
+    // The depositor meant another place than the tool's publisher did.
+    for audience in [
+        "https://api.acme.example",
+        "http://127.0.0.1:1",
+        "http://localhost",
+    ] {
+        *stage.vault.audiences.lock().expect("not poisoned") = vec![audience.to_owned()];
+        let failure = stage.failure().await;
+        assert!(matches!(failure, Failure::Audience { .. }), "{failure:?}");
+    }
+    let prefix = format!("{}/v2", stage.acme.url());
+    *stage.vault.audiences.lock().expect("not poisoned") = vec![prefix];
+    assert!(matches!(stage.failure().await, Failure::Audience { .. }));
+    assert_eq!(stage.acme.stats_of("v1").calls, 0);
+    assert!(
+        stage
+            .vault
+            .outcomes()
+            .iter()
+            .all(|o| *o == (Outcome::NotSent, None))
+    );
+    // An apiUrl that the tool does not allow is not even redeemed for.
+    let before = stage.vault.redeemed();
+    let other = AcmeApi::start(ANY).await.expect("a free port");
+    let called = stage
+        .call_with(Attempt::default(), Some(&other.url()), json!({}))
+        .await;
+    assert!(matches!(called, Err(Failure::ApiUrl { .. })), "{called:?}");
+    assert_eq!(stage.vault.redeemed(), before);
+    assert_eq!(other.stats_of("unknown").refusals, 0);
+    assert_eq!(
+        *stage.vault.reported.lock().expect("not poisoned"),
+        ["xylem.api_url"]
+    );
+}
+
+#[tokio::test]
+async fn an_allowed_api_url_is_used() {
+    let stage = Stage::new().await;
+    let url = stage.acme.url();
+    let allowed = vec![url.parse().expect("an audience")];
+    stage.vault.change(|tool| {
+        tool.base_url = "https://api.acme.example".to_owned();
+        tool.allowed_api_urls = allowed;
+    });
+    let called = stage
+        .call_with(Attempt::default(), Some(&url), json!({}))
+        .await;
+    assert_eq!(called.expect("an answer").status, 200);
+}
+
+#[tokio::test]
+async fn hosts_that_must_not_be_reached_are_refused_before_redemption() {
+    for answer in [
+        "127.0.0.1",
+        "10.0.0.8",
+        "169.254.169.254",
+        "::1",
+        "fd00::1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::a00:1",
+        "100.64.0.1",
+    ] {
+        let stage = Stage::named(&[answer], AddressPolicy::default()).await;
+        let failure = stage.failure().await;
+        assert!(
+            matches!(failure, Failure::Address { .. }),
+            "{answer}: {failure:?}"
+        );
+        assert_eq!(stage.vault.redeemed(), 0, "{answer}");
+        assert_eq!(
+            *stage.vault.reported.lock().expect("not poisoned"),
+            ["xylem.address"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn dns_that_changes_its_answer_gains_nothing() {
+    // Public when it is checked, loopback when the connection is made.
+    let stage = Stage::named(&["93.184.216.34", "127.0.0.1"], AddressPolicy::default()).await;
+    let failure = stage.failure().await;
+    assert!(matches!(failure, Failure::Address { .. }), "{failure:?}");
+    assert_eq!(stage.vault.outcomes(), [(Outcome::NotSent, None)]);
+    assert_eq!(stage.acme.stats_of("unknown").refusals, 0);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_worth_another_try() {
+    let stage = Stage::named(&[], AddressPolicy::default()).await;
+    assert!(matches!(stage.failure().await, Failure::NoAnswer { .. }));
+    assert_eq!(stage.vault.redeemed(), 0);
+}
+
+#[tokio::test]
+async fn plain_http_is_for_loopback_in_development_only() {
+    let stage = Stage::named(&["93.184.216.34"], AddressPolicy::default()).await;
+    stage
+        .vault
+        .change(|tool| tool.base_url = "http://api.acme.example".to_owned());
+    assert!(matches!(stage.failure().await, Failure::Address { .. }));
+    assert_eq!(stage.vault.redeemed(), 0);
+}
+
+#[tokio::test]
+async fn a_definition_that_changed_since_is_asked_for_again() {
+    let stage = Stage::new().await;
+    stage.call().await.expect("an answer");
+    stage.call().await.expect("an answer");
+    assert_eq!(
+        *stage.vault.asked_for_tools.lock().expect("not poisoned"),
+        1
+    );
+    stage.vault.change(|tool| tool.hash = "h2".to_owned());
+    assert!(matches!(stage.failure().await, Failure::ToolChanged { .. }));
+    stage.call().await.expect("an answer");
+    assert_eq!(
+        *stage.vault.asked_for_tools.lock().expect("not poisoned"),
+        2
+    );
+    let not_sent = stage.vault.outcomes()[2];
+    assert_eq!(not_sent, (Outcome::NotSent, None));
+}
+
+#[tokio::test]
+async fn parameters_and_slot_are_checked_before_redemption() {
+    let stage = Stage::new().await;
+    stage.vault.change(|tool| {
+        tool.parameters_schema = Some(json!({ "type": "object", "maxProperties": 0 }));
+    });
+    let called = stage
+        .call_with(Attempt::default(), None, json!({ "x": 1 }))
+        .await;
+    assert!(
+        matches!(called, Err(Failure::Parameters { .. })),
+        "{called:?}"
+    );
+    let slot: Slot = "github".parse().expect("a slot");
+    let other = Stage::new().await;
+    other.vault.change(|tool| tool.slot = slot);
+    assert!(matches!(other.failure().await, Failure::WrongSlot { .. }));
+    assert_eq!((stage.vault.redeemed(), other.vault.redeemed()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_local_activity_redeems_nothing() {
+    let stage = Stage::new().await;
+    let claims = TaskClaims {
+        local: true,
+        ..claims()
+    };
+    let call = ToolCall {
+        tool: "acme.deploy".parse().expect("a tool name"),
+        slot: Slot::default_slot(),
+        parameters: json!({}),
+        api_url: None,
+        grant: String::new(),
+    };
+    let never = std::future::pending();
+    let called = stage
+        .caller
+        .call(&claims, call, Attempt::default(), never)
+        .await;
+    assert_eq!(called, Err(Failure::Local));
+}
+
+#[tokio::test]
+async fn a_token_that_fits_no_header_is_named_and_not_shown() {
+    let stage = Stage::new().await;
+    stage.vault.token.lock().expect("not poisoned").0 = "line\nbreak-in-a-token".to_owned();
+    let failure = stage.failure().await;
+    assert!(matches!(failure, Failure::Unsendable { .. }), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_token_in_a_header_of_its_own_is_redacted_as_well() {
+    let stage = Stage::new().await;
+    stage
+        .vault
+        .change(|tool| tool.auth = Auth::Header("X-Api-Key".to_owned()));
+    // Acme wants a bearer token: the call is refused, and the token still goes nowhere else.
+    assert!(matches!(
+        stage.failure().await,
+        Failure::Unauthorized { .. }
+    ));
+}
+
+#[test]
+fn a_call_ends_before_its_lease_and_its_activity() {
+    let ready = ReadyTool::new(tool()).expect("a good definition");
+    let minute = Duration::from_secs(60);
+    assert_eq!(time_for(&ready, minute, None), Duration::from_secs(30));
+    assert_eq!(
+        time_for(&ready, Duration::from_secs(9), None),
+        Duration::from_secs(9)
+    );
+    let soon = Some(SystemTime::now() + Duration::from_secs(8));
+    let left = time_for(&ready, minute, soon);
+    assert!(
+        left <= Duration::from_secs(5) && left > Duration::from_secs(3),
+        "{left:?}"
+    );
+    let past = Some(SystemTime::UNIX_EPOCH);
+    assert_eq!(time_for(&ready, minute, past), Duration::from_millis(1));
+}

@@ -1,0 +1,45 @@
+//! The activities of Xylem: forward a grant, redeem and call a tool, take in a token, watch
+//! children. They implement the signatures that `xylem-stateful` declares.
+//!
+//! A token exists here only inside the tool call that uses it: it is asked for when everything
+//! that needs no token has been checked, sent to an address that was checked, taken out of
+//! whatever came back, and forgotten. Nothing is kept for the next call but tool definitions.
+//!
+//! What the activities need from the control plane they ask through [`Ports`].
+
+#[expect(
+    missing_docs,
+    reason = "the SDK macro generates undocumented constants"
+)]
+mod activities;
+mod address;
+mod answer;
+mod call;
+mod children;
+mod definitions;
+mod executions;
+mod failure;
+#[cfg(test)]
+mod fake;
+mod forward;
+mod http;
+mod lease;
+mod ports;
+mod redact;
+mod refusals;
+mod request;
+mod status;
+mod template;
+mod tool;
+
+pub use activities::{Activities, Settings};
+pub use address::{AddressPolicy, AddressRefused};
+pub use failure::Rejection;
+pub use http::HttpError;
+pub use ports::{
+    AuditSink, Outcome, PortError, Ports, Redeem, Redeemed, Release, Released, TaskClaims,
+    TokenSource, ToolDirectory,
+};
+pub use tool::{
+    Auth, DEFAULT_RESPONSE_BYTES, DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, MAX_TIMEOUT, Place, Tool,
+};

@@ -1,0 +1,414 @@
+//! A registered tool, and the same made ready to be called.
+
+use crate::{failure::Failure, template::PathTemplate};
+use http::{HeaderName, Method};
+use jsonschema::{PatternOptions, Validator};
+use serde_json::Value;
+use std::{collections::BTreeMap, time::Duration};
+use url::Url;
+use xylem_ids::{Audience, Slot, ToolName};
+
+/// How long a call may take where the definition does not say.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a call may take at most.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The largest response where the definition does not say, in bytes.
+pub const DEFAULT_RESPONSE_BYTES: usize = 1024 * 1024;
+
+/// The largest response at most, in bytes.
+pub const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
+
+/// A registered operation of an external API, as the registry has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    /// Its name.
+    pub name: ToolName,
+    /// The hash of the definition; compared, never computed here.
+    pub hash: String,
+    /// GET, HEAD, POST, PUT, PATCH or DELETE.
+    pub method: String,
+    /// Where the API is: an origin, optionally with a path prefix.
+    pub base_url: String,
+    /// The path below it, with `{parameter}` where a parameter goes.
+    pub path: String,
+    /// The slot whose token a call uses.
+    pub slot: Slot,
+    /// How a call carries the token.
+    pub auth: Auth,
+    /// The JSON Schema of the parameters; any object where absent.
+    pub parameters_schema: Option<Value>,
+    /// Where parameters go that are not named in the path. Without an entry: into the query for
+    /// GET, HEAD and DELETE, into the JSON body otherwise.
+    pub places: BTreeMap<String, Place>,
+    /// How long a call may take; [`DEFAULT_TIMEOUT`] where absent, [`MAX_TIMEOUT`] at most.
+    pub timeout: Option<Duration>,
+    /// The largest response in bytes; [`DEFAULT_RESPONSE_BYTES`] where absent,
+    /// [`MAX_RESPONSE_BYTES`] at most. It limits both the compressed and the decompressed form.
+    pub max_response_bytes: Option<usize>,
+    /// Response headers that reach the workflow; all others are dropped.
+    pub response_headers: Vec<String>,
+    /// Where a workflow's `apiUrl` may point, beside `base_url`.
+    pub allowed_api_urls: Vec<Audience>,
+}
+
+/// How a call carries the token.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Auth {
+    /// `Authorization: Bearer TOKEN`.
+    #[default]
+    Bearer,
+    /// The token in a header of its own.
+    Header(String),
+}
+
+/// Where a parameter goes in the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In place of `{name}` in the path, percent-encoded.
+    Path,
+    /// In the query.
+    Query,
+    /// In a header of that name.
+    Header,
+    /// A member of the JSON body.
+    Body,
+}
+
+/// A tool whose definition was checked and whose schema is compiled.
+#[derive(Debug)]
+pub(crate) struct ReadyTool {
+    pub(crate) tool: Tool,
+    pub(crate) method: Method,
+    pub(crate) base: Audience,
+    pub(crate) base_url: Url,
+    pub(crate) path: PathTemplate,
+    pub(crate) auth_header: HeaderName,
+    pub(crate) response_headers: Vec<HeaderName>,
+    schema: Option<Validator>,
+}
+
+impl ReadyTool {
+    /// Checks a definition. The registry has done so before; a worker does not rely on it.
+    pub(crate) fn new(tool: Tool) -> Result<Self, Failure> {
+        let wrong = |what| Failure::Definition {
+            tool: tool.name.clone(),
+            what,
+        };
+        let method = method(&tool.method).ok_or_else(|| wrong("its method is not supported"))?;
+        let base: Audience = tool
+            .base_url
+            .parse()
+            .map_err(|_| wrong("its base URL is not an origin with an optional path prefix"))?;
+        let base_url = Url::parse(&base.to_string())
+            .map_err(|_| wrong("its base URL is not an origin with an optional path prefix"))?;
+        let path = tool.path.parse().map_err(wrong)?;
+        let auth_header = match &tool.auth {
+            Auth::Bearer => http::header::AUTHORIZATION,
+            Auth::Header(name) => auth_header(name)
+                .ok_or_else(|| wrong("the header that carries its token cannot be set"))?,
+        };
+        check_parameter_headers(&tool, &auth_header).map_err(wrong)?;
+        let response_headers = tool
+            .response_headers
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<Vec<HeaderName>, _>>()
+            .map_err(|_| wrong("a response header it lists has no valid name"))?;
+        let schema = tool.parameters_schema.as_ref().map(compile).transpose();
+        let schema = schema.map_err(wrong)?;
+        Ok(Self {
+            method,
+            base,
+            base_url,
+            path,
+            auth_header,
+            response_headers,
+            schema,
+            tool,
+        })
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        let asked = self.tool.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        asked.min(MAX_TIMEOUT)
+    }
+
+    pub(crate) fn max_response_bytes(&self) -> usize {
+        let asked = self.tool.max_response_bytes;
+        asked
+            .unwrap_or(DEFAULT_RESPONSE_BYTES)
+            .min(MAX_RESPONSE_BYTES)
+    }
+
+    /// Checks parameters against the schema. What is wrong is told by place and rule, never by
+    /// value.
+    pub(crate) fn check(&self, parameters: &Value) -> Result<(), Failure> {
+        let Some(schema) = &self.schema else {
+            return Ok(());
+        };
+        schema
+            .validate(parameters)
+            .map_err(|error| Failure::Parameters {
+                tool: self.tool.name.clone(),
+                what: format!(
+                    "at '{}': {} (rule '{}' of its schema)",
+                    error.instance_path(),
+                    error.masked(),
+                    error.schema_path(),
+                ),
+            })
+    }
+
+    /// Where a parameter goes.
+    pub(crate) fn place(&self, parameter: &str) -> Place {
+        if self.path.names(parameter) {
+            return Place::Path;
+        }
+        let listed = self.tool.places.get(parameter).copied();
+        listed.unwrap_or(match self.method {
+            Method::GET | Method::HEAD | Method::DELETE => Place::Query,
+            _ => Place::Body,
+        })
+    }
+}
+
+fn method(text: &str) -> Option<Method> {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+    ]
+    .into_iter()
+    .find(|method| method.as_str() == text)
+}
+
+/// Compiles a schema that reaches nothing outside itself, with patterns that take linear time.
+fn compile(schema: &Value) -> Result<Validator, &'static str> {
+    jsonschema::options()
+        .offline()
+        .with_pattern_options(PatternOptions::regex())
+        .build(schema)
+        .map_err(|_| "its parameter schema does not compile, or refers to something outside itself")
+}
+
+/// Headers that belong to the connection, to the body, to the token, or to whoever stands between.
+const RESERVED_HEADERS: [&str; 20] = [
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "cookie2",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+pub(crate) fn is_reserved_header(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    RESERVED_HEADERS.contains(&name)
+        || ["x-forwarded-", "proxy-", "sec-", ":"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+fn auth_header(name: &str) -> Option<HeaderName> {
+    let name: HeaderName = name.parse().ok()?;
+    (name == http::header::AUTHORIZATION || !is_reserved_header(&name)).then_some(name)
+}
+
+fn check_parameter_headers(tool: &Tool, auth_header: &HeaderName) -> Result<(), &'static str> {
+    let headers = tool
+        .places
+        .iter()
+        .filter(|(_, place)| **place == Place::Header);
+    for (name, _) in headers {
+        let name: HeaderName = name
+            .parse()
+            .map_err(|_| "a parameter goes into a header whose name is not valid")?;
+        if is_reserved_header(&name) || name == *auth_header {
+            return Err("a parameter goes into a header that is reserved");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    pub(crate) fn tool() -> Tool {
+        Tool {
+            name: "acme.deploy".parse().expect("a tool name"),
+            hash: "h1".to_owned(),
+            method: "POST".to_owned(),
+            base_url: "https://api.acme.example/v1".to_owned(),
+            path: "/deploys".to_owned(),
+            slot: Slot::default_slot(),
+            auth: Auth::Bearer,
+            parameters_schema: None,
+            places: BTreeMap::new(),
+            timeout: None,
+            max_response_bytes: None,
+            response_headers: Vec::new(),
+            allowed_api_urls: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn parameters_are_told_by_place_and_rule_never_by_value() {
+        let ready = ReadyTool::new(Tool {
+            parameters_schema: Some(json!({
+                "type": "object",
+                "properties": { "service": { "type": "string", "maxLength": 3 } },
+                "required": ["service"],
+                "additionalProperties": false,
+            })),
+            ..tool()
+        })
+        .expect("a good definition");
+        assert!(ready.check(&json!({ "service": "web" })).is_ok());
+        for bad in [
+            json!({ "service": "hunter2-secret" }),
+            json!({ "service": 31_337_u32 }),
+            json!({}),
+            json!(["hunter2-secret"]),
+        ] {
+            let error = ready.check(&bad).expect_err("refused");
+            assert!(!error.message().contains("hunter2"), "{error:?}");
+            assert!(!error.message().contains("31337"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_schema_reaches_nothing_outside_itself() {
+        for reference in [
+            "https://evil.example/schema.json",
+            "http://169.254.169.254/latest",
+            "file:///etc/passwd",
+            "other.json",
+        ] {
+            let schema = json!({ "properties": { "x": { "$ref": reference } } });
+            let refused = ReadyTool::new(Tool {
+                parameters_schema: Some(schema),
+                ..tool()
+            });
+            assert!(refused.is_err(), "{reference}");
+        }
+        let inside = json!({
+            "$defs": { "name": { "type": "string" } },
+            "properties": { "x": { "$ref": "#/$defs/name" } },
+        });
+        assert!(compile(&inside).is_ok());
+    }
+
+    #[test]
+    fn reserved_headers_are_refused_in_a_definition() {
+        for name in [
+            "Host",
+            "authorization",
+            "Cookie",
+            "Connection",
+            "Transfer-Encoding",
+            "X-Forwarded-For",
+            "Proxy-Authorization",
+            "Content-Length",
+            "TE",
+            "bad name",
+        ] {
+            let places = BTreeMap::from([(name.to_owned(), Place::Header)]);
+            assert!(ReadyTool::new(Tool { places, ..tool() }).is_err(), "{name}");
+            let auth = Auth::Header(name.to_owned());
+            let allowed = name == "authorization";
+            let made = ReadyTool::new(Tool { auth, ..tool() });
+            assert_eq!(made.is_ok(), allowed, "{name}");
+        }
+        let places = BTreeMap::from([("X-Api-Key".to_owned(), Place::Header)]);
+        let auth = Auth::Header("x-api-key".to_owned());
+        let both = ReadyTool::new(Tool {
+            places,
+            auth,
+            ..tool()
+        });
+        assert!(both.is_err(), "the token's header is not a parameter's");
+    }
+
+    #[test]
+    fn limits_are_capped() {
+        let ready = ReadyTool::new(Tool {
+            timeout: Some(Duration::from_secs(3600)),
+            max_response_bytes: Some(usize::MAX),
+            ..tool()
+        })
+        .expect("a good definition");
+        assert_eq!(ready.timeout(), MAX_TIMEOUT);
+        assert_eq!(ready.max_response_bytes(), MAX_RESPONSE_BYTES);
+    }
+
+    #[test]
+    fn a_definition_that_cannot_be_called_is_refused() {
+        for (what, bad) in [
+            (
+                "method",
+                Tool {
+                    method: "TRACE".to_owned(),
+                    ..tool()
+                },
+            ),
+            (
+                "lower-case method",
+                Tool {
+                    method: "get".to_owned(),
+                    ..tool()
+                },
+            ),
+            (
+                "user in base",
+                Tool {
+                    base_url: "https://u@h".to_owned(),
+                    ..tool()
+                },
+            ),
+            (
+                "scheme",
+                Tool {
+                    base_url: "ftp://h".to_owned(),
+                    ..tool()
+                },
+            ),
+            (
+                "dots",
+                Tool {
+                    path: "/../admin".to_owned(),
+                    ..tool()
+                },
+            ),
+            (
+                "query in path",
+                Tool {
+                    path: "/a?b".to_owned(),
+                    ..tool()
+                },
+            ),
+        ] {
+            assert!(ReadyTool::new(bad).is_err(), "{what}");
+        }
+    }
+}
