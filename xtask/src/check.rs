@@ -43,8 +43,12 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn format(workspace: &Workspace) -> Result<()> {
-    process::run(workspace.cargo("fmt").args(["--all", "--check"]))
-        .context("`cargo fmt --all` repairs it")
+    process::run(
+        workspace
+            .cargo("fmt")
+            .args(["--all", "--", "--check", "--files-with-diff"]),
+    )
+    .context("`cargo fmt --all` repairs it")
 }
 
 fn lints(workspace: &Workspace) -> Result<()> {
