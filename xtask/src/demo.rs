@@ -137,7 +137,9 @@ impl Progress {
         };
         if self.built.insert(package) {
             self.bar.inc(1);
-            self.bar.set_message(target.name.clone());
+            if target.name != "build-script-build" {
+                self.bar.set_message(target.name.clone());
+            }
         }
         if let Some(program) = message.executable {
             self.programs.insert(target.name, program);

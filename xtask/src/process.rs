@@ -200,12 +200,15 @@ fn code_of_signal(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// The program and its subcommand, as people know it: `cargo clippy`.
+/// The program and its subcommand, as people know them: `cargo clippy`, `python3 pip`.
 fn name(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
     let program = program.file_name().unwrap_or(command.get_program());
     let mut arguments = command.get_args().map(|word| word.to_string_lossy());
-    let subcommand = arguments.find(|word| !word.starts_with('-'));
+    let subcommand = match arguments.next() {
+        Some(module) if module == "-m" => arguments.next(),
+        first => first.filter(|word| !word.starts_with('-')),
+    };
     let mut words = vec![program.to_string_lossy()];
     words.extend(subcommand);
     words.join(" ")
@@ -224,6 +227,18 @@ mod tests {
     fn code(script: &str) -> u8 {
         let error = run(&mut shell(script)).expect_err("the script fails");
         error.downcast_ref::<Failed>().expect("a failed child").code
+    }
+
+    #[test]
+    fn commands_are_named_without_their_options() {
+        let named = |line: &str| {
+            let mut words = line.split(' ');
+            let mut command = Command::new(words.next().expect("a program"));
+            name(command.args(words))
+        };
+        assert_eq!(named("/usr/bin/cargo clippy --workspace"), "cargo clippy");
+        assert_eq!(named("python3 -m pip download"), "python3 pip");
+        assert_eq!(named("target/debug/demo --output text"), "demo");
     }
 
     // One test, because one child runs at a time.
