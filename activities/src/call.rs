@@ -26,6 +26,9 @@ use zeroize::Zeroizing;
 /// What is left of the activity's own deadline for the release and the answer.
 const MARGIN: Duration = Duration::from_secs(3);
 
+/// The largest answer as JSON. Temporal takes payloads of 2 MiB; a codec may add to them.
+const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024 - 128 * 1024;
+
 /// How long reporting a refusal may hold up the failure it reports.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -226,13 +229,16 @@ impl ToolCaller {
                 rejection: Rejection { status, body },
             });
         }
-        Ok(ToolAnswer {
-            status,
-            body,
-            headers,
-            order: used.order,
-            newer_grant,
-        })
+        fitting(
+            ready,
+            ToolAnswer {
+                status,
+                body,
+                headers,
+                order: used.order,
+                newer_grant,
+            },
+        )
     }
 
     async fn clean(
@@ -267,7 +273,7 @@ fn agree(
         return Err(Failure::Audience {
             tool,
             origin: request.origin.clone(),
-            used: used.clone(),
+            used: Box::new(used.clone()),
         });
     }
     let text = Zeroizing::new(match ready.tool.auth {
@@ -276,11 +282,24 @@ fn agree(
     });
     let value = HeaderValue::from_str(&text).map_err(|_| Failure::Unsendable {
         tool,
-        used: used.clone(),
+        used: Box::new(used.clone()),
     });
     let mut value = value?;
     value.set_sensitive(true);
     Ok((ready.auth_header.clone(), value))
+}
+
+/// An answer that Temporal would not take fails here: there it would count as a failure of the
+/// worker, and the API would be called again.
+fn fitting(ready: &ReadyTool, answer: ToolAnswer) -> Result<ToolAnswer, Failure> {
+    let bytes = serde_json::to_vec(&answer).map_or(usize::MAX, |json| json.len());
+    if bytes <= MAX_ANSWER_BYTES {
+        return Ok(answer);
+    }
+    Err(Failure::TooLarge {
+        tool: ready.tool.name.clone(),
+        limit: MAX_ANSWER_BYTES,
+    })
 }
 
 /// A call ends before its lease and before the activity's own deadline.
@@ -335,7 +354,7 @@ fn failed(
     let tool = ready.tool.name.clone();
     match verdict {
         Verdict::Success | Verdict::Rejected => None,
-        Verdict::Unauthorized => Some(unauthorized(tool, used.clone(), refusals, newest)),
+        Verdict::Unauthorized => Some(unauthorized(tool, used, refusals, newest)),
         Verdict::Throttled(after) => Some(Failure::Throttled {
             tool,
             status,
@@ -350,13 +369,14 @@ fn failed(
 /// newest it is worth it a few times.
 fn unauthorized(
     tool: ToolName,
-    used: Used,
+    used: &Used,
     before: Option<Refusals>,
     newest: Option<Order>,
 ) -> Failure {
     let refusals = Refusals::and(before, used.order);
     let place = |order: Order| (order.epoch, order.version);
     let superseded = newest.is_some_and(|newest| place(newest) > place(used.order));
+    let used = Box::new(used.clone());
     if refusals.is_final() && !superseded {
         return Failure::TokenRefused { tool, used };
     }

@@ -377,9 +377,8 @@ async fn a_401_is_tried_again_until_the_newest_version_was_refused_three_times()
     assert_eq!(stage.vault.outcomes(), refused);
 }
 
-#[tokio::test]
-async fn a_401_of_a_version_that_was_superseded_meanwhile_does_not_count() {
-    let stage = Stage::new().await;
+#[test]
+fn a_401_of_a_version_that_was_superseded_meanwhile_does_not_count() {
     let (tool, before) = ("acme.deploy".parse().expect("a tool"), order(1));
     let used = Used {
         tree: tree(),
@@ -387,15 +386,25 @@ async fn a_401_of_a_version_that_was_superseded_meanwhile_does_not_count() {
         order: before,
     };
     let twice = Refusals::and(Some(Refusals::and(None, before)), before);
-    let failure = unauthorized(tool, used, Some(twice), Some(order(2)));
-    assert!(matches!(
-        failure,
-        Failure::Unauthorized {
-            superseded: true,
-            ..
-        }
-    ));
-    drop(stage);
+    let failure = unauthorized(tool, &used, Some(twice), Some(order(2)));
+    let again = matches!(failure, Failure::Unauthorized { superseded, .. } if superseded);
+    assert!(again, "{failure:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_temporal_would_not_take_is_refused_for_good() {
+    let stage = Stage::new().await;
+    stage
+        .vault
+        .change(|tool| tool.max_response_bytes = Some(8 * 1024 * 1024));
+    let (bytes, gzip) = (3 * 1024 * 1024, true);
+    stage.acme.behave(None, Behaviour::Large { bytes, gzip });
+    let failure = stage.failure().await;
+    assert!(
+        matches!(failure, Failure::TooLarge { limit, .. } if limit == MAX_ANSWER_BYTES),
+        "{failure:?}"
+    );
+    assert_eq!(stage.vault.outcomes(), [(Outcome::Succeeded, Some(200))]);
 }
 
 #[tokio::test]

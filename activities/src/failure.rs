@@ -67,10 +67,10 @@ pub(crate) enum Failure {
     Audience {
         tool: ToolName,
         origin: Origin,
-        used: Used,
+        used: Box<Used>,
     },
     /// The token cannot be put into a header.
-    Unsendable { tool: ToolName, used: Used },
+    Unsendable { tool: ToolName, used: Box<Used> },
     /// The definition changed between the check and the redemption.
     ToolChanged { tool: ToolName },
     /// A port did not do what it was asked.
@@ -78,12 +78,12 @@ pub(crate) enum Failure {
     /// 401, and the next attempt redeems again.
     Unauthorized {
         tool: ToolName,
-        used: Used,
+        used: Box<Used>,
         refusals: Refusals,
         superseded: bool,
     },
     /// 401 for the newest version, too often.
-    TokenRefused { tool: ToolName, used: Used },
+    TokenRefused { tool: ToolName, used: Box<Used> },
     /// 429 or 503.
     Throttled {
         tool: ToolName,
@@ -289,20 +289,16 @@ mod tests {
     use super::*;
     use xylem_ids::{Epoch, Serial, Version};
 
-    fn used() -> Used {
-        Used {
-            tree: TreeId {
-                namespace: "default".parse().expect("a namespace"),
-                workflow_id: "train".parse().expect("a workflow id"),
-                first_run_id: "r-1".parse().expect("a run id"),
-            },
+    fn used() -> Box<Used> {
+        Box::new(Used {
+            tree: crate::fake::tree(),
             slot: Slot::default_slot(),
             order: Order {
                 epoch: Epoch(1),
                 version: Version(3),
                 serial: Serial(1),
             },
-        }
+        })
     }
 
     fn application(failure: Failure) -> ApplicationFailure {

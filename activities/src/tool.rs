@@ -5,7 +5,6 @@ use http::{HeaderName, Method};
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
-use url::Url;
 use xylem_ids::{Audience, Slot, ToolName};
 
 /// How long a call may take where the definition does not say.
@@ -82,7 +81,6 @@ pub(crate) struct ReadyTool {
     pub(crate) tool: Tool,
     pub(crate) method: Method,
     pub(crate) base: Audience,
-    pub(crate) base_url: Url,
     pub(crate) path: PathTemplate,
     pub(crate) auth_header: HeaderName,
     pub(crate) response_headers: Vec<HeaderName>,
@@ -100,8 +98,6 @@ impl ReadyTool {
         let base: Audience = tool
             .base_url
             .parse()
-            .map_err(|_| wrong("its base URL is not an origin with an optional path prefix"))?;
-        let base_url = Url::parse(&base.to_string())
             .map_err(|_| wrong("its base URL is not an origin with an optional path prefix"))?;
         let path = tool.path.parse().map_err(wrong)?;
         let auth_header = match &tool.auth {
@@ -121,7 +117,6 @@ impl ReadyTool {
         Ok(Self {
             method,
             base,
-            base_url,
             path,
             auth_header,
             response_headers,
