@@ -4,7 +4,7 @@ use crate::{Entry, Kind, Record, Verdict};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, str::FromStr, time::SystemTime};
-use xylem_ids::{AgentId, AuditId, Slot, ToolName, TreeId, WorkflowId};
+use xylem_ids::{AgentId, AuditId, Namespace, Slot, ToolName, TreeId, WorkflowId};
 
 /// The most records a page holds; larger requests are cut to it.
 pub const MAX_PAGE: u32 = 500;
@@ -31,6 +31,8 @@ pub enum LogError {
 /// Which records to list. An absent field matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// In this namespace.
+    pub namespace: Option<Namespace>,
     /// Of this tree.
     pub tree: Option<TreeId>,
     /// Concerning this workflow.

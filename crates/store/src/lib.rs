@@ -1,1 +1,14 @@
-//! The only room that knows SQL.
+//! The only room that knows SQL: SQLite behind what the vault, the registry and the audit log
+//! declare.
+//!
+//! There are no rules here. Rows are kept and found; whether they are intact, and what follows from
+//! them, is decided by the rooms that declared them. Writers take turns: a write transaction takes
+//! the database's write lock when it begins, so what it reads stays as it is until it commits.
+
+mod audit;
+mod registry;
+mod row;
+mod sqlite;
+mod vault;
+
+pub use sqlite::{OpenError, SqliteStore};

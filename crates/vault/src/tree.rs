@@ -290,14 +290,11 @@ impl Vault {
         version: VersionRow,
     ) -> Result<(), VaultError> {
         let mut secret = None;
-        if let Some(old) = &version.secret {
+        if version.secret.is_some() {
             let token = self.open_token(tx, key, from, &version).await?;
             let place = token_place(to, &version.info, key.id());
-            secret = Some(
-                self.store_token(tx, key, &place, token.expose_secret())
-                    .await?,
-            );
-            tx.delete_secret(old).await?;
+            let stored = self.store_token(tx, key, &place, token.expose_secret());
+            secret = Some(stored.await?);
         }
         let mut info = version.info;
         if let (VersionState::Active, Some(tree)) = (info.state, to.id()) {
@@ -307,6 +304,9 @@ impl Vault {
         }
         tx.put_version(&self.derived.seal_version(info, secret))
             .await?;
+        if let Some(old) = &version.secret {
+            tx.delete_secret(old).await?;
+        }
         Ok(())
     }
 

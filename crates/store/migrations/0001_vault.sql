@@ -1,0 +1,103 @@
+-- Keys, wrapped by a key-encryption key that is not in this database.
+CREATE TABLE keys (
+    id          TEXT    NOT NULL PRIMARY KEY,
+    purpose     TEXT    NOT NULL,
+    generation  BIGINT  NOT NULL,
+    wrapped_by  TEXT    NOT NULL,
+    nonce       BLOB    NOT NULL,
+    wrapped     BLOB    NOT NULL
+);
+CREATE INDEX keys_by_purpose ON keys (purpose) WHERE purpose <> 'tree';
+
+CREATE TABLE epoch (
+    only        BIGINT  NOT NULL PRIMARY KEY CHECK (only = 1),
+    epoch       BIGINT  NOT NULL,
+    mac         BLOB    NOT NULL
+);
+
+-- A tree has a row before its root has a first run.
+CREATE TABLE trees (
+    start_id     TEXT    NOT NULL PRIMARY KEY,
+    namespace    TEXT    NOT NULL,
+    workflow_id  TEXT    NOT NULL,
+    state        TEXT    NOT NULL,
+    first_run_id TEXT,
+    stopped_at   BIGINT,
+    intake       BIGINT  NOT NULL,
+    tools        TEXT    NOT NULL,
+    owner        TEXT    NOT NULL,
+    opened_at    BIGINT  NOT NULL,
+    request      TEXT    NOT NULL,
+    data_key     TEXT    REFERENCES keys (id),
+    mac          BLOB    NOT NULL,
+    opened_as    BIGINT  NOT NULL
+);
+CREATE UNIQUE INDEX trees_by_id ON trees (namespace, workflow_id, first_run_id);
+CREATE UNIQUE INDEX trees_by_request ON trees (namespace, request);
+CREATE UNIQUE INDEX trees_by_age ON trees (opened_as);
+CREATE INDEX trees_starting ON trees (opened_as) WHERE state = 'starting';
+
+CREATE TABLE slots (
+    start_id    TEXT    NOT NULL REFERENCES trees (start_id),
+    slot        TEXT    NOT NULL,
+    last        BIGINT  NOT NULL,
+    exclusions  TEXT    NOT NULL,
+    mac         BLOB    NOT NULL,
+    PRIMARY KEY (start_id, slot)
+);
+
+-- Ciphertexts stand apart from the versions that refer to them, so that one stored credential can
+-- come to serve many trees.
+CREATE TABLE secrets (
+    id          TEXT    NOT NULL PRIMARY KEY,
+    data_key    TEXT    NOT NULL,
+    nonce       BLOB    NOT NULL,
+    ciphertext  BLOB    NOT NULL
+);
+
+CREATE TABLE versions (
+    start_id     TEXT    NOT NULL,
+    slot         TEXT    NOT NULL,
+    version      BIGINT  NOT NULL,
+    serial       BIGINT  NOT NULL,
+    epoch        BIGINT  NOT NULL,
+    state        TEXT    NOT NULL,
+    state_since  BIGINT  NOT NULL,
+    exposed      BIGINT  NOT NULL,
+    fingerprint  TEXT    NOT NULL,
+    audiences    TEXT    NOT NULL,
+    issued_at    BIGINT  NOT NULL,
+    expires_at   BIGINT  NOT NULL,
+    issued_grant TEXT,
+    issuer       TEXT,
+    depositor    TEXT    NOT NULL,
+    deposited_at BIGINT  NOT NULL,
+    request      TEXT    NOT NULL,
+    secret_id    TEXT    REFERENCES secrets (id),
+    mac          BLOB    NOT NULL,
+    PRIMARY KEY (start_id, slot, version),
+    FOREIGN KEY (start_id, slot) REFERENCES slots (start_id, slot)
+);
+CREATE UNIQUE INDEX versions_active ON versions (start_id, slot) WHERE state = 'active';
+CREATE UNIQUE INDEX versions_by_request ON versions (start_id, request);
+CREATE INDEX versions_by_expiry ON versions (expires_at) WHERE state = 'active';
+CREATE INDEX versions_by_secret ON versions (secret_id);
+
+CREATE TABLE leases (
+    id          TEXT    NOT NULL PRIMARY KEY,
+    start_id    TEXT    NOT NULL,
+    slot        TEXT    NOT NULL,
+    version     BIGINT  NOT NULL,
+    tool        TEXT    NOT NULL,
+    workflow_id TEXT    NOT NULL,
+    run_id      TEXT    NOT NULL,
+    activity_id TEXT    NOT NULL,
+    attempt     BIGINT  NOT NULL,
+    agent       TEXT    NOT NULL,
+    opened_at   BIGINT  NOT NULL,
+    expires_at  BIGINT  NOT NULL,
+    released_at BIGINT,
+    FOREIGN KEY (start_id, slot, version) REFERENCES versions (start_id, slot, version)
+);
+CREATE INDEX leases_open ON leases (start_id, slot, version, expires_at) WHERE released_at IS NULL;
+CREATE INDEX leases_by_end ON leases (expires_at);

@@ -1,0 +1,346 @@
+//! The vault's rows in SQLite.
+
+mod read;
+mod write;
+
+use crate::{
+    SqliteStore, audit,
+    row::{Columns, RowError, integer},
+};
+use async_trait::async_trait;
+use read::{epoch_row, key_row, lease_row, secret_row, slot_row, tree_row, version_row};
+use sqlx::{Sqlite, sqlite::SqliteRow};
+use xylem_audit::Entry;
+use xylem_grant::UnixSeconds;
+use xylem_ids::{
+    KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId, WorkflowType,
+};
+use xylem_vault::{
+    EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId, SecretId, SecretRow, SlotRow,
+    SlotUse, StartId, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+};
+
+type Stored<T> = Result<T, StorageError>;
+
+fn unavailable(error: sqlx::Error) -> StorageError {
+    RowError::Sql(error).into()
+}
+
+#[async_trait]
+impl Storage for SqliteStore {
+    async fn begin(&self) -> Stored<Box<dyn Transaction>> {
+        let tx = self.write().await.map_err(unavailable)?;
+        Ok(Box::new(SqliteTransaction(tx)))
+    }
+
+    async fn begin_read(&self) -> Stored<Box<dyn Transaction>> {
+        let tx = self.read().await.map_err(unavailable)?;
+        Ok(Box::new(SqliteTransaction(tx)))
+    }
+}
+
+struct SqliteTransaction(sqlx::Transaction<'static, Sqlite>);
+
+/// A query with everything bound to it.
+type Query = sqlx::query::Query<'static, Sqlite, sqlx::sqlite::SqliteArguments>;
+
+impl SqliteTransaction {
+    async fn one<T>(
+        &mut self,
+        query: Query,
+        read: fn(&SqliteRow) -> Result<T, RowError>,
+    ) -> Stored<Option<T>> {
+        let row = query.fetch_optional(&mut *self.0).await;
+        let row = row.map_err(unavailable)?;
+        Ok(row.as_ref().map(read).transpose()?)
+    }
+
+    async fn all<T>(
+        &mut self,
+        query: Query,
+        read: fn(&SqliteRow) -> Result<T, RowError>,
+    ) -> Stored<Vec<T>> {
+        let rows = query.fetch_all(&mut *self.0).await.map_err(unavailable)?;
+        let read: Result<Vec<T>, RowError> = rows.iter().map(read).collect();
+        Ok(read?)
+    }
+
+    async fn run(&mut self, query: Query) -> Stored<u64> {
+        let done = query.execute(&mut *self.0).await.map_err(unavailable)?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// Binds text by value, so that a query outlives what it was made of.
+fn text(value: impl ToString) -> String {
+    value.to_string()
+}
+
+#[async_trait]
+impl Transaction for SqliteTransaction {
+    async fn commit(self: Box<Self>) -> Stored<()> {
+        self.0.commit().await.map_err(unavailable)
+    }
+
+    async fn audit(&mut self, entry: &Entry) -> Stored<()> {
+        audit::insert(&mut self.0, entry).await.map_err(unavailable)
+    }
+
+    async fn epoch(&mut self) -> Stored<Option<EpochRow>> {
+        let query = sqlx::query("SELECT * FROM epoch WHERE only = 1");
+        self.one(query, epoch_row).await
+    }
+
+    async fn put_epoch(&mut self, row: &EpochRow) -> Stored<()> {
+        self.run(write::epoch(row)).await.map(drop)
+    }
+
+    async fn keys(&mut self, purpose: Purpose) -> Stored<Vec<KeyRow>> {
+        let query = sqlx::query("SELECT * FROM keys WHERE purpose = $1 ORDER BY generation, id");
+        self.all(query.bind(purpose.code()), key_row).await
+    }
+
+    async fn key(&mut self, id: &KeyId) -> Stored<Option<KeyRow>> {
+        let query = sqlx::query("SELECT * FROM keys WHERE id = $1");
+        self.one(query.bind(text(id)), key_row).await
+    }
+
+    async fn put_key(&mut self, row: &KeyRow) -> Stored<()> {
+        self.run(write::key(row)).await.map(drop)
+    }
+
+    async fn delete_key(&mut self, id: &KeyId) -> Stored<()> {
+        let query = sqlx::query("DELETE FROM keys WHERE id = $1").bind(text(id));
+        self.run(query).await.map(drop)
+    }
+
+    async fn tree(&mut self, start: &StartId) -> Stored<Option<TreeRow>> {
+        let query = sqlx::query("SELECT * FROM trees WHERE start_id = $1");
+        self.one(query.bind(text(start)), tree_row).await
+    }
+
+    async fn tree_by_id(&mut self, id: &TreeId) -> Stored<Option<TreeRow>> {
+        let query = sqlx::query(
+            "SELECT * FROM trees WHERE namespace = $1 AND workflow_id = $2 AND first_run_id = $3",
+        )
+        .bind(text(&id.namespace))
+        .bind(text(&id.workflow_id))
+        .bind(text(&id.first_run_id));
+        self.one(query, tree_row).await
+    }
+
+    async fn tree_by_request(
+        &mut self,
+        namespace: &Namespace,
+        request: &RequestId,
+    ) -> Stored<Option<TreeRow>> {
+        let query = sqlx::query("SELECT * FROM trees WHERE namespace = $1 AND request = $2");
+        let query = query.bind(text(namespace)).bind(text(request));
+        self.one(query, tree_row).await
+    }
+
+    async fn newest_tree(
+        &mut self,
+        namespace: &Namespace,
+        workflow_id: &WorkflowId,
+    ) -> Stored<Option<TreeRow>> {
+        let query = sqlx::query(
+            "SELECT * FROM trees WHERE namespace = $1 AND workflow_id = $2
+             ORDER BY opened_as DESC LIMIT 1",
+        );
+        let query = query.bind(text(namespace)).bind(text(workflow_id));
+        self.one(query, tree_row).await
+    }
+
+    async fn trees(
+        &mut self,
+        namespace: &Namespace,
+        after: Option<&StartId>,
+        limit: u32,
+    ) -> Stored<Vec<TreeRow>> {
+        let query = sqlx::query(
+            "SELECT * FROM trees WHERE namespace = $1 AND ($2 IS NULL OR opened_as <
+                (SELECT opened_as FROM trees WHERE start_id = $2))
+             ORDER BY opened_as DESC LIMIT $3",
+        )
+        .bind(text(namespace))
+        .bind(after.map(text))
+        .bind(limit);
+        self.all(query, tree_row).await
+    }
+
+    async fn starting_trees(&mut self) -> Stored<Vec<TreeRow>> {
+        let query = sqlx::query("SELECT * FROM trees WHERE state = 'starting' ORDER BY opened_as");
+        self.all(query, tree_row).await
+    }
+
+    async fn put_tree(&mut self, row: &TreeRow) -> Stored<()> {
+        self.run(write::tree(row)).await.map(drop)
+    }
+
+    async fn slot(&mut self, start: &StartId, slot: &Slot) -> Stored<Option<SlotRow>> {
+        let query = sqlx::query("SELECT * FROM slots WHERE start_id = $1 AND slot = $2");
+        self.one(query.bind(text(start)).bind(text(slot)), slot_row)
+            .await
+    }
+
+    async fn slots(&mut self, start: &StartId) -> Stored<Vec<SlotRow>> {
+        let query = sqlx::query("SELECT * FROM slots WHERE start_id = $1 ORDER BY slot");
+        self.all(query.bind(text(start)), slot_row).await
+    }
+
+    async fn put_slot(&mut self, row: &SlotRow) -> Stored<()> {
+        self.run(write::slot(row)).await.map(drop)
+    }
+
+    async fn versions(&mut self, start: &StartId) -> Stored<Vec<VersionRow>> {
+        let query =
+            sqlx::query("SELECT * FROM versions WHERE start_id = $1 ORDER BY slot, version");
+        self.all(query.bind(text(start)), version_row).await
+    }
+
+    async fn version(
+        &mut self,
+        start: &StartId,
+        slot: &Slot,
+        version: Version,
+    ) -> Stored<Option<VersionRow>> {
+        let query = sqlx::query(
+            "SELECT * FROM versions WHERE start_id = $1 AND slot = $2 AND version = $3",
+        )
+        .bind(text(start))
+        .bind(text(slot))
+        .bind(version.0);
+        self.one(query, version_row).await
+    }
+
+    async fn active_version(&mut self, start: &StartId, slot: &Slot) -> Stored<Option<VersionRow>> {
+        let query = sqlx::query(
+            "SELECT * FROM versions WHERE start_id = $1 AND slot = $2 AND state = 'active'",
+        );
+        self.one(query.bind(text(start)).bind(text(slot)), version_row)
+            .await
+    }
+
+    async fn version_by_request(
+        &mut self,
+        start: &StartId,
+        request: &RequestId,
+    ) -> Stored<Option<VersionRow>> {
+        let query = sqlx::query("SELECT * FROM versions WHERE start_id = $1 AND request = $2");
+        self.one(query.bind(text(start)).bind(text(request)), version_row)
+            .await
+    }
+
+    async fn active_versions(&mut self, before: Option<UnixSeconds>) -> Stored<Vec<VersionRow>> {
+        let query = sqlx::query(
+            "SELECT v.* FROM versions v JOIN trees t ON t.start_id = v.start_id
+             WHERE v.state = 'active' AND t.state = 'bound' AND v.expires_at < $1
+             ORDER BY v.start_id, v.slot",
+        )
+        .bind(before.map_or(i64::MAX, |before| integer(before.0)));
+        self.all(query, version_row).await
+    }
+
+    async fn put_version(&mut self, row: &VersionRow) -> Stored<()> {
+        self.run(write::version(row)).await.map(drop)
+    }
+
+    async fn secret(&mut self, id: &SecretId) -> Stored<Option<SecretRow>> {
+        let query = sqlx::query("SELECT * FROM secrets WHERE id = $1");
+        self.one(query.bind(text(id)), secret_row).await
+    }
+
+    async fn put_secret(&mut self, row: &SecretRow) -> Stored<()> {
+        self.run(write::secret(row)).await.map(drop)
+    }
+
+    async fn delete_secret(&mut self, id: &SecretId) -> Stored<()> {
+        let query = sqlx::query("DELETE FROM secrets WHERE id = $1").bind(text(id));
+        self.run(query).await.map(drop)
+    }
+
+    async fn lease(&mut self, id: &LeaseId) -> Stored<Option<LeaseRow>> {
+        let query = sqlx::query("SELECT * FROM leases WHERE id = $1");
+        self.one(query.bind(text(id)), lease_row).await
+    }
+
+    async fn put_lease(&mut self, row: &LeaseRow) -> Stored<()> {
+        self.run(write::lease(row)).await.map(drop)
+    }
+
+    async fn open_leases(
+        &mut self,
+        start: &StartId,
+        slot: &Slot,
+        version: Version,
+        now: UnixSeconds,
+    ) -> Stored<OpenLeases> {
+        let query = sqlx::query(
+            "SELECT COUNT(*) AS open, COALESCE(MAX(expires_at), 0) AS until FROM leases
+             WHERE start_id = $1 AND slot = $2 AND version = $3 AND released_at IS NULL
+                AND expires_at > $4",
+        )
+        .bind(text(start))
+        .bind(text(slot))
+        .bind(version.0)
+        .bind(integer(now.0));
+        let open = self.one(query, open_leases).await?;
+        Ok(open.unwrap_or_default())
+    }
+
+    async fn delete_leases(&mut self, before: UnixSeconds) -> Stored<u64> {
+        let query = sqlx::query("DELETE FROM leases WHERE expires_at < $1");
+        self.run(query.bind(integer(before.0))).await
+    }
+
+    async fn slot_use(
+        &mut self,
+        namespace: &Namespace,
+        queue: &TaskQueue,
+        workflow_type: &WorkflowType,
+        slot: &Slot,
+    ) -> Stored<SlotUse> {
+        let query = sqlx::query(
+            "SELECT transit FROM definition_slots
+             WHERE namespace = $1 AND queue = $2 AND workflow_type = $3 AND slot = $4",
+        )
+        .bind(text(namespace))
+        .bind(text(queue))
+        .bind(text(workflow_type))
+        .bind(text(slot));
+        let found = self.one(query, slot_use).await?;
+        Ok(found.unwrap_or(SlotUse::Undeclared))
+    }
+
+    async fn tool(&mut self, namespace: &Namespace, name: &ToolName) -> Stored<Option<ToolFacts>> {
+        let query = sqlx::query("SELECT slot, hash FROM tools WHERE namespace = $1 AND name = $2");
+        let query = query.bind(text(namespace)).bind(text(name));
+        self.one(query, tool_facts).await
+    }
+}
+
+fn open_leases(row: &SqliteRow) -> Result<OpenLeases, RowError> {
+    let columns = Columns::new(row, "lease");
+    Ok(OpenLeases {
+        count: columns.number("open")?,
+        until: UnixSeconds(columns.number("until")?),
+    })
+}
+
+fn slot_use(row: &SqliteRow) -> Result<SlotUse, RowError> {
+    let transit = Columns::new(row, "workflow definition").flag("transit")?;
+    Ok(if transit {
+        SlotUse::Transit
+    } else {
+        SlotUse::Redeems
+    })
+}
+
+fn tool_facts(row: &SqliteRow) -> Result<ToolFacts, RowError> {
+    let columns = Columns::new(row, "tool");
+    Ok(ToolFacts {
+        slot: columns.parsed("slot")?,
+        hash: columns.raw("hash")?,
+    })
+}

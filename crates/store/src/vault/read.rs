@@ -1,0 +1,146 @@
+//! From columns to rows.
+
+use crate::row::{Columns, RowError};
+use sqlx::sqlite::SqliteRow;
+use xylem_audit::Activity;
+use xylem_grant::UnixSeconds;
+use xylem_ids::{Epoch, Serial, Version, WorkflowId};
+use xylem_vault::{
+    EpochRow, Exclusion, KeyRow, LeaseRow, Mac, Purpose, Sealed, SecretRow, SlotRow, Tree, TreeRow,
+    TreeState, VersionInfo, VersionRow, VersionState,
+};
+
+pub(super) fn epoch_row(row: &SqliteRow) -> Result<EpochRow, RowError> {
+    let columns = Columns::new(row, "epoch");
+    Ok(EpochRow {
+        epoch: Epoch(columns.number("epoch")?),
+        mac: Mac(columns.bytes("mac")?),
+    })
+}
+
+pub(super) fn key_row(row: &SqliteRow) -> Result<KeyRow, RowError> {
+    let columns = Columns::new(row, "key");
+    let purpose = Purpose::from_code(columns.raw("purpose")?);
+    Ok(KeyRow {
+        id: columns.parsed("id")?,
+        purpose: purpose.ok_or_else(|| columns.unreadable())?,
+        generation: columns.number("generation")?,
+        wrapped_by: columns.parsed("wrapped_by")?,
+        wrapped: sealed(&columns, "wrapped")?,
+    })
+}
+
+fn sealed(columns: &Columns<'_>, ciphertext: &str) -> Result<Sealed, RowError> {
+    Ok(Sealed {
+        nonce: columns.bytes("nonce")?,
+        ciphertext: columns.raw(ciphertext)?,
+    })
+}
+
+pub(super) fn tree_row(row: &SqliteRow) -> Result<TreeRow, RowError> {
+    let columns = Columns::new(row, "tree");
+    Ok(TreeRow {
+        tree: Tree {
+            start: columns.parsed("start_id")?,
+            namespace: columns.parsed("namespace")?,
+            workflow_id: columns.parsed("workflow_id")?,
+            state: tree_state(&columns)?,
+            intake: columns.flag("intake")?,
+            tools: columns.json("tools")?,
+            owner: columns.parsed("owner")?,
+            opened_at: UnixSeconds(columns.number("opened_at")?),
+            request: columns.parsed("request")?,
+        },
+        data_key: columns.optional("data_key")?,
+        mac: Mac(columns.bytes("mac")?),
+    })
+}
+
+fn tree_state(columns: &Columns<'_>) -> Result<TreeState, RowError> {
+    let first_run_id = columns.optional("first_run_id")?;
+    let stopped_at = columns.optional_number("stopped_at")?;
+    match (columns.raw("state")?, first_run_id, stopped_at) {
+        ("starting", None, None) => Ok(TreeState::Starting),
+        ("bound", Some(first_run_id), None) => Ok(TreeState::Bound { first_run_id }),
+        ("stopped", first_run_id, Some(at)) => Ok(TreeState::Stopped {
+            first_run_id,
+            at: UnixSeconds(at),
+        }),
+        _ => Err(columns.unreadable()),
+    }
+}
+
+pub(super) fn slot_row(row: &SqliteRow) -> Result<SlotRow, RowError> {
+    let columns = Columns::new(row, "slot");
+    let exclusions: Vec<(WorkflowId, bool)> = columns.json("exclusions")?;
+    Ok(SlotRow {
+        start: columns.parsed("start_id")?,
+        slot: columns.parsed("slot")?,
+        last: columns.number("last")?,
+        exclusions: exclusions
+            .into_iter()
+            .map(|(workflow_id, subtree)| Exclusion {
+                workflow_id,
+                subtree,
+            })
+            .collect(),
+        mac: Mac(columns.bytes("mac")?),
+    })
+}
+
+pub(super) fn version_row(row: &SqliteRow) -> Result<VersionRow, RowError> {
+    let columns = Columns::new(row, "version");
+    let state = VersionState::from_code(columns.raw("state")?);
+    Ok(VersionRow {
+        info: VersionInfo {
+            start: columns.parsed("start_id")?,
+            slot: columns.parsed("slot")?,
+            version: Version(columns.number("version")?),
+            serial: Serial(columns.number("serial")?),
+            epoch: Epoch(columns.number("epoch")?),
+            state: state.ok_or_else(|| columns.unreadable())?,
+            state_since: UnixSeconds(columns.number("state_since")?),
+            exposed: columns.flag("exposed")?,
+            fingerprint: columns.parsed("fingerprint")?,
+            audiences: columns.json("audiences")?,
+            issued_at: UnixSeconds(columns.number("issued_at")?),
+            expires_at: UnixSeconds(columns.number("expires_at")?),
+            grant: columns.raw("issued_grant")?,
+            issuer: columns.optional("issuer")?,
+            depositor: columns.parsed("depositor")?,
+            deposited_at: UnixSeconds(columns.number("deposited_at")?),
+            request: columns.parsed("request")?,
+        },
+        secret: columns.optional("secret_id")?,
+        mac: Mac(columns.bytes("mac")?),
+    })
+}
+
+pub(super) fn secret_row(row: &SqliteRow) -> Result<SecretRow, RowError> {
+    let columns = Columns::new(row, "token");
+    Ok(SecretRow {
+        id: columns.parsed("id")?,
+        data_key: columns.parsed("data_key")?,
+        sealed: sealed(&columns, "ciphertext")?,
+    })
+}
+
+pub(super) fn lease_row(row: &SqliteRow) -> Result<LeaseRow, RowError> {
+    let columns = Columns::new(row, "lease");
+    let activity = Activity::new(columns.raw("activity_id")?, columns.number("attempt")?);
+    let released_at: Option<u64> = columns.optional_number("released_at")?;
+    Ok(LeaseRow {
+        id: columns.parsed("id")?,
+        start: columns.parsed("start_id")?,
+        slot: columns.parsed("slot")?,
+        version: Version(columns.number("version")?),
+        tool: columns.parsed("tool")?,
+        workflow_id: columns.parsed("workflow_id")?,
+        run_id: columns.parsed("run_id")?,
+        activity: activity.ok_or_else(|| columns.unreadable())?,
+        agent: columns.parsed("agent")?,
+        opened_at: UnixSeconds(columns.number("opened_at")?),
+        expires_at: UnixSeconds(columns.number("expires_at")?),
+        released_at: released_at.map(UnixSeconds),
+    })
+}
