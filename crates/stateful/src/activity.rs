@@ -271,3 +271,10 @@ pub struct ReportRejected {
     /// How many, by reason.
     pub rejected: BTreeMap<String, u64>,
 }
+
+/// The definitions as types, for `#[activity(definition = ...)]` in the room that implements them.
+pub mod definitions {
+    pub use super::node_activities::{
+        CallTool, FindChild, Forward, Issuers, ReportRejected, Select, TakeIn, WatchChildren,
+    };
+}

@@ -260,7 +260,7 @@ fn with_token(mut options: ChildOptions, token: WorkflowCancellationToken) -> Ch
     options
 }
 
-/// A handle for a child that an earlier run started.
+/// A handle for a child that an earlier run started, whether or not it has ended since.
 pub(crate) fn inherited<W: 'static, C>(
     ctx: &WorkflowContext<W>,
     state: &NodeState,
@@ -271,11 +271,10 @@ where
     C::Output: TemporalDeserializable,
 {
     let first_run_id = state.with(|inner| {
-        let child = inner.node.children().get(id)?;
-        match child.state() {
-            xylem_node::ChildState::Running { first_run_id } => Some(first_run_id.clone()),
-            xylem_node::ChildState::Starting => None,
-        }
+        let running = inner.node.inherited();
+        let running = running.into_iter().find(|child| child.workflow_id == *id);
+        let ended = || inner.ends.get(id).map(|(first_run_id, _)| first_run_id.clone());
+        running.map(|child| child.first_run_id).or_else(ended)
     })?;
     let shared = Rc::new(RefCell::new(Stage::Taken));
     let result = result_of::<W, C>(ctx.clone(), state.clone(), id.clone(), shared);
@@ -305,7 +304,7 @@ where
         return result.map_err(ChildError::Execution);
     }
     waited.map_err(|_| ChildError::Cancelled)?;
-    let outcome = state.with(|inner| inner.ends.get(&id).cloned());
+    let outcome = state.with(|inner| inner.ends.get(&id).map(|(_, outcome)| outcome.clone()));
     match outcome {
         Some(ChildOutcome::Completed { result }) => {
             decode(&ctx, &result).ok_or(ChildError::Result(id))

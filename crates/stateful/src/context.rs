@@ -41,8 +41,9 @@ pub trait StatefulContext<W> {
         C: StatefulWorkflow + 'static,
         C::Output: TemporalDeserializable + TemporalSerializable;
 
-    /// A child that runs, whichever run of this workflow has started it.
-    fn child<C>(&self, workflow: C, id: &WorkflowId) -> Option<Child<C::Output>>
+    /// A child that an earlier run of this workflow has started, whether it still runs or has
+    /// ended since. [`StatefulContext::children`] names them at the beginning of a run.
+    fn inherited_child<C>(&self, workflow: C, id: &WorkflowId) -> Option<Child<C::Output>>
     where
         C: StatefulWorkflow + 'static,
         C::Output: TemporalDeserializable;
@@ -124,7 +125,7 @@ impl<W: 'static> StatefulContext<W> for WorkflowContext<W> {
         start(self, node(self), workflow, input.into(), options.into()).await
     }
 
-    fn child<C>(&self, _workflow: C, id: &WorkflowId) -> Option<Child<C::Output>>
+    fn inherited_child<C>(&self, _workflow: C, id: &WorkflowId) -> Option<Child<C::Output>>
     where
         C: StatefulWorkflow + 'static,
         C::Output: TemporalDeserializable,

@@ -388,7 +388,7 @@ async fn watch<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
                 for end in ended.into_iter().flatten() {
                     let NodeId { workflow_id, first_run_id } = end.child;
                     inner.node.child_ended(&workflow_id, Some(&first_run_id));
-                    inner.ends.insert(workflow_id, end.outcome);
+                    inner.ends.insert(workflow_id, (first_run_id, end.outcome));
                 }
             }),
             () = changed => token.cancel(),

@@ -17,7 +17,7 @@ use std::{
 use temporalio_common::protos::temporal::api::common::v1::Payload;
 use temporalio_workflow::{WorkflowContext, WorkflowContextView};
 use xylem_grant::{IssuerSet, UnixSeconds};
-use xylem_ids::{Slot, TreeId, WorkflowId};
+use xylem_ids::{RunId, Slot, TreeId, WorkflowId};
 use xylem_node::{Counts, Node, Received, Rejection, Source, Start};
 
 /// Raw tokens that wait to be taken in; more are rejected.
@@ -55,9 +55,9 @@ pub(crate) struct Inner {
     pub(crate) reported: Counts,
     pub(crate) reported_at: Option<UnixSeconds>,
     /// How children ended that an earlier run had started.
-    pub(crate) ends: BTreeMap<WorkflowId, ChildOutcome>,
+    pub(crate) ends: BTreeMap<WorkflowId, (RunId, ChildOutcome)>,
     pub(crate) tasks: Vec<Task>,
-    /// Started and not ended; the run waits for none of them.
+    /// The author's `run` has ended.
     pub(crate) is_closing: bool,
     pub(crate) now: UnixSeconds,
 }

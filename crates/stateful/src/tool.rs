@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::time::Duration;
 use temporalio_common::error::{ActivityExecutionError, ApplicationFailure};
 use temporalio_workflow::{
-    ActivityOptions, RetryPolicy, WorkflowContext, WorkflowTermination,
+    ActivityCloseTimeouts, ActivityOptions, RetryPolicy, WorkflowContext, WorkflowTermination,
 };
 use xylem_ids::{IdError, Slot, ToolName};
 use xylem_node::Source;
@@ -109,9 +109,12 @@ impl<'a, W> Tool<'a, W> {
             .initial_interval(Duration::from_millis(500))
             .maximum_interval(Duration::from_secs(30))
             .build();
-        let options = ActivityOptions::with_schedule_to_close_timeout(self.give_up_after)
+        let timeouts = ActivityCloseTimeouts::ScheduleAndStartToClose {
+            schedule_to_close: self.give_up_after,
+            start_to_close: self.timeout,
+        };
+        let options = ActivityOptions::with_close_timeouts(timeouts)
             .retry_policy(retries)
-            .heartbeat_timeout(self.timeout)
             .build();
         let answer = self
             .ctx

@@ -1,0 +1,33 @@
+//! Looking at histories.
+
+use temporalio_client::{Client, UntypedWorkflow, WorkflowFetchHistoryOptions};
+use temporalio_common::protos::temporal::api::{enums::v1::EventType, history::v1::HistoryEvent};
+
+/// The events of a workflow's current run.
+///
+/// # Errors
+/// The server does not know it.
+pub async fn events(client: &Client, workflow_id: &str) -> anyhow::Result<Vec<HistoryEvent>> {
+    let handle = client.get_workflow_handle::<UntypedWorkflow>(workflow_id);
+    let history = handle.fetch_history(WorkflowFetchHistoryOptions::default());
+    Ok(history.into_events().await?)
+}
+
+/// The types of the events after the first `known`.
+///
+/// # Errors
+/// The server does not know the workflow.
+pub async fn added_since(
+    client: &Client,
+    workflow_id: &str,
+    known: usize,
+) -> anyhow::Result<Vec<EventType>> {
+    let events = events(client, workflow_id).await?;
+    Ok(events.iter().skip(known).map(HistoryEvent::event_type).collect())
+}
+
+/// A history as text, for searching.
+#[must_use]
+pub fn payload_strings(events: &[HistoryEvent]) -> String {
+    events.iter().map(|event| format!("{event:?}\n")).collect()
+}
