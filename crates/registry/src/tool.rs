@@ -541,7 +541,7 @@ mod tests {
             "response_headers"
         );
         assert_eq!(
-            field_of(|d| drop(d.places.insert("build".into(), Place::Path))),
+            field_of(|d| d.places = BTreeMap::from([("build".into(), Place::Path)])),
             "places"
         );
         assert_eq!(

@@ -350,17 +350,17 @@ impl Vault {
                 revoked = revoked.saturating_add(1);
             }
         }
-        if let Some(key) = &row.data_key {
-            tx.delete_key(key).await?;
-        }
         let mut tree = row.tree;
         tree.state = TreeState::Stopped {
             first_run_id: tree.state.first_run_id().cloned(),
             at: now,
         };
-        let row = self.derived.seal_tree(tree, None);
-        tx.put_tree(&row).await?;
-        Ok((row, revoked))
+        let stopped = self.derived.seal_tree(tree, None);
+        tx.put_tree(&stopped).await?;
+        if let Some(key) = &row.data_key {
+            tx.delete_key(key).await?;
+        }
+        Ok((stopped, revoked))
     }
 
     pub(crate) fn tree_entry(&self, kind: Kind, tree: &Tree, by: &AgentId) -> Entry {

@@ -1,0 +1,383 @@
+//! A vault, registry and audit log on a real database, and shorthands to use them.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by test files that each use a part"
+)]
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tempfile::TempDir;
+use xylem_audit::{Activity, Filter, Log, Record};
+use xylem_grant::VerifiedGrant;
+use xylem_ids::{
+    AgentId, Audience, Namespace, Order, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId,
+};
+use xylem_registry::{Existing, KeyHasher, Registry, Tool, WorkflowDefinition};
+use xylem_store::SqliteStore;
+use xylem_vault::{
+    Audiences, CallEnd, ClaimCheck, ClaimError, ClaimRefusal, Claims, Clock, Deposit, Deposited,
+    KeyRing, Lineage, NewTree, Redeemed, Redemption, Refusal, Released, StartId, Target, Vault,
+    VaultError, Worker,
+};
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const V1: &str = "acme-token-one-0123456789abcdef";
+pub const V2: &str = "acme-token-two-0123456789abcdef";
+pub const V3: &str = "acme-token-three-0123456789abcdef";
+
+/// Time stands still until a test moves it.
+pub struct Still(AtomicU64);
+
+impl Still {
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_secs(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Still {
+    fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Answers what the test says Temporal would answer.
+#[derive(Clone)]
+pub enum Check {
+    Confirms(Lineage),
+    Refuses(ClaimRefusal),
+    Silent,
+}
+
+#[async_trait]
+impl ClaimCheck for Check {
+    async fn confirm(&self, _: &Claims) -> Result<Lineage, ClaimError> {
+        match self {
+            Self::Confirms(lineage) => Ok(lineage.clone()),
+            Self::Refuses(refusal) => Err((*refusal).into()),
+            Self::Silent => Err(ClaimError::NotChecked("no answer".into())),
+        }
+    }
+}
+
+pub struct House {
+    pub folder: TempDir,
+    pub clock: Arc<Still>,
+    pub store: Arc<SqliteStore>,
+    pub vault: Arc<Vault>,
+    pub registry: Registry,
+}
+
+impl House {
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Arc::new(Still(AtomicU64::new(1_800_000_000)));
+        Self::open(folder, clock).await
+    }
+
+    async fn open(folder: TempDir, clock: Arc<Still>) -> Self {
+        let (store, vault) = open(folder.path(), clock.clone()).await.expect("opens");
+        let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
+        let house = Self {
+            folder,
+            clock,
+            store,
+            vault,
+            registry,
+        };
+        house.furnish().await;
+        house
+    }
+
+    /// The same files, opened anew as after a restart.
+    pub async fn reopen(self) -> Self {
+        let Self {
+            folder,
+            clock,
+            store,
+            vault,
+            registry,
+        } = self;
+        store.close().await;
+        drop((vault, registry, store));
+        Self::open(folder, clock).await
+    }
+
+    async fn furnish(&self) {
+        for (name, slot) in [
+            ("acme.deploy", "default"),
+            ("acme.list", "default"),
+            ("git.pull", "github"),
+        ] {
+            let tool = tool(name, slot);
+            self.registry
+                .register_tool(&namespace(), &tool, Existing::Refuse, self.clock.now())
+                .await
+                .expect("registers");
+        }
+        let definition = WorkflowDefinition {
+            workflow_type: "Leaf".parse().unwrap(),
+            slots: BTreeSet::from([slot("default"), slot("github")]),
+            transit: BTreeSet::new(),
+        };
+        let transit = WorkflowDefinition {
+            workflow_type: "Hub".parse().unwrap(),
+            slots: BTreeSet::new(),
+            transit: BTreeSet::from([slot("default")]),
+        };
+        self.registry
+            .register_definitions(&namespace(), &queue("trains"), &[definition, transit])
+            .await
+            .expect("registers");
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.folder.path().join("xylem.db")
+    }
+
+    /// A connection beside the store: what somebody with the file could do.
+    pub async fn burglar(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new()
+            .filename(self.database())
+            .foreign_keys(false)
+            .busy_timeout(Duration::from_secs(5));
+        SqliteConnection::connect_with(&options)
+            .await
+            .expect("opens")
+    }
+
+    pub async fn tamper(&self, sql: &'static str) {
+        let mut burglar = self.burglar().await;
+        let done = sqlx::query(sql).execute(&mut burglar).await.expect("edits");
+        assert!(done.rows_affected() > 0, "nothing was edited: {sql}");
+        burglar.close().await.expect("closes");
+    }
+
+    /// A start that is not bound yet.
+    pub async fn start(&self, workflow_id: &str) -> StartId {
+        self.vault
+            .open_tree(new_tree(workflow_id))
+            .await
+            .expect("opens")
+    }
+
+    /// A running tree without tokens.
+    pub async fn tree(&self, workflow_id: &str) -> TreeId {
+        let start = self.start(workflow_id).await;
+        let run: RunId = format!("run-{workflow_id}").parse().unwrap();
+        self.vault.bind(&start, run).await.expect("binds").tree
+    }
+
+    pub async fn deposit(&self, tree: &TreeId, token: &str, request: &str) -> Deposited {
+        let deposit = deposit(Target::Tree(tree.clone()), token, request);
+        self.vault.deposit(deposit).await.expect("deposits")
+    }
+
+    /// A running tree and the grant of its first token.
+    pub async fn planted(&self, workflow_id: &str) -> (TreeId, VerifiedGrant) {
+        let tree = self.tree(workflow_id).await;
+        let deposited = self.deposit(&tree, V1, "d1").await;
+        (tree, deposited.grant.expect("a grant"))
+    }
+
+    pub async fn redeem(&self, ask: Ask) -> Result<Redeemed, VaultError> {
+        self.vault.redeem(ask.redemption, &ask.check).await
+    }
+
+    pub async fn release(&self, redeemed: &Redeemed, end: &CallEnd) -> Released {
+        let released = self.vault.release(&redeemed.lease, &worker(), end).await;
+        released.expect("releases")
+    }
+
+    pub async fn refused(&self, ask: Ask) -> Refusal {
+        match self.redeem(ask).await {
+            Err(VaultError::Refused(refusal)) => refusal,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    pub async fn log(&self) -> Vec<Record> {
+        let page = self.store.list(&Filter::default(), None, 500).await;
+        page.expect("lists").records
+    }
+
+    pub async fn last_entry(&self) -> xylem_audit::Entry {
+        self.log().await.pop().expect("an entry").entry
+    }
+
+    pub async fn leases(&self) -> i64 {
+        self.rows("leases").await
+    }
+
+    /// How many rows a table has, or a table and a condition.
+    pub async fn rows(&self, of: &'static str) -> i64 {
+        let mut burglar = self.burglar().await;
+        let query = format!("SELECT COUNT(*) FROM {of}");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+            .fetch_one(&mut burglar)
+            .await
+            .expect("counts")
+    }
+}
+
+pub async fn open(
+    folder: &Path,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<SqliteStore>, Arc<Vault>), VaultError> {
+    let store = SqliteStore::open(&folder.join("xylem.db")).await;
+    let store = Arc::new(store.expect("the database opens"));
+    let keys = KeyRing::from_file_or_new(&folder.join("kek"))?;
+    let vault = Vault::open(store.clone(), Arc::new(keys), clock).await?;
+    Ok((store, Arc::new(vault)))
+}
+
+/// A redemption by a leaf of the tree, as a test may bend it.
+#[derive(Clone)]
+pub struct Ask {
+    pub redemption: Redemption,
+    pub check: Check,
+}
+
+impl Ask {
+    pub fn new(tree: &TreeId, grant: &VerifiedGrant) -> Self {
+        Self {
+            redemption: Redemption {
+                worker: worker(),
+                claims: claims("leaf"),
+                grant: grant.as_str().to_owned(),
+                tool: "acme.deploy".parse().unwrap(),
+                destination: "https://api.acme.example".parse().unwrap(),
+                lease_for: Duration::from_secs(30),
+            },
+            check: Check::Confirms(lineage(tree)),
+        }
+    }
+
+    pub fn with(mut self, change: impl FnOnce(&mut Redemption)) -> Self {
+        change(&mut self.redemption);
+        self
+    }
+
+    pub fn standing(mut self, change: impl FnOnce(&mut Lineage)) -> Self {
+        if let Check::Confirms(lineage) = &mut self.check {
+            change(lineage);
+        }
+        self
+    }
+
+    pub fn checked(mut self, check: Check) -> Self {
+        self.check = check;
+        self
+    }
+}
+
+pub fn namespace() -> Namespace {
+    "default".parse().unwrap()
+}
+
+pub fn slot(text: &str) -> Slot {
+    text.parse().unwrap()
+}
+
+pub fn queue(text: &str) -> TaskQueue {
+    text.parse().unwrap()
+}
+
+pub fn agent(text: &str) -> AgentId {
+    text.parse().unwrap()
+}
+
+pub fn workflow(text: &str) -> WorkflowId {
+    text.parse().unwrap()
+}
+
+pub fn tools(names: &[&str]) -> BTreeSet<ToolName> {
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+pub fn audiences(list: &[&str]) -> Audiences {
+    let list: Vec<Audience> = list.iter().map(|text| text.parse().unwrap()).collect();
+    Audiences::new(list).unwrap()
+}
+
+pub fn worker() -> Worker {
+    Worker {
+        agent: agent("worker"),
+        queues: BTreeSet::from([queue("trains")]),
+    }
+}
+
+pub fn claims(workflow_id: &str) -> Claims {
+    Claims {
+        namespace: namespace(),
+        workflow_id: workflow(workflow_id),
+        run_id: "run-leaf".parse().unwrap(),
+        workflow_type: "Leaf".parse().unwrap(),
+        task_queue: queue("trains"),
+        activity: Activity::new("7", 1).unwrap(),
+    }
+}
+
+pub fn lineage(tree: &TreeId) -> Lineage {
+    Lineage {
+        tree: tree.clone(),
+        first_run_id: "run-leaf".parse().unwrap(),
+        workflow_queue: queue("trains"),
+        ancestors: vec![workflow("inner"), tree.workflow_id.clone()],
+    }
+}
+
+pub fn new_tree(workflow_id: &str) -> NewTree {
+    NewTree {
+        namespace: namespace(),
+        workflow_id: workflow(workflow_id),
+        intake: false,
+        tools: tools(&["acme.deploy", "git.pull"]),
+        owner: agent("service"),
+        request: format!("open-{workflow_id}").parse().unwrap(),
+    }
+}
+
+pub fn deposit(target: Target, token: &str, request: &str) -> Deposit {
+    Deposit {
+        target,
+        slot: Slot::default_slot(),
+        token: SecretString::from(token),
+        audiences: audiences(&["https://api.acme.example/v1"]),
+        lifetime: 24 * HOUR,
+        depositor: agent("operator"),
+        request: request.parse().unwrap(),
+        accept_short: false,
+    }
+}
+
+pub fn tool(name: &str, slot: &str) -> Tool {
+    let definition = serde_json::from_value(serde_json::json!({
+        "name": name,
+        "base_url": "https://api.acme.example/v1",
+        "path": "/deploys",
+        "method": "POST",
+        "auth": {"type": "bearer"},
+        "slot": slot,
+        "parameters": {"type": "object", "properties": {"build": {"type": "integer"}}},
+        "timeout_seconds": 10,
+        "max_response_bytes": 65536,
+    }));
+    Tool::new(definition.unwrap()).unwrap()
+}
+
+pub fn version(order: Order) -> u32 {
+    order.version.0
+}
