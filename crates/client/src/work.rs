@@ -108,6 +108,8 @@ pub struct PublicKey {
     pub key_id: KeyId,
     /// The 32 bytes of the Ed25519 public key, base64url without padding.
     pub x: String,
+    /// Counts the keys of a vault: only a newer key may retire an older one.
+    pub generation: u32,
 }
 
 /// What a node needs in order to verify.
@@ -218,6 +220,7 @@ impl Client {
             Ok(PublicKey {
                 key_id: convert::id(key.key_id, "key id")?,
                 x: key.x,
+                generation: key.generation,
             })
         };
         Ok(Issuers {
