@@ -1,12 +1,11 @@
 //! A tree that is described by its input: every node calls tools in rounds and has children of the
 //! same kind.
 
-use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
 use temporalio_macros::{workflow, workflow_methods};
-use temporalio_workflow::{WorkflowContext, WorkflowResult, WorkflowTermination, workflows::select};
+use temporalio_workflow::{WorkflowContext, WorkflowResult, WorkflowTermination, workflows::{join_all, select}};
 use xylem_stateful::{Child, ChildOptions, Selection, StatefulContext, stateful};
 
 /// One tool call of a round.
@@ -89,7 +88,8 @@ impl ToolTree {
         while input.rounds != Some(0) {
             round(ctx, &mut input).await?;
         }
-        let results = try_join_all(children.into_iter().map(Child::result)).await?;
+        let results = join_all(children.into_iter().map(Child::result)).await;
+        let results: Vec<_> = results.into_iter().collect::<Result<_, _>>()?;
         let calls = results.iter().map(|result| result.calls);
         Ok(ToolTreeResult {
             calls: input.calls + calls.sum::<u64>(),
@@ -106,7 +106,8 @@ async fn plant(
         let options = ChildOptions::workflow_id(id).select(branch.selection);
         ctx.start_child(ToolTree, branch.node, options)
     });
-    Ok(try_join_all(starts).await?)
+    let started = join_all(starts).await;
+    Ok(started.into_iter().collect::<Result<_, _>>()?)
 }
 
 async fn round(ctx: &WorkflowContext<ToolTree>, input: &mut ToolTreeInput) -> WorkflowResult<()> {

@@ -10,9 +10,9 @@ use crate::{
         AskIssuers, Delivery, FORWARD_BUDGET, Forward, NodeActivities, ReportRejected,
         WatchChildren,
     },
-    state::{Inner, Intake, NodeState},
+    state::{Inner, Intake, NodeState, Task},
 };
-use futures::{FutureExt, StreamExt, pin_mut, select_biased, stream::FuturesUnordered};
+use futures::{FutureExt, pin_mut, select_biased};
 use std::{future::poll_fn, task::Poll, time::Duration};
 use temporalio_workflow::{
     ActivityOptions, LocalActivityOptions, RetryPolicy, TimerOptions, WorkflowCancellationToken,
@@ -100,14 +100,19 @@ async fn until(state: &NodeState, mut condition: impl FnMut(&mut Inner) -> bool)
 
 /// Polls the work that was handed over. What still runs when the run may end are waits for the
 /// results of children that outlive it.
+///
+/// A plain list, polled whole: the combinators that poll only what was woken wake the workflow by
+/// themselves, which the SDK takes for nondeterminism.
 async fn tasks<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
-    let mut running = FuturesUnordered::new();
+    let mut running: Vec<Task> = Vec::new();
     poll_fn(|cx| {
         loop {
-            running.extend(state.with(|inner| std::mem::take(&mut inner.tasks)));
-            match running.poll_next_unpin(cx) {
-                Poll::Ready(Some(())) => {}
-                Poll::Ready(None) | Poll::Pending => break,
+            let new = state.with(|inner| std::mem::take(&mut inner.tasks));
+            let has_new = !new.is_empty();
+            running.extend(new);
+            running.retain_mut(|task| task.as_mut().poll(cx).is_pending());
+            if !has_new {
+                break;
             }
         }
         if state.with(|inner| is_finished(ctx, inner)) {

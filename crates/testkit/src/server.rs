@@ -93,6 +93,10 @@ impl TemporalServer {
         command
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Runs the stock CLI to its end and answers with what it printed.
     ///
     /// # Errors
@@ -165,7 +169,7 @@ fn spawn(cli: &PathBuf, port: u16, settings: &Settings) -> anyhow::Result<Child>
         .context("the Temporal server could not be started")
 }
 
-async fn connect(port: u16) -> anyhow::Result<Client> {
+pub(crate) async fn connect(port: u16) -> anyhow::Result<Client> {
     let url = Url::parse(&format!("http://127.0.0.1:{port}"))?;
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

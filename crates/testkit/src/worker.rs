@@ -1,8 +1,8 @@
 //! A worker in the test's own process.
 
+use crate::server::{TemporalServer, connect};
 use anyhow::{Context, anyhow};
 use std::{sync::mpsc, thread::JoinHandle};
-use temporalio_client::Client;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 
 /// A worker that runs until it is dropped.
@@ -12,18 +12,21 @@ pub struct TestWorker {
 }
 
 impl TestWorker {
-    /// Starts a worker. The SDK's worker is not `Send`, so it gets a thread of its own.
+    /// Starts a worker. The SDK's worker is not `Send`, so it gets a thread of its own, and a
+    /// connection that does not depend on the test's runtime: dropping a worker blocks that.
     ///
     /// # Errors
     /// The worker refused its options.
-    pub fn start(client: Client, options: WorkerOptions) -> anyhow::Result<Self> {
+    pub fn start(server: &TemporalServer, options: WorkerOptions) -> anyhow::Result<Self> {
         let (ready, is_ready) = mpsc::channel();
+        let port = server.port();
         let thread = std::thread::spawn(move || {
             let tokio = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()?;
             tokio.block_on(async move {
+                let client = connect(port).await?;
                 let runtime = Runtime::from_current_tokio(Default::default())?;
                 let mut worker = Worker::new(&runtime, client, options)
                     .map_err(|error| anyhow!("the worker refused its options: {error}"))?;

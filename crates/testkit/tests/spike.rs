@@ -32,7 +32,7 @@ async fn a_rotation_reaches_the_leaves() -> anyhow::Result<()> {
     let client = server.client();
     let mut options = WorkerOptions::new("q").register_activities(Plain).build();
     shipped()?.install(&mut options)?;
-    let _worker = TestWorker::start(client.clone(), options)?;
+    let _worker = TestWorker::start(&server, options)?;
     let leaf = |name: &str| Branch { name: name.into(), node: ToolTreeInput::default(), selection: Default::default() };
     let input = ToolTreeInput { children: vec![leaf("a"), leaf("b"), leaf("c")], ..Default::default() };
     let tree = BareTree::start(&client, "q", "ToolTree", "root", &input).await?;
