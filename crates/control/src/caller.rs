@@ -1,0 +1,63 @@
+//! Who is calling, for as long as the call lasts.
+//!
+//! The REST bridge makes a fresh request for the handler, so that request extensions set by a layer
+//! are lost on the way. A task-local set around the whole call reaches the handler on both ways.
+
+use crate::fault::Fault;
+use std::{fmt, sync::Arc};
+use xylem_registry::{Principal, Role};
+
+tokio::task_local! {
+    static CALL: Call;
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) request_id: RequestId,
+    pub(crate) principal: Option<Arc<Principal>>,
+}
+
+/// Names one call in answers and logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RequestId(Arc<str>);
+
+impl RequestId {
+    pub(crate) fn generate() -> Self {
+        Self(uuid::Uuid::new_v4().to_string().into())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Runs something as part of a call.
+pub(crate) async fn within<T>(call: Call, work: impl Future<Output = T>) -> T {
+    CALL.scope(call, work).await
+}
+
+/// The id of the call that is being handled; a dash outside of one.
+pub(crate) fn request_id() -> RequestId {
+    CALL.try_with(|call| call.request_id.clone())
+        .unwrap_or_else(|_| RequestId("-".into()))
+}
+
+/// Who makes the call that is being handled.
+pub(crate) fn caller() -> Result<Arc<Principal>, Fault> {
+    CALL.try_with(|call| call.principal.clone())
+        .ok()
+        .flatten()
+        .ok_or_else(|| Fault::unauthenticated("key_missing", "an API key is required"))
+}
+
+/// Whether the caller sees only what its own agent started.
+pub(crate) fn only_own(principal: &Principal) -> bool {
+    !principal.has(Role::Admin) && !principal.has(Role::Operator)
+}

@@ -1,0 +1,168 @@
+//! One handler per call. Each file has the calls of one service.
+
+mod agents;
+mod audit;
+mod grants;
+mod system;
+mod tokens;
+mod tools;
+mod trees;
+mod workers;
+
+pub(crate) use tools::wire_tool;
+
+use crate::{
+    caller::{caller, only_own},
+    fault::Fault,
+    plane::Plane,
+};
+use std::{pin::Pin, sync::Arc, time::SystemTime};
+use tonic::{Response, Status};
+use xylem_ids::{AgentId, TreeId, WorkflowId};
+use xylem_proto::v1;
+use xylem_registry::Principal;
+use xylem_vault::{NewTree, RequestId, Tree, Worker};
+
+/// A stream of answers.
+pub(crate) type Answers<T> =
+    Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send + 'static>>;
+
+/// Turns what a handler came to into what tonic sends.
+fn answer<T>(result: Result<T, Fault>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+/// The caller as the vault knows workers.
+fn worker(principal: &Principal) -> Worker {
+    Worker {
+        agent: principal.agent().clone(),
+        queues: principal.queues().clone(),
+    }
+}
+
+/// The id that makes a request harmless to repeat. It belongs to its agent: another one's same id
+/// is another request.
+fn request(principal: &Principal, given: &str, part: &str) -> Result<RequestId, Fault> {
+    let own = if given.is_empty() {
+        uuid::Uuid::new_v4().to_string()
+    } else {
+        given.to_owned()
+    };
+    // The agent's name has at most 100 characters, a part at most 41.
+    if own.len() > 56 {
+        let rule = "request_id must be at most 56 printable characters";
+        return Err(Fault::invalid("request_id", rule));
+    }
+    let text = format!("{}/{own}{part}", principal.agent());
+    text.parse()
+        .map_err(|_| Fault::invalid("request_id", "request_id must be printable"))
+}
+
+impl Plane {
+    /// The tree that people mean by its root's workflow id, as far as the caller may see it.
+    async fn named_tree(&self, name: &str) -> Result<Tree, Fault> {
+        let principal = caller()?;
+        let workflow_id: WorkflowId = crate::convert::id(name.to_owned(), "tree")?;
+        let namespace = &self.settings.namespace;
+        let tree = self.vault.find_tree(namespace, &workflow_id).await?;
+        if only_own(&principal) && tree.owner != *principal.agent() {
+            return Err(Fault::not_found("tree"));
+        }
+        Ok(tree)
+    }
+
+    /// The identity of a tree whose root has started.
+    async fn named_id(&self, name: &str) -> Result<TreeId, Fault> {
+        let tree = self.named_tree(name).await?;
+        tree.id().ok_or_else(|| {
+            Fault::refused(
+                "tree_starting",
+                "the tree's root has not started yet, or its start failed: try again in a minute",
+            )
+        })
+    }
+
+    /// As [`Plane::named_id`]; a root that somebody started without asking becomes a tree here,
+    /// because it is given something.
+    async fn named_or_adopted(&self, name: &str) -> Result<TreeId, Fault> {
+        let principal = caller()?;
+        let known = self.named_id(name).await;
+        if only_own(&principal) {
+            return known;
+        }
+        let workflow_id: WorkflowId = crate::convert::id(name.to_owned(), "tree")?;
+        let running = match self.temporal.describe(&workflow_id, None).await {
+            Ok(found) if found.execution.status.is_open() => found.execution,
+            Ok(_) | Err(_) => return known,
+        };
+        let first = running
+            .first_run_id
+            .filter(|_| running.root.0 == workflow_id);
+        match (known, first) {
+            (Ok(id), Some(first)) if id.first_run_id == first => Ok(id),
+            (_, Some(first)) => {
+                let tree = self.adopt(workflow_id, first).await?;
+                tree.id().ok_or_else(|| Fault::not_found("tree"))
+            }
+            (known, None) => known,
+        }
+    }
+
+    /// Makes the record of a tree whose root runs already.
+    async fn adopt(
+        &self,
+        workflow_id: WorkflowId,
+        first_run_id: xylem_ids::RunId,
+    ) -> Result<Tree, Fault> {
+        let request = format!("adopt/{first_run_id}");
+        let new = NewTree {
+            namespace: self.settings.namespace.clone(),
+            workflow_id,
+            intake: self.settings.intake_adopted,
+            tools: std::collections::BTreeSet::new(),
+            owner: self.system.clone(),
+            request: request.parse().map_err(|_| Fault::not_found("tree"))?,
+        };
+        Ok(self.vault.adopt(new, first_run_id).await?)
+    }
+
+    /// A tree with the newest version of each of its slots.
+    async fn wire_tree(&self, tree: Tree) -> Result<v1::Tree, Fault> {
+        let now = SystemTime::now();
+        let mut newest = std::collections::BTreeMap::new();
+        if let Some(id) = tree.id() {
+            for status in self.vault.status(&id).await? {
+                // In the order of their numbers: the last of a slot stays.
+                newest.insert(status.info.slot.clone(), status);
+            }
+        }
+        let newest = newest
+            .into_values()
+            .map(|status| crate::convert::version_status(status, now))
+            .collect();
+        let adopted = self.is_system(&tree.owner);
+        Ok(crate::convert::tree(tree, newest, adopted))
+    }
+
+    fn is_system(&self, agent: &AgentId) -> bool {
+        *agent == self.system
+    }
+}
+
+/// Handlers that leave work behind need the plane in an [`Arc`].
+#[derive(Debug, Clone)]
+pub(crate) struct Handlers(pub(crate) Arc<Plane>);
+
+impl std::ops::Deref for Handlers {
+    type Target = Arc<Plane>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// Names the page after a full one by its last item.
+fn next<T>(items: &[T], size: u32, name: impl Fn(&T) -> String) -> String {
+    let full = u32::try_from(items.len()).is_ok_and(|length| length == size);
+    items.last().filter(|_| full).map(name).unwrap_or_default()
+}

@@ -1,0 +1,239 @@
+//! The audit log.
+
+use super::{Answers, Handlers, answer};
+use crate::{caller::caller, convert, fault::Fault};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use v1::audit_server::Audit;
+use xylem_audit::{Entry, Filter, Kind, NodeRun, PageToken, Reason, Record, Verdict};
+use xylem_ids::WorkflowId;
+use xylem_proto::v1;
+
+/// Entries in one report of a worker.
+const MOST_ENTRIES: usize = 100;
+/// A tail looks for new entries this often.
+const TAIL_EVERY: Duration = Duration::from_millis(500);
+const TAIL_PAGE: u32 = 500;
+
+#[tonic::async_trait]
+impl Audit for Handlers {
+    type TailAuditStream = Answers<v1::AuditEntry>;
+
+    async fn append_audit(
+        &self,
+        request: Request<v1::AppendAuditRequest>,
+    ) -> Result<Response<v1::AppendAuditResponse>, Status> {
+        answer(self.append(request.into_inner()).await)
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        answer(self.list(request.into_inner()).await)
+    }
+
+    async fn tail_audit(
+        &self,
+        request: Request<v1::TailAuditRequest>,
+    ) -> Result<Response<Self::TailAuditStream>, Status> {
+        answer(self.tail(request.into_inner()).await)
+    }
+}
+
+impl Handlers {
+    /// Who, when and which tree is not the worker's to say.
+    async fn append(
+        &self,
+        given: v1::AppendAuditRequest,
+    ) -> Result<v1::AppendAuditResponse, Fault> {
+        let principal = caller()?;
+        if given.entries.is_empty() || given.entries.len() > MOST_ENTRIES {
+            let rule = format!("entries must be 1 to {MOST_ENTRIES}");
+            return Err(Fault::invalid("entries", rule));
+        }
+        let claims = self.confirmed(&principal, given.claims).await?;
+        let claimed = claims.claims();
+        let mut entries = Vec::new();
+        for new in given.entries {
+            let mut entry = reported(new)?.by(principal.agent()).of_tree(claims.tree());
+            entry.node = Some(NodeRun {
+                workflow_id: claimed.workflow_id.clone(),
+                run_id: Some(claimed.run_id.clone()),
+            });
+            entry.activity = Some(claimed.activity.clone());
+            entries.push(entry);
+        }
+        self.log.append(&entries).await?;
+        Ok(v1::AppendAuditResponse {})
+    }
+
+    async fn list(&self, given: v1::ListAuditRequest) -> Result<v1::ListAuditResponse, Fault> {
+        let size = match given.page_size {
+            None => 100,
+            Some(size @ 1..=1000) => size,
+            Some(_) => {
+                return Err(Fault::invalid(
+                    "page_size",
+                    "page_size must be between 1 and 1000",
+                ));
+            }
+        };
+        let after: Option<PageToken> = match given.page_token.as_str() {
+            "" => None,
+            text => Some(text.parse()?),
+        };
+        let filter = self.filter(given.filter).await?;
+        let page = self.log.list(&filter, after.as_ref(), size).await?;
+        Ok(v1::ListAuditResponse {
+            entries: page.records.into_iter().map(wire).collect(),
+            next_page_token: page.next.map(|token| token.to_string()).unwrap_or_default(),
+        })
+    }
+
+    async fn tail(&self, given: v1::TailAuditRequest) -> Result<Answers<v1::AuditEntry>, Fault> {
+        if given.last > 1000 {
+            return Err(Fault::invalid("last", "last must be at most 1000"));
+        }
+        let filter = self.filter(given.filter).await?;
+        let end = self.log.end().await?.place();
+        let mut after = PageToken::after(end.saturating_sub(given.last.into()));
+        let (send, receive) = mpsc::channel(64);
+        let log = Arc::clone(&self.log);
+        self.tasks.spawn(async move {
+            loop {
+                // Read before the page: what it does not match up to here never will.
+                let end = log.end().await;
+                let page = log.list(&filter, Some(&after), TAIL_PAGE).await;
+                let (end, page) = match (end, page) {
+                    (Ok(end), Ok(page)) => (end, page),
+                    (Err(error), _) | (_, Err(error)) => {
+                        let fault = Status::from(Fault::from(error));
+                        let _ = send.send(Err(fault)).await;
+                        return;
+                    }
+                };
+                let mut seen = end.place();
+                for record in page.records {
+                    seen = record.id.as_str().parse().map_or(seen, |id| seen.max(id));
+                    if send.send(Ok(wire(record))).await.is_err() {
+                        return;
+                    }
+                }
+                match page.next {
+                    Some(next) => after = next,
+                    None => {
+                        after = PageToken::after(seen.max(after.place()));
+                        tokio::select! {
+                            () = tokio::time::sleep(TAIL_EVERY) => {}
+                            () = send.closed() => return,
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(receive)))
+    }
+
+    async fn filter(&self, given: Option<v1::AuditFilter>) -> Result<Filter, Fault> {
+        let given = given.unwrap_or_default();
+        let tree: Option<WorkflowId> = convert::optional(given.tree, "filter.tree")?;
+        let tree = match tree {
+            None => None,
+            Some(name) => {
+                let found = self
+                    .vault
+                    .find_tree(&self.settings.namespace, &name)
+                    .await?;
+                Some(found.id().ok_or_else(|| Fault::not_found("tree"))?)
+            }
+        };
+        Ok(Filter {
+            namespace: Some(self.settings.namespace.clone()),
+            tree,
+            workflow_id: convert::optional(given.workflow_id, "filter.workflow_id")?,
+            kind: code(&given.action, "filter.action", Kind::from_code)?,
+            verdict: code(&given.outcome, "filter.outcome", Verdict::from_code)?,
+            agent: convert::optional(given.agent, "filter.agent")?,
+            tool: convert::optional(given.tool, "filter.tool")?,
+            slot: convert::optional(given.slot, "filter.slot")?,
+            since: convert::instant(given.since, "filter.since")?,
+            until: convert::instant(given.until, "filter.until")?,
+        })
+    }
+}
+
+fn code<T>(text: &str, field: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    read(text)
+        .map(Some)
+        .ok_or_else(|| Fault::invalid(field, format!("{field} must be one of the log's codes")))
+}
+
+fn reported(given: v1::NewAuditEntry) -> Result<Entry, Fault> {
+    let kind = match given.action.as_str() {
+        "signal.rejected" => Kind::SignalsRejected,
+        "tool.refused" => Kind::Redeem,
+        _ => {
+            let rule = "entries.action must be signal.rejected or tool.refused";
+            return Err(Fault::invalid("entries.action", rule));
+        }
+    };
+    let reason = Reason::parse(&given.reason).ok_or_else(|| {
+        Fault::invalid(
+            "entries.reason",
+            "entries.reason must be a code of a-z, 0-9 and '_'",
+        )
+    })?;
+    let mut entry = Entry::new(SystemTime::now(), kind, Verdict::Denied);
+    entry.reason = Some(reason);
+    entry.slot = convert::optional(given.slot, "entries.slot")?;
+    entry.tool = convert::optional(given.tool, "entries.tool")?;
+    entry.count = given.count.max(1).into();
+    Ok(entry)
+}
+
+fn wire(record: Record) -> v1::AuditEntry {
+    let entry = record.entry;
+    let (workflow_id, run_id) = entry.node.map_or_else(Default::default, |node| {
+        let run_id = node.run_id.map(String::from).unwrap_or_default();
+        (String::from(node.workflow_id), run_id)
+    });
+    v1::AuditEntry {
+        id: record.id.into(),
+        at: Some(convert::time(entry.at)),
+        agent: entry.agent.map(Into::into).unwrap_or_default(),
+        action: entry.kind.code().to_owned(),
+        outcome: entry.verdict.code().to_owned(),
+        reason: entry
+            .reason
+            .map(|reason| reason.to_string())
+            .unwrap_or_default(),
+        tree: entry.tree.map(convert::tree_id),
+        slot: entry.slot.map(Into::into).unwrap_or_default(),
+        order: entry.order.map(convert::order),
+        fingerprint: entry.fingerprint.map(Into::into).unwrap_or_default(),
+        workflow_id,
+        run_id,
+        attempt: entry
+            .activity
+            .as_ref()
+            .map_or(0, |activity| activity.attempt()),
+        activity_id: entry
+            .activity
+            .map(|activity| activity.id().to_owned())
+            .unwrap_or_default(),
+        tool: entry.tool.map(Into::into).unwrap_or_default(),
+        http_status: entry.status.map(Into::into),
+        duration_ms: entry.duration_ms.map(convert::count),
+        lease_id: entry.lease.map(Into::into).unwrap_or_default(),
+        count: convert::count(entry.count),
+    }
+}

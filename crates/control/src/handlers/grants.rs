@@ -1,0 +1,412 @@
+//! What activities ask on behalf of a node.
+
+use super::{Handlers, answer, wire_tool, worker};
+use crate::{caller::caller, convert, fault::Fault};
+use secrecy::{ExposeSecret, SecretString};
+use std::time::{Duration, SystemTime};
+use tonic::{Request, Response, Status};
+use v1::grants_server::Grants;
+use xylem_audit::{Entry, Kind, Reason, Verdict};
+use xylem_ids::{Audience, LeaseId, Order, Origin, Slot, ToolName, TreeId, WorkflowId};
+use xylem_proto::v1::{self, CallOutcome};
+use xylem_registry::{Principal, RegistryError, Tool};
+use xylem_vault::{
+    Audiences, CallEnd, Claims, ConfirmedClaims, Redeemed, Redemption, Released, SelectedBy,
+    Selection, TakeIn, Tree, VaultError,
+};
+
+/// A lease outlasts the tool's timeout by what redaction, audit and release take.
+const LEASE_MARGIN: Duration = Duration::from_secs(15);
+/// How often a tool's definition may change under a redemption before it is given up.
+const TOOL_READS: usize = 3;
+
+#[tonic::async_trait]
+impl Grants for Handlers {
+    async fn redeem(
+        &self,
+        request: Request<v1::RedeemRequest>,
+    ) -> Result<Response<v1::RedeemResponse>, Status> {
+        answer(self.redeem(request.into_inner()).await)
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        answer(self.release(request.into_inner()).await)
+    }
+
+    async fn take_in(
+        &self,
+        request: Request<v1::TakeInRequest>,
+    ) -> Result<Response<v1::TakeInResponse>, Status> {
+        answer(self.take_in(request.into_inner()).await)
+    }
+
+    async fn issuers(
+        &self,
+        request: Request<v1::IssuersRequest>,
+    ) -> Result<Response<v1::IssuersResponse>, Status> {
+        answer(self.issuers(request.into_inner()).await)
+    }
+
+    async fn select(
+        &self,
+        request: Request<v1::SelectRequest>,
+    ) -> Result<Response<v1::SelectResponse>, Status> {
+        answer(self.select(request.into_inner()).await)
+    }
+}
+
+/// Redeeming.
+impl Handlers {
+    async fn redeem(&self, given: v1::RedeemRequest) -> Result<v1::RedeemResponse, Fault> {
+        let principal = caller()?;
+        let (claims, local) = convert::claims(given.claims)?;
+        if local {
+            let rule =
+                "a token is redeemed by an ordinary activity: a local one cannot be confirmed";
+            return Err(Fault::invalid("claims.local", rule));
+        }
+        self.check_namespace(&claims)?;
+        let tool: ToolName = convert::id(given.tool, "tool")?;
+        let slot = convert::slot(given.slot, "slot")?;
+        if self
+            .vault
+            .verify(&given.grant)
+            .is_ok_and(|grant| *grant.slot() != slot)
+        {
+            let rule = "slot must be the grant's slot";
+            return Err(Fault::invalid("slot", rule));
+        }
+        for _ in 0..TOOL_READS {
+            let known = self
+                .callable(&principal, &claims, &tool, given.api_url.as_deref())
+                .await?;
+            let (known, destination) = known;
+            let timeout = Duration::from_secs(known.definition().timeout_seconds.into());
+            let redemption = Redemption {
+                worker: worker(&principal),
+                claims: claims.clone(),
+                grant: given.grant.clone(),
+                tool: tool.clone(),
+                destination: destination.clone(),
+                lease_for: timeout + LEASE_MARGIN,
+            };
+            let redeemed = self.vault.redeem(redemption, &self.claims).await?;
+            self.remember(&redeemed);
+            if redeemed.tool_hash == known.hash().as_str() {
+                return Ok(wire_redeemed(redeemed, &known, &slot, &destination));
+            }
+            // The tool was registered anew in between: the decision was about another definition.
+            self.give_back(&principal, &redeemed).await?;
+        }
+        Err(Fault::unavailable(
+            "tool_changing",
+            "the tool's definition is changing: try again",
+            "the definition changed under every redemption",
+        ))
+    }
+
+    fn check_namespace(&self, claims: &Claims) -> Result<(), Fault> {
+        if claims.namespace == self.settings.namespace {
+            Ok(())
+        } else {
+            Err(Fault::denied(
+                "other_namespace",
+                "this control plane does not serve that namespace",
+            ))
+        }
+    }
+
+    /// The tool and where a call to it goes. What is refused here is audited like what the vault
+    /// refuses.
+    async fn callable(
+        &self,
+        principal: &Principal,
+        claims: &Claims,
+        name: &ToolName,
+        api_url: Option<&str>,
+    ) -> Result<(Tool, Origin), Fault> {
+        let tool = match self.registry.tool(&self.settings.namespace, name).await {
+            Err(RegistryError::NotFound { .. }) => {
+                let refusal = xylem_vault::Refusal::UnknownTool;
+                self.note_denied(principal, claims, name, refusal.code())
+                    .await?;
+                return Err(Fault::denied(refusal.code(), refusal.to_string()));
+            }
+            found => found?,
+        };
+        match tool.destination(api_url) {
+            Ok(destination) => Ok((tool, destination)),
+            Err(invalid) => {
+                self.note_denied(principal, claims, name, "api_url").await?;
+                Err(Fault::denied("api_url", invalid.to_string()))
+            }
+        }
+    }
+
+    async fn note_denied(
+        &self,
+        principal: &Principal,
+        claims: &Claims,
+        tool: &ToolName,
+        reason: &'static str,
+    ) -> Result<(), Fault> {
+        let mut entry = Entry::new(SystemTime::now(), Kind::Redeem, Verdict::Denied)
+            .by(principal.agent())
+            .because(reason);
+        entry.namespace = Some(claims.namespace.clone());
+        entry.node = Some(xylem_audit::NodeRun {
+            workflow_id: claims.workflow_id.clone(),
+            run_id: Some(claims.run_id.clone()),
+        });
+        entry.activity = Some(claims.activity.clone());
+        entry.tool = Some(tool.clone());
+        Ok(self.log.append(&[entry]).await?)
+    }
+
+    fn remember(&self, redeemed: &Redeemed) {
+        let claims = redeemed.grant.claims();
+        let until = SystemTime::from(redeemed.lease_expires_at);
+        let lasts = until.duration_since(SystemTime::now()).unwrap_or_default();
+        let lease = redeemed.lease.clone();
+        self.leases
+            .opened(lease, lasts, claims.tree.clone(), claims.slot.clone());
+    }
+
+    async fn give_back(&self, principal: &Principal, redeemed: &Redeemed) -> Result<(), Fault> {
+        let end = CallEnd {
+            succeeded: false,
+            reason: Some(Reason::of("tool_changed")),
+            status: None,
+            duration: Duration::ZERO,
+        };
+        self.vault
+            .release(&redeemed.lease, &worker(principal), &end)
+            .await?;
+        Ok(())
+    }
+
+    async fn release(&self, given: v1::ReleaseRequest) -> Result<v1::ReleaseResponse, Fault> {
+        let principal = caller()?;
+        let lease: LeaseId = convert::id(given.lease_id.clone(), "lease_id")?;
+        let end = call_end(given)?;
+        let released = self
+            .vault
+            .release(&lease, &worker(&principal), &end)
+            .await?;
+        let newest = match self.leases.released(&lease) {
+            Some((tree, slot)) => self.newest_order(&tree, &slot).await?,
+            None => None,
+        };
+        Ok(v1::ReleaseResponse {
+            released: released == Released::Now,
+            newest: newest.map(convert::order),
+        })
+    }
+
+    async fn newest_order(&self, tree: &TreeId, slot: &Slot) -> Result<Option<Order>, Fault> {
+        let grants = self.vault.grants(tree).await?;
+        let of_slot = grants.iter().find(|grant| grant.slot() == slot);
+        Ok(of_slot.map(|grant| grant.order()))
+    }
+}
+
+fn wire_redeemed(
+    redeemed: Redeemed,
+    tool: &Tool,
+    slot: &Slot,
+    destination: &Origin,
+) -> v1::RedeemResponse {
+    let tree = redeemed.grant.claims().tree.clone();
+    let agreed: Vec<Audience> = redeemed
+        .audiences
+        .into_iter()
+        .filter(|audience| audience.origin() == destination)
+        .collect();
+    v1::RedeemResponse {
+        token: redeemed.token.expose_secret().to_owned(),
+        lease_id: redeemed.lease.into(),
+        lease_expires_at: Some(convert::seconds(redeemed.lease_expires_at)),
+        slot: slot.to_string(),
+        order: Some(convert::order(redeemed.order)),
+        fingerprint: redeemed.fingerprint.into(),
+        newer_grant: redeemed.newer.then(|| redeemed.grant.as_str().to_owned()),
+        tool: Some(wire_tool(tool)),
+        audiences: convert::audiences(&agreed),
+        tree: Some(convert::tree_id(tree)),
+    }
+}
+
+fn call_end(given: v1::ReleaseRequest) -> Result<CallEnd, Fault> {
+    let reason = match given.outcome() {
+        CallOutcome::Unspecified => {
+            return Err(Fault::invalid("outcome", "outcome must be stated"));
+        }
+        CallOutcome::Succeeded => None,
+        CallOutcome::Refused401 => Some("refused_401"),
+        CallOutcome::ApiError => Some("api_error"),
+        CallOutcome::NoAnswer => Some("no_answer"),
+        CallOutcome::NotSent => Some("not_sent"),
+        CallOutcome::Cancelled => Some("cancelled"),
+    };
+    let status = match given.http_status {
+        None => None,
+        Some(status @ 100..=999) => u16::try_from(status).ok(),
+        Some(_) => {
+            return Err(Fault::invalid(
+                "http_status",
+                "http_status must have three digits",
+            ));
+        }
+    };
+    let longest = Duration::from_secs(24 * 60 * 60);
+    let duration = convert::duration(given.duration, "duration", Duration::ZERO, longest)?;
+    Ok(CallEnd {
+        succeeded: reason.is_none(),
+        reason: reason.map(Reason::of),
+        status,
+        duration: duration.unwrap_or_default(),
+    })
+}
+
+/// What is not about one call.
+impl Handlers {
+    /// Has a worker's claims confirmed, those of a local activity as far as Temporal can.
+    pub(super) async fn confirmed(
+        &self,
+        principal: &Principal,
+        given: Option<v1::ActivityClaims>,
+    ) -> Result<ConfirmedClaims, Fault> {
+        let (claims, local) = convert::claims(given)?;
+        self.check_namespace(&claims)?;
+        if !principal.queues().contains(&claims.task_queue) {
+            let refusal = xylem_vault::Refusal::QueueNotServed;
+            return Err(Fault::denied(refusal.code(), refusal.to_string()));
+        }
+        let confirmed = if local {
+            claims.confirm(&self.claims.local()).await
+        } else {
+            claims.confirm(&self.claims).await
+        };
+        Ok(confirmed?)
+    }
+
+    /// The record of a confirmed node's tree; made now, where its root was started by somebody who
+    /// did not ask.
+    async fn tree_of(&self, claims: &ConfirmedClaims) -> Result<Tree, Fault> {
+        let id = claims.tree();
+        match self.vault.tree(id).await {
+            Err(VaultError::NotFound { .. }) => {
+                self.adopt(id.workflow_id.clone(), id.first_run_id.clone())
+                    .await
+            }
+            found => Ok(found?),
+        }
+    }
+
+    async fn issuers(&self, given: v1::IssuersRequest) -> Result<v1::IssuersResponse, Fault> {
+        let principal = caller()?;
+        let claims = self.confirmed(&principal, given.claims).await?;
+        let tree = self.tree_of(&claims).await?;
+        let key = |key: xylem_grant::IssuerPublicKey| v1::IssuerPublicKey {
+            key_id: key.key_id.into(),
+            x: key.x,
+            generation: key.generation,
+        };
+        Ok(v1::IssuersResponse {
+            tree: Some(convert::tree_id(claims.tree().clone())),
+            issuers: self
+                .vault
+                .issuer_set()
+                .keys()
+                .iter()
+                .cloned()
+                .map(key)
+                .collect(),
+            intake: tree.intake,
+            search_attribute: self.search_attribute(),
+        })
+    }
+
+    async fn take_in(&self, given: v1::TakeInRequest) -> Result<v1::TakeInResponse, Fault> {
+        let principal = caller()?;
+        let token = SecretString::from(given.token);
+        let slot = convert::slot(given.slot, "slot")?;
+        let claims = self.confirmed(&principal, given.claims).await?;
+        let tree = self.tree_of(&claims).await?;
+        let audiences = self.intake_audiences(&tree, &slot).await?;
+        let claimed = claims.claims();
+        let request = format!("take-in/{}/{}", claimed.run_id, claimed.activity.id());
+        let taken = self.vault.take_in(TakeIn {
+            request: request.parse().map_err(|_| {
+                Fault::invalid(
+                    "claims.activity_id",
+                    "claims.activity_id must be at most 120 characters",
+                )
+            })?,
+            claims,
+            worker: worker(&principal),
+            slot,
+            token,
+            audiences,
+            lifetime: self.settings.lifetime,
+        });
+        let grant = taken.await?.grant;
+        let grant = grant.ok_or_else(|| Fault::internal("a bound tree's deposit has no grant"))?;
+        Ok(v1::TakeInResponse {
+            grant: grant.as_str().to_owned(),
+        })
+    }
+
+    /// Nobody said where a signalled token may go. It goes where the slot's last token went, or
+    /// where the tools of the tree send it.
+    async fn intake_audiences(&self, tree: &Tree, slot: &Slot) -> Result<Audiences, Fault> {
+        let namespace = &self.settings.namespace;
+        if let Some(id) = tree.id() {
+            let versions = self.vault.status(&id).await?;
+            let last = versions
+                .into_iter()
+                .rfind(|status| status.info.slot == *slot);
+            if let Some(last) = last {
+                return Ok(Audiences::new(last.info.audiences)?);
+            }
+        }
+        let mut list = Vec::new();
+        for name in &tree.tools {
+            let tool = self.registry.tool(namespace, name).await;
+            if let Ok(tool) = tool
+                && tool.slot() == slot
+            {
+                list.extend(tool.definition().base_url.parse::<Audience>());
+            }
+        }
+        if list.is_empty() {
+            list.clone_from(&self.settings.intake_audiences);
+        }
+        if list.is_empty() {
+            return Err(Fault::refused(
+                "no_audience",
+                "nothing says where the token may be sent: allow the tree a tool, or set the token",
+            ));
+        }
+        Ok(Audiences::new(list)?)
+    }
+
+    async fn select(&self, given: v1::SelectRequest) -> Result<v1::SelectResponse, Fault> {
+        let principal = caller()?;
+        let node: WorkflowId = convert::id(given.child_workflow_id, "child_workflow_id")?;
+        let selection = Selection {
+            node,
+            exclude: convert::ids(given.exclude, "exclude")?,
+            include: convert::ids(given.include, "include")?,
+            subtree: given.subtree,
+        };
+        let claims = self.confirmed(&principal, given.claims).await?;
+        let tree = claims.tree().clone();
+        let by = SelectedBy::Node(Box::new(claims), worker(&principal));
+        self.vault.select(&tree, &selection, &by).await?;
+        Ok(v1::SelectResponse {})
+    }
+}

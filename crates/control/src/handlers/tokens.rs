@@ -1,0 +1,416 @@
+//! The tokens of a tree.
+
+use super::{Handlers, answer, request, trees::audiences};
+use crate::{
+    caller::caller,
+    convert,
+    fault::Fault,
+    walk::{Node, Standing, Walk},
+};
+use secrecy::SecretString;
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+use v1::tokens_server::Tokens;
+use xylem_audit::{Entry, Kind, Verdict};
+use xylem_ids::{Slot, TreeId, Version};
+use xylem_proto::v1;
+use xylem_vault::{
+    Audiences, Deposit, Revocation, Target, VaultError, VersionInfo, VersionState, VersionStatus,
+};
+
+/// Between two looks at a tree whose revocation has to wait.
+const FIRST_REST: Duration = Duration::from_millis(250);
+const LONGEST_REST: Duration = Duration::from_secs(2);
+/// So many stragglers are named in an answer.
+const NAMED: usize = 200;
+
+#[tonic::async_trait]
+impl Tokens for Handlers {
+    async fn set_token(
+        &self,
+        request: Request<v1::SetTokenRequest>,
+    ) -> Result<Response<v1::TokenChanged>, Status> {
+        answer(self.set(request.into_inner()).await)
+    }
+
+    async fn rotate_token(
+        &self,
+        request: Request<v1::RotateTokenRequest>,
+    ) -> Result<Response<v1::TokenChanged>, Status> {
+        answer(self.rotate(request.into_inner()).await)
+    }
+
+    async fn get_token_status(
+        &self,
+        request: Request<v1::GetTokenStatusRequest>,
+    ) -> Result<Response<v1::TokenStatus>, Status> {
+        answer(self.token_status(request.into_inner()).await)
+    }
+
+    async fn reissue_token(
+        &self,
+        request: Request<v1::ReissueTokenRequest>,
+    ) -> Result<Response<v1::TokenChanged>, Status> {
+        answer(self.reissue(request.into_inner()).await)
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        answer(self.revoke(request.into_inner()).await)
+    }
+
+    async fn rollback_token(
+        &self,
+        request: Request<v1::RollbackTokenRequest>,
+    ) -> Result<Response<v1::TokenChanged>, Status> {
+        answer(self.roll_back(request.into_inner()).await)
+    }
+}
+
+impl Handlers {
+    async fn set(&self, given: v1::SetTokenRequest) -> Result<v1::TokenChanged, Fault> {
+        let principal = caller()?;
+        let token = SecretString::from(given.token);
+        let slot = convert::slot(given.slot, "slot")?;
+        let audiences = audiences(given.audiences, "audiences")?;
+        let lifetime = self.lifetime(given.ttl, "ttl")?;
+        let request = request(&principal, &given.request_id, "")?;
+        let tree = self.named_or_adopted(&given.tree).await?;
+        let deposit = Deposit {
+            target: Target::Tree(tree.clone()),
+            slot,
+            token,
+            audiences,
+            lifetime,
+            depositor: principal.agent().clone(),
+            request,
+            accept_short: given.allow_short,
+        };
+        self.deposit(tree, deposit).await
+    }
+
+    async fn rotate(&self, given: v1::RotateTokenRequest) -> Result<v1::TokenChanged, Fault> {
+        let principal = caller()?;
+        let token = SecretString::from(given.token);
+        let slot = convert::slot(given.slot, "slot")?;
+        let lifetime = self.lifetime(given.ttl, "ttl")?;
+        let request = request(&principal, &given.request_id, "")?;
+        let tree = self.named_id(&given.tree).await?;
+        let before = self.newest(&tree, &slot).await?.ok_or_else(|| {
+            Fault::refused("no_token", "the slot holds no token yet: set one first")
+        })?;
+        let audiences = if given.audiences.is_empty() {
+            Audiences::new(before.info.audiences)?
+        } else {
+            audiences(given.audiences, "audiences")?
+        };
+        let deposit = Deposit {
+            target: Target::Tree(tree.clone()),
+            slot,
+            token,
+            audiences,
+            lifetime,
+            depositor: principal.agent().clone(),
+            request,
+            accept_short: given.allow_short,
+        };
+        self.deposit(tree, deposit).await
+    }
+
+    /// The version before is superseded when this returns, whether or not the signal arrived.
+    async fn deposit(&self, tree: TreeId, deposit: Deposit) -> Result<v1::TokenChanged, Fault> {
+        let slot = deposit.slot.clone();
+        let before = self.active(&tree, &slot).await?;
+        let deposited = self.vault.deposit(deposit).await?;
+        let signalled = !deposited.repeated && self.announce(&tree).await;
+        self.changed(&tree, &slot, deposited.order.version, before, signalled)
+            .await
+    }
+
+    async fn reissue(&self, given: v1::ReissueTokenRequest) -> Result<v1::TokenChanged, Fault> {
+        let principal = caller()?;
+        let slot = convert::slot(given.slot, "slot")?;
+        let lifetime = self.lifetime(given.ttl, "ttl")?;
+        let tree = self.named_id(&given.tree).await?;
+        let grant = self
+            .vault
+            .reissue(&tree, &slot, lifetime, principal.agent())
+            .await?;
+        let signalled = self.announce(&tree).await;
+        self.changed(&tree, &slot, grant.order().version, None, signalled)
+            .await
+    }
+
+    async fn roll_back(&self, given: v1::RollbackTokenRequest) -> Result<v1::TokenChanged, Fault> {
+        let principal = caller()?;
+        let slot = convert::slot(given.slot, "slot")?;
+        let request = request(&principal, &given.request_id, "")?;
+        let tree = self.named_id(&given.tree).await?;
+        let before = self.active(&tree, &slot).await?;
+        let to = match given.version {
+            Some(version) => Version(version),
+            None => self.last_superseded(&tree, &slot).await?,
+        };
+        let lifetime = self.settings.lifetime;
+        let by = principal.agent();
+        let deposited = self
+            .vault
+            .rollback(&tree, &slot, to, lifetime, by, &request)
+            .await?;
+        let signalled = !deposited.repeated && self.announce(&tree).await;
+        self.changed(&tree, &slot, deposited.order.version, before, signalled)
+            .await
+    }
+
+    async fn changed(
+        &self,
+        tree: &TreeId,
+        slot: &Slot,
+        version: Version,
+        before: Option<VersionInfo>,
+        signalled: bool,
+    ) -> Result<v1::TokenChanged, Fault> {
+        let now = SystemTime::now();
+        let of_slot = self.versions(tree, Some(slot)).await?;
+        let find = |wanted: Version| {
+            let found = of_slot.iter().find(|status| status.info.version == wanted);
+            found.map(|status| convert::version_status(status.clone(), now))
+        };
+        let superseded = before.filter(|before| before.version != version);
+        Ok(v1::TokenChanged {
+            version: find(version),
+            superseded: superseded.and_then(|before| find(before.version)),
+            signalled,
+        })
+    }
+
+    async fn token_status(
+        &self,
+        given: v1::GetTokenStatusRequest,
+    ) -> Result<v1::TokenStatus, Fault> {
+        let slot: Option<Slot> = convert::optional(given.slot, "slot")?;
+        let tree = self.named_id(&given.tree).await?;
+        let now = SystemTime::now();
+        let mut versions = self.versions(&tree, slot.as_ref()).await?;
+        versions.sort_by(|a, b| {
+            let newest_first = b.info.version.cmp(&a.info.version);
+            a.info.slot.cmp(&b.info.slot).then(newest_first)
+        });
+        Ok(v1::TokenStatus {
+            versions: versions
+                .into_iter()
+                .map(|status| convert::version_status(status, now))
+                .collect(),
+        })
+    }
+
+    async fn versions(
+        &self,
+        tree: &TreeId,
+        slot: Option<&Slot>,
+    ) -> Result<Vec<VersionStatus>, Fault> {
+        let mut versions = self.vault.status(tree).await?;
+        versions.retain(|status| slot.is_none_or(|slot| status.info.slot == *slot));
+        Ok(versions)
+    }
+
+    async fn newest(&self, tree: &TreeId, slot: &Slot) -> Result<Option<VersionStatus>, Fault> {
+        let versions = self.versions(tree, Some(slot)).await?;
+        Ok(versions
+            .into_iter()
+            .max_by_key(|status| status.info.version))
+    }
+
+    async fn active(&self, tree: &TreeId, slot: &Slot) -> Result<Option<VersionInfo>, Fault> {
+        let versions = self.versions(tree, Some(slot)).await?;
+        let mut infos = versions.into_iter().map(|status| status.info);
+        Ok(infos.find(|info| info.state == VersionState::Active))
+    }
+
+    async fn last_superseded(&self, tree: &TreeId, slot: &Slot) -> Result<Version, Fault> {
+        let versions = self.versions(tree, Some(slot)).await?;
+        let superseded = versions
+            .into_iter()
+            .filter(|status| status.info.state == VersionState::Superseded)
+            .map(|status| status.info.version);
+        superseded.max().ok_or_else(|| {
+            Fault::refused(
+                "nothing_to_roll_back_to",
+                "the slot has no earlier version that is not revoked",
+            )
+        })
+    }
+}
+
+/// What a revocation found when it went ahead.
+#[derive(Default)]
+struct Evidence {
+    current: u32,
+    unselected: u32,
+    stragglers: Vec<v1::Straggler>,
+}
+
+impl Evidence {
+    fn of(walk: &Walk, slot: &Slot) -> Self {
+        let mut evidence = Self::default();
+        for node in &walk.nodes {
+            match walk.standing(node, slot) {
+                Standing::Current => evidence.current += 1,
+                Standing::Unselected(_) => evidence.unselected += 1,
+                Standing::Closed => {}
+                standing @ (Standing::Behind(_) | Standing::Unknown(_)) => {
+                    evidence.stragglers.push(straggler(node, slot, standing));
+                }
+            }
+        }
+        evidence
+    }
+
+    fn fault(&self) -> Fault {
+        let few: Vec<_> = self
+            .stragglers
+            .iter()
+            .take(5)
+            .map(|straggler| format!("{} ({})", straggler.workflow_id, straggler.reason))
+            .collect();
+        let more = self.stragglers.len() - few.len();
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        Fault::refused(
+            "nodes_behind",
+            format!(
+                "{} nodes have not adopted the newest version: {}{more}; wait for them, stop them, or force it",
+                self.stragglers.len(),
+                few.join(", "),
+            ),
+        )
+    }
+}
+
+fn straggler(node: &Node, slot: &Slot, standing: Standing) -> v1::Straggler {
+    let held = node.answer().and_then(|answer| answer.slots.get(slot));
+    v1::Straggler {
+        workflow_id: node.workflow_id.to_string(),
+        order: held.and_then(|held| held.order()).map(convert::order),
+        reason: standing.reason().to_owned(),
+    }
+}
+
+impl Handlers {
+    /// Sweeps until nothing of the tree is behind, then revokes behind the vault's own gate. What
+    /// is in the way when the wait is over refuses the revocation, or is what force breaks.
+    async fn revoke(
+        &self,
+        given: v1::RevokeTokenRequest,
+    ) -> Result<v1::RevokeTokenResponse, Fault> {
+        let principal = caller()?;
+        let slot = convert::slot(given.slot, "slot")?;
+        let longest = Duration::from_secs(5 * 60);
+        let wait = convert::duration(given.wait, "wait", Duration::ZERO, longest)?;
+        let deadline = Instant::now() + wait.unwrap_or(Duration::from_secs(30));
+        let tree = self.named_id(&given.tree).await?;
+        let version = self
+            .revocable(&tree, &slot, Version(given.version), given.force)
+            .await?;
+        let mut revocation = Revocation {
+            tree: tree.clone(),
+            slot: slot.clone(),
+            version,
+            force: false,
+            by: principal.agent().clone(),
+        };
+        let mut rest = FIRST_REST;
+        loop {
+            let (walk, _) = self.sweep_tree(&tree).await?;
+            let evidence = Evidence::of(&walk, &slot);
+            let over = Instant::now() + rest > deadline;
+            if !evidence.stragglers.is_empty() && !over {
+                rest = pause(rest).await;
+                continue;
+            }
+            if !evidence.stragglers.is_empty() && !given.force {
+                return Err(evidence.fault());
+            }
+            revocation.force = given.force && over;
+            if revocation.force || !evidence.stragglers.is_empty() {
+                self.note_forced(&revocation, evidence.stragglers.len())
+                    .await?;
+            }
+            match self.vault.revoke(revocation.clone()).await {
+                Ok(revoked) => return Ok(answer_of(revoked, evidence)),
+                Err(VaultError::OpenLeases { .. }) if !over => rest = pause(rest).await,
+                Err(VaultError::StillActive(_)) if given.force && !over => {
+                    rest = pause(rest).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Refuses at once what no waiting changes.
+    async fn revocable(
+        &self,
+        tree: &TreeId,
+        slot: &Slot,
+        version: Version,
+        force: bool,
+    ) -> Result<Version, Fault> {
+        let versions = self.versions(tree, Some(slot)).await?;
+        let found = versions
+            .iter()
+            .find(|status| status.info.version == version);
+        let found = found.ok_or_else(|| Fault::not_found("version in this slot"))?;
+        if found.info.state == VersionState::Active && !force {
+            return Err(VaultError::StillActive(version).into());
+        }
+        Ok(version)
+    }
+
+    /// The vault's own entry says that a version was revoked by force; this one, written before,
+    /// says over how many nodes.
+    async fn note_forced(&self, revocation: &Revocation, nodes: usize) -> Result<(), Fault> {
+        let mut entry = Entry::new(SystemTime::now(), Kind::ForcedRevoke, Verdict::Granted)
+            .by(&revocation.by)
+            .of_tree(&revocation.tree)
+            .because("nodes_behind");
+        entry.slot = Some(revocation.slot.clone());
+        entry.count = u64::try_from(nodes).unwrap_or(u64::MAX);
+        Ok(self.log.append(&[entry]).await?)
+    }
+}
+
+async fn pause(rest: Duration) -> Duration {
+    tokio::time::sleep(rest).await;
+    (rest * 2).min(LONGEST_REST)
+}
+
+fn answer_of(revoked: xylem_vault::Revoked, evidence: Evidence) -> v1::RevokeTokenResponse {
+    let mut breaks = Vec::new();
+    let behind = evidence.stragglers.len();
+    if behind > 0 {
+        breaks.push(format!(
+            "{behind} nodes were behind or silent: their next call redeems the newest version, if there is one they are entitled to"
+        ));
+    }
+    if revoked.open_leases > 0 {
+        breaks.push(format!(
+            "{} calls were still using the token",
+            revoked.open_leases
+        ));
+    }
+    let mut stragglers = evidence.stragglers;
+    stragglers.truncate(NAMED);
+    v1::RevokeTokenResponse {
+        version: Some(convert::version(revoked.version, SystemTime::now())),
+        current: evidence.current,
+        unselected: evidence.unselected,
+        stragglers,
+        breaks,
+    }
+}

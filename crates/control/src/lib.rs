@@ -1,0 +1,84 @@
+//! The control plane: one listener for gRPC and REST, authentication in front of both, one handler
+//! per call, and the durable work behind them.
+//!
+//! [`Control`] holds what the handlers need. [`Control::serve`] answers calls; [`Control::worker`]
+//! runs the sweep, as a Temporal workflow on a schedule, so that no timer of this process decides
+//! whether a tree heals.
+
+mod access;
+mod caller;
+mod claims;
+mod convert;
+mod fault;
+mod handlers;
+mod metrics;
+mod plane;
+mod rotation;
+mod schedule;
+mod serve;
+mod sweep;
+pub mod temporal;
+mod view;
+mod walk;
+
+pub use plane::Settings;
+pub use schedule::{CONTROL_QUEUE, WorkerError};
+pub use serve::{ServeError, bind};
+pub use sweep::Swept;
+
+use plane::Plane;
+use std::{fmt, sync::Arc};
+use temporal::{Temporal, TemporalError};
+use xylem_audit::Log;
+use xylem_ids::{AgentId, IdError};
+use xylem_registry::Registry;
+use xylem_vault::Vault;
+
+/// The agent that sweeps and adopts.
+const SYSTEM: &str = "xylem-system";
+
+/// A control plane. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Control(Arc<Plane>);
+
+/// What a control plane is made of.
+pub struct Parts {
+    /// Keeps and hands out tokens.
+    pub vault: Arc<Vault>,
+    /// Tools, agents, keys and definitions.
+    pub registry: Registry,
+    /// The audit log.
+    pub log: Arc<dyn Log>,
+    /// The Temporal namespace.
+    pub temporal: Arc<dyn Temporal>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
+impl Control {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// None in practice: the name of the agent that sweeps keeps its rule.
+    pub fn new(settings: Settings, parts: Parts) -> Result<Self, IdError> {
+        let system: AgentId = SYSTEM.parse()?;
+        Ok(Self(Arc::new(Plane::new(settings, parts, system))))
+    }
+
+    /// Looks whether the search attribute `XylemTokens` is registered and registers it where that
+    /// is permitted. Trees that are started before this has succeeded do without it.
+    ///
+    /// # Errors
+    /// Temporal does not answer, or does not permit it: `xylem doctor` says what to do.
+    pub async fn prepare(&self) -> Result<bool, TemporalError> {
+        self.0.ensure_search_attribute().await
+    }
+
+    pub(crate) fn plane(&self) -> &Arc<Plane> {
+        &self.0
+    }
+}

@@ -1,0 +1,151 @@
+//! Counters in Prometheus' text form. Labels are rpcs and codes: nothing a caller chooses.
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use tonic::Code;
+use xylem_proto::v1::Rpc;
+
+const CODES: usize = 17;
+
+/// What is counted.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// By rpc, then by code.
+    calls: Vec<[AtomicU64; CODES]>,
+    /// By rpc, in microseconds.
+    time: Vec<AtomicU64>,
+    pub(crate) unauthenticated: AtomicU64,
+    pub(crate) signals: AtomicU64,
+    pub(crate) swept: AtomicU64,
+    pub(crate) sweeps: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            calls: Rpc::ALL.iter().map(|_| Default::default()).collect(),
+            time: Rpc::ALL.iter().map(|_| AtomicU64::default()).collect(),
+            unauthenticated: AtomicU64::default(),
+            signals: AtomicU64::default(),
+            swept: AtomicU64::default(),
+            sweeps: AtomicU64::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts one call.
+    pub(crate) fn call(&self, rpc: Rpc, code: Code, took: Duration) {
+        let at = rpc as usize;
+        if let Some(counter) = self
+            .calls
+            .get(at)
+            .and_then(|codes| codes.get(code as usize))
+        {
+            add(counter, 1);
+        }
+        if let Some(time) = self.time.get(at) {
+            add(time, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        let out = &mut text;
+        header(
+            out,
+            "xylem_calls_total",
+            "Calls, by rpc and gRPC status code.",
+        );
+        for (rpc, codes) in Rpc::ALL.iter().zip(&self.calls) {
+            for (code, counter) in codes.iter().enumerate() {
+                let count = counter.load(Ordering::Relaxed);
+                if count > 0 {
+                    let code = i32::try_from(code).map_or(Code::Unknown, Code::from_i32);
+                    let rpc = rpc.name();
+                    let _ = writeln!(
+                        out,
+                        "xylem_calls_total{{rpc=\"{rpc}\",code=\"{code:?}\"}} {count}"
+                    );
+                }
+            }
+        }
+        header(
+            out,
+            "xylem_call_seconds_total",
+            "Time spent in calls, by rpc.",
+        );
+        for (rpc, time) in Rpc::ALL.iter().zip(&self.time) {
+            let micros = time.load(Ordering::Relaxed);
+            if micros > 0 {
+                let seconds = Duration::from_micros(micros).as_secs_f64();
+                let _ = writeln!(
+                    out,
+                    "xylem_call_seconds_total{{rpc=\"{}\"}} {seconds}",
+                    rpc.name()
+                );
+            }
+        }
+        for (name, help, counter) in [
+            (
+                "xylem_unauthenticated_total",
+                "Calls without a valid API key.",
+                &self.unauthenticated,
+            ),
+            (
+                "xylem_signals_total",
+                "Grants signalled to roots.",
+                &self.signals,
+            ),
+            (
+                "xylem_swept_total",
+                "Nodes that a sweep signalled.",
+                &self.swept,
+            ),
+            (
+                "xylem_sweeps_total",
+                "Sweeps of single trees.",
+                &self.sweeps,
+            ),
+        ] {
+            header(out, name, help);
+            let _ = writeln!(out, "{name} {}", counter.load(Ordering::Relaxed));
+        }
+        text
+    }
+}
+
+/// Adds to a counter. Counters are read one by one: no ordering between them is needed.
+pub(crate) fn add(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
+}
+
+fn header(out: &mut String, name: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_rpc_and_code() {
+        let metrics = Metrics::default();
+        metrics.call(Rpc::Redeem, Code::Ok, Duration::from_millis(2));
+        metrics.call(Rpc::Redeem, Code::Ok, Duration::from_millis(1));
+        metrics.call(Rpc::Redeem, Code::PermissionDenied, Duration::ZERO);
+        let text = metrics.render();
+        for line in [
+            "xylem_calls_total{rpc=\"Redeem\",code=\"Ok\"} 2",
+            "xylem_calls_total{rpc=\"Redeem\",code=\"PermissionDenied\"} 1",
+            "xylem_call_seconds_total{rpc=\"Redeem\"} 0.003",
+            "xylem_sweeps_total 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The sweep as durable work: a schedule starts it, a workflow runs it, a worker in this process
+//! carries it out. After a rotation one tree is swept on its own, once the cascade has had time.
+
+use crate::{
+    Control,
+    plane::Plane,
+    temporal::{Cluster, StartWorkflow, TemporalError},
+};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, thread, time::Duration};
+use temporalio_client::{
+    Client,
+    schedules::{
+        CreateScheduleOptions, ScheduleAction, ScheduleError, ScheduleOverlapPolicy, ScheduleSpec,
+    },
+};
+use temporalio_common::RetryPolicy;
+use temporalio_macros::{activities, workflow, workflow_methods};
+use temporalio_sdk::{
+    ActivityOptions, Runtime, Worker, WorkerOptions, WorkflowContext, WorkflowResult,
+    activities::{ActivityContext, ActivityError},
+    runtime::RuntimeOptions,
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use xylem_ids::TreeId;
+
+/// The task queue of the control plane's own workflows.
+pub const CONTROL_QUEUE: &str = "xylem-control";
+
+const SCHEDULE: &str = "xylem-sweep";
+const SWEEP: &str = "xylem.Sweep";
+/// One sweep of everything may take so long; then the next one begins anew.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const SWEEP_ATTEMPTS: u32 = 5;
+
+/// Why the sweep does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The schedule could not be made.
+    #[error("the schedule of the sweep could not be made: check what the namespace permits")]
+    Schedule(#[source] ScheduleError),
+    /// The worker could not be started, or failed.
+    #[error("the control plane's worker on {CONTROL_QUEUE} failed")]
+    Worker(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Which trees to sweep.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Scope {
+    All,
+    Tree(TreeId),
+}
+
+/// Sweeps once.
+#[workflow]
+#[derive(Default)]
+struct Sweep;
+
+#[workflow_methods]
+impl Sweep {
+    #[run(name = "xylem.Sweep")]
+    async fn run(ctx: &mut WorkflowContext<Self>, scope: Scope) -> WorkflowResult<()> {
+        let retries = RetryPolicy::builder()
+            .maximum_attempts(SWEEP_ATTEMPTS)
+            .build();
+        let options = ActivityOptions::with_start_to_close_timeout(SWEEP_TIMEOUT)
+            .retry_policy(retries)
+            .build();
+        ctx.execute_activity(Sweeper::sweep, scope, options).await?;
+        Ok(())
+    }
+}
+
+struct Sweeper(Arc<Plane>);
+
+#[activities]
+impl Sweeper {
+    #[activity(name = "xylem.sweep")]
+    async fn sweep(self: Arc<Self>, _: ActivityContext, scope: Scope) -> Result<(), ActivityError> {
+        let swept = match &scope {
+            Scope::All => self.0.sweep_all().await,
+            Scope::Tree(tree) => self.0.sweep_tree(tree).await.map(|(_, swept)| swept),
+        };
+        match swept {
+            Ok(swept) => {
+                tracing::debug!(swept.fine, swept.signalled, swept.failed, "swept");
+                Ok(())
+            }
+            Err(fault) => {
+                let reason = fault.reason();
+                // Says what failed by its code; the log has the rest.
+                let status = tonic::Status::from(fault);
+                tracing::warn!(reason, "a sweep failed: {}", status.message());
+                Err(failed(reason))
+            }
+        }
+    }
+}
+
+/// The stable reason as an error of its own: what reaches history is a code.
+fn failed(reason: &'static str) -> ActivityError {
+    #[derive(Debug, thiserror::Error)]
+    #[error("the sweep failed: {0}")]
+    struct SweepFailed(&'static str);
+    ActivityError::from(SweepFailed(reason))
+}
+
+impl Plane {
+    /// Has a tree swept a while from now, unless that is arranged already. Best effort: the
+    /// scheduled sweep comes anyway.
+    pub(crate) async fn sweep_later(&self, tree: &TreeId) {
+        let Some(delay) = self.settings.sweep_after_rotation else {
+            return;
+        };
+        let id = format!("xylem-sweep/{}/{}", tree.workflow_id, tree.first_run_id);
+        let (Ok(workflow_id), Ok(workflow_type), Ok(task_queue), Ok(scope)) = (
+            id.parse(),
+            SWEEP.parse(),
+            CONTROL_QUEUE.parse(),
+            serde_json::to_value(Scope::Tree(tree.clone())),
+        ) else {
+            return;
+        };
+        let started = self.temporal.start(StartWorkflow {
+            workflow_id,
+            workflow_type,
+            task_queue,
+            input: Some(scope),
+            headers: Vec::new(),
+            execution_timeout: None,
+            request_id: uuid::Uuid::new_v4().to_string(),
+            delay: Some(delay),
+        });
+        match started.await {
+            Ok(_) | Err(TemporalError::AlreadyRunning) => {}
+            Err(error) => tracing::debug!(%error, tree.id = %tree, "left to the scheduled sweep"),
+        }
+    }
+}
+
+impl Control {
+    /// Makes the schedule of the sweep where there is none, and carries sweeps out until `stop` is
+    /// cancelled.
+    ///
+    /// # Errors
+    /// The schedule cannot be made, or the worker fails.
+    pub async fn worker(
+        &self,
+        cluster: &Cluster,
+        stop: CancellationToken,
+    ) -> Result<(), WorkerError> {
+        let client = cluster.client().clone();
+        ensure_schedule(&client, self.plane().settings.sweep_every).await?;
+        let sweeper = Sweeper(Arc::clone(self.plane()));
+        let (ended, end) = oneshot::channel();
+        let tokio = tokio::runtime::Handle::current();
+        // Workflow code is not `Send`: the SDK's worker keeps its thread.
+        let spawned = thread::Builder::new()
+            .name(CONTROL_QUEUE.to_owned())
+            .spawn(move || {
+                let ran = tokio.block_on(run_worker(client, sweeper, stop));
+                // Nobody waits any more where the caller was dropped.
+                let _ = ended.send(ran);
+            });
+        spawned.map_err(|error| WorkerError::Worker(error.into()))?;
+        end.await
+            .unwrap_or_else(|error| Err(error.into()))
+            .map_err(WorkerError::Worker)
+    }
+}
+
+async fn run_worker(
+    client: Client,
+    sweeper: Sweeper,
+    stop: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let options = WorkerOptions::new(CONTROL_QUEUE)
+        .max_cached_workflows(100_usize)
+        .register_activities(sweeper)
+        .register_workflow::<Sweep>()?
+        .build();
+    let runtime = Runtime::from_current_tokio(RuntimeOptions::default())?;
+    let mut worker = Worker::new(&runtime, client, options)?;
+    let shut_down = worker.shutdown_handle();
+    let running = worker.run();
+    tokio::pin!(running);
+    let ran = tokio::select! {
+        ran = &mut running => ran,
+        () = stop.cancelled() => {
+            shut_down();
+            running.await
+        }
+    };
+    Ok(ran?)
+}
+
+/// Makes the schedule. An existing one keeps its interval: an operator may have changed it.
+async fn ensure_schedule(client: &Client, every: Duration) -> Result<(), WorkerError> {
+    let action = ScheduleAction::start_workflow(Sweep::run, Scope::All, CONTROL_QUEUE, SCHEDULE);
+    let options = CreateScheduleOptions::builder()
+        .action(action)
+        .spec(ScheduleSpec::from_interval(every))
+        .overlap_policy(ScheduleOverlapPolicy::Skip)
+        .note("Signals current grants to nodes that a cascade missed, and renews grants.")
+        .build();
+    match client.create_schedule(SCHEDULE, options).await {
+        Ok(_) => Ok(()),
+        Err(ScheduleError::Rpc(status)) if status.code() == Code::AlreadyExists => Ok(()),
+        Err(error) => Err(WorkerError::Schedule(error)),
+    }
+}

@@ -1,0 +1,103 @@
+//! In front of gRPC and REST alike: a request id for every call, and nobody in without a key.
+
+use crate::{
+    caller::{self, Call, RequestId},
+    fault::Fault,
+    plane::Plane,
+};
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION},
+    middleware::Next,
+};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use tonic::Status;
+use xylem_audit::Kind;
+use xylem_registry::{Principal, Unauthenticated};
+
+/// The header that names a call in answers.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+/// The axum layer.
+pub(crate) async fn layer(
+    State(plane): State<Arc<Plane>>,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
+    let request_id = RequestId::generate();
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .copied();
+    let authenticated = authenticate(&plane, request.headers(), peer).await;
+    // Nothing behind this needs the key; what is not there is not logged.
+    request.headers_mut().remove(AUTHORIZATION);
+    let mut call = Call {
+        request_id: request_id.clone(),
+        principal: None,
+    };
+    let mut response = match authenticated {
+        Ok(principal) => {
+            call.principal = Some(Arc::new(principal));
+            caller::within(call, next.run(request)).await
+        }
+        Err(fault) => caller::within(call, async { Status::from(fault).into_http() }).await,
+    };
+    if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+async fn authenticate(
+    plane: &Plane,
+    headers: &HeaderMap,
+    peer: Option<ConnectInfo<SocketAddr>>,
+) -> Result<Principal, Fault> {
+    let presented = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, key)| key.trim());
+    let source = || peer.map_or_else(|| "unknown".to_owned(), |peer| peer.0.ip().to_string());
+    let Some(presented) = presented else {
+        plane.note(Kind::AuthenticationFailed, "key_missing", &source());
+        return Err(Fault::unauthenticated(
+            "key_missing",
+            "an API key is required: send it as `Authorization: Bearer xyk_…`",
+        ));
+    };
+    let checked = plane
+        .registry
+        .authenticate(presented, SystemTime::now())
+        .await;
+    match checked {
+        Ok(principal) if principal.namespace() == &plane.settings.namespace => Ok(principal),
+        Ok(_) => {
+            plane.note(Kind::AuthenticationFailed, "key_other_namespace", &source());
+            Err(not_valid())
+        }
+        Err(Unauthenticated::NotChecked(cause)) => {
+            plane.note(Kind::AuthenticationFailed, "key_not_checked", &source());
+            Err(Fault::unavailable(
+                "key_not_checked",
+                "the API key could not be checked: try again",
+                cause,
+            ))
+        }
+        Err(why) => {
+            plane.note(Kind::AuthenticationFailed, why.code(), &source());
+            Err(not_valid())
+        }
+    }
+}
+
+/// The same words whatever is wrong with the key: a guesser learns nothing.
+fn not_valid() -> Fault {
+    Fault::unauthenticated(
+        "key_not_valid",
+        "the API key is not valid here: it is unknown, expired or revoked",
+    )
+}
