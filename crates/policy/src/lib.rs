@@ -42,6 +42,13 @@ pub struct Facts<'a> {
 }
 
 /// Proof that a node may call one tool with the token of one slot.
+///
+/// ```compile_fail,E0451
+/// fn forge(tree: xylem_ids::TreeId, node: xylem_ids::NodeId) {
+///     let (slot, tool) = ("default".parse().unwrap(), "acme.deploy".parse().unwrap());
+///     xylem_policy::Permit { tree, node, slot, tool };
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
     tree: TreeId,

@@ -70,6 +70,12 @@ pub trait ClaimCheck: Send + Sync {
 }
 
 /// Claims that a [`ClaimCheck`] has confirmed. Only [`Claims::confirm`] makes them.
+///
+/// ```compile_fail,E0451
+/// fn forge(claims: xylem_vault::Claims, lineage: xylem_vault::Lineage) {
+///     xylem_vault::ConfirmedClaims { claims, lineage };
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfirmedClaims {
     claims: Claims,

@@ -159,7 +159,7 @@ pub enum VaultError {
     Issuer(#[from] IssuerError),
     /// The storage failed.
     #[error("the vault could not use its storage")]
-    Storage(#[from] StorageError),
+    Storage(#[source] StorageError),
     /// The claims could not be checked.
     #[error("the claims could not be checked: try again")]
     ClaimsNotChecked(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -185,6 +185,16 @@ impl VaultError {
             what,
             which: which.to_string(),
         })
+    }
+}
+
+impl From<StorageError> for VaultError {
+    /// A row that cannot even be read was edited too.
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Unreadable { what } => Self::tampered(what, "row"),
+            unavailable @ StorageError::Unavailable(_) => Self::Storage(unavailable),
+        }
     }
 }
 

@@ -121,38 +121,45 @@ impl Vault {
             }
         };
         for slot in &selection.exclude {
-            let mut row = self.slot_in(tx, &start, slot).await?;
-            row.exclusions.retain(|e| e.workflow_id != selection.node);
-            row.exclusions.push(Exclusion {
+            let row = self.slot_in(tx, &start, slot).await?;
+            let exclusion = Exclusion {
                 workflow_id: selection.node.clone(),
                 subtree: selection.subtree,
-            });
+            };
             let entry = self.selection_entry(Kind::Exclude, tree, selection, by);
-            self.put_exclusions(tx, row, entry).await?;
+            self.put_exclusion(tx, row, Some(exclusion), entry).await?;
         }
         for slot in &selection.include {
-            let mut row = self.slot_in(tx, &start, slot).await?;
+            let row = self.slot_in(tx, &start, slot).await?;
             if let SelectedBy::Node(claims, _) = by {
                 check_not_excluded(&row, claims)?;
             }
-            row.exclusions.retain(|e| e.workflow_id != selection.node);
             let entry = self.selection_entry(Kind::Include, tree, selection, by);
-            self.put_exclusions(tx, row, entry).await?;
+            self.put_exclusion(tx, row, None, entry).await?;
         }
         Ok(())
     }
 
-    async fn put_exclusions(
+    /// Puts the exclusion of the node that the entry is about, or none, in the place of its old one.
+    async fn put_exclusion(
         &self,
         tx: &mut dyn Transaction,
-        mut row: SlotRow,
+        row: SlotRow,
+        exclusion: Option<Exclusion>,
         mut entry: Entry,
     ) -> Result<(), VaultError> {
-        row.exclusions.sort();
+        let node = entry.node.as_ref().map(|node| &node.workflow_id);
+        let mut exclusions = row.exclusions.clone();
+        exclusions.retain(|old| Some(&old.workflow_id) != node);
+        exclusions.extend(exclusion);
+        exclusions.sort();
+        if exclusions == row.exclusions {
+            return Ok(());
+        }
         entry.slot = Some(row.slot.clone());
         let row = self
             .derived
-            .seal_slot(row.start, row.slot, row.last, row.exclusions);
+            .seal_slot(row.start, row.slot, row.last, exclusions);
         tx.put_slot(&row).await?;
         tx.audit(&entry).await?;
         Ok(())
@@ -185,12 +192,20 @@ impl Vault {
         start: &StartId,
         slot: &Slot,
     ) -> Result<SlotRow, VaultError> {
-        match tx.slot(start, slot).await? {
-            Some(row) => self.derived.check_slot(row),
-            None => Ok(self
-                .derived
-                .seal_slot(start.clone(), slot.clone(), 0, Vec::new())),
+        if let Some(row) = tx.slot(start, slot).await? {
+            return self.derived.check_slot(row);
         }
+        // The first version of a slot writes its row: versions without one have lost it, and with
+        // it who is excluded.
+        let versions = tx.versions(start).await?;
+        if versions.iter().any(|row| row.info.slot == *slot) {
+            return Err(VaultError::tampered(
+                "slot",
+                format_args!("{slot} of tree {start}"),
+            ));
+        }
+        let (start, slot) = (start.clone(), slot.clone());
+        Ok(self.derived.seal_slot(start, slot, 0, Vec::new()))
     }
 }
 
