@@ -145,10 +145,7 @@ async fn depositor_that_is_killed() {
     for n in vault.status(&tree).await.unwrap().len() + 1.. {
         let deposit = house::deposit(Target::Tree(tree.clone()), &token(n), &format!("d{n}"));
         vault.deposit(deposit).await.unwrap();
-        #[expect(clippy::print_stdout, reason = "the other process reads it")]
-        {
-            println!("\ndeposited {n}");
-        }
+        println!("\ndeposited {n}");
     }
 }
 
