@@ -29,9 +29,12 @@ impl From<SystemTime> for UnixSeconds {
     }
 }
 
-impl From<UnixSeconds> for SystemTime {
-    fn from(seconds: UnixSeconds) -> Self {
-        UNIX_EPOCH + Duration::from_secs(seconds.0)
+impl UnixSeconds {
+    /// The same point as a system time; `None` beyond what the platform can represent, which a
+    /// stolen issuer key could sign.
+    #[must_use]
+    pub fn to_system_time(self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.0))
     }
 }
 
@@ -69,4 +72,11 @@ pub struct Claims {
     /// Issuer keys that this grant retires, and with them everything they signed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retires: Vec<KeyId>,
+}
+
+impl Claims {
+    /// Whether a grant may say this: it can be sent somewhere, and ends after it begins.
+    pub(crate) fn are_sound(&self) -> bool {
+        !self.audiences.is_empty() && self.expires_at > self.issued_at
+    }
 }

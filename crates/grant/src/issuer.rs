@@ -21,6 +21,9 @@ pub enum IssuerError {
     /// The system's random source or the signer failed.
     #[error("the issuer key could not be generated or used")]
     Crypto,
+    /// The claims name no audience, or end before they begin.
+    #[error("a grant needs at least one audience and an expiry after its issue")]
+    Claims,
     /// The grant would be larger than [`crate::MAX_GRANT_BYTES`].
     #[error(
         "the grant would be larger than {} bytes: name fewer or shorter audiences",
@@ -77,8 +80,12 @@ impl IssuerKey {
     /// Signs the claims. What comes back is verified by construction.
     ///
     /// # Errors
-    /// The signer failed, or the grant would be larger than [`crate::MAX_GRANT_BYTES`].
+    /// The claims break a rule, the signer failed, or the grant would be larger than
+    /// [`crate::MAX_GRANT_BYTES`].
     pub fn issue(&self, claims: Claims) -> Result<VerifiedGrant, IssuerError> {
+        if !claims.are_sound() {
+            return Err(IssuerError::Claims);
+        }
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(verify::TYPE.to_owned());
         header.kid = Some(self.public.key_id.to_string());
@@ -128,6 +135,13 @@ impl IssuerPublicKey {
     }
 }
 
+impl IssuerPublicKey {
+    fn is_sound(&self) -> bool {
+        let raw = URL_SAFE_NO_PAD.decode(&self.x).unwrap_or_default();
+        raw.len() == 32 && Self::new(&raw, self.generation).is_some_and(|key| key == *self)
+    }
+}
+
 impl fmt::Debug for IssuerPublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IssuerPublicKey({})", self.key_id)
@@ -154,8 +168,12 @@ impl IssuerSet {
         set
     }
 
-    /// Trusts a key, unless it was retired: retirement is final.
+    /// Trusts a key, unless it was retired: retirement is final. A key whose id is not the digest
+    /// of the key is not trusted: it could pass for another.
     pub fn trust(&mut self, key: IssuerPublicKey) {
+        if !key.is_sound() {
+            return;
+        }
         if !self.is_retired(&key.key_id) && self.key(&key.key_id).is_none() {
             self.trusted.push(key);
         }

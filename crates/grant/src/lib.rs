@@ -8,6 +8,15 @@
 //! An [`UnverifiedGrant`] can only become a [`VerifiedGrant`] through
 //! [`UnverifiedGrant::verify`]; nothing else constructs one. There is no I/O here and no clock:
 //! expiry is compared by whoever has a time to compare with.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
 
 mod claims;
 mod issuer;

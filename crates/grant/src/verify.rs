@@ -76,8 +76,10 @@ impl UnverifiedGrant {
         }
         let jws = text.strip_prefix(GRANT_PREFIX).ok_or(Reject::Malformed)?;
         let header = jsonwebtoken::decode_header(jws).map_err(|error| match error.kind() {
-            // An algorithm the library does not know, `none` among them, is a JSON error to it.
-            ErrorKind::InvalidAlgorithmName | ErrorKind::Json(_) => Reject::WrongAlgorithm,
+            ErrorKind::InvalidAlgorithmName => Reject::WrongAlgorithm,
+            // An algorithm the library does not know, `none` among them, is an error in the data
+            // to it; what is not JSON at all is an error of another category.
+            ErrorKind::Json(error) if error.is_data() => Reject::WrongAlgorithm,
             _ => Reject::Malformed,
         })?;
         if header.alg != Algorithm::EdDSA {
@@ -128,7 +130,7 @@ impl UnverifiedGrant {
                     _ => Reject::Malformed,
                 },
             )?;
-        if data.claims.audiences.is_empty() {
+        if !data.claims.are_sound() {
             return Err(Reject::Malformed);
         }
         Ok(VerifiedGrant::issued(

@@ -122,11 +122,18 @@ impl Audience {
     }
 }
 
+/// Whether every server reads the path alike: no encoded separators, dots or percent signs, no
+/// control bytes, and no segment that is dots before a path parameter (`..;x`).
 fn plain_path(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
-    !["%2f", "%5c", "%2e", "\\"]
-        .iter()
-        .any(|separator| lower.contains(separator))
+    let ambiguous = [
+        "%2f", "%5c", "%2e", "%25", "%c0", "%c1", "%0", "%1", "%7f", "\\",
+    ];
+    let dots = |segment: &str| {
+        let name = segment.split(';').next().unwrap_or_default();
+        !name.is_empty() && name.chars().all(|c| c == '.')
+    };
+    !ambiguous.iter().any(|sequence| lower.contains(sequence)) && !path.split('/').any(dots)
 }
 
 impl FromStr for Audience {
@@ -246,6 +253,11 @@ mod tests {
             "https://h/v1/..%2fadmin",
             "https://h/v1/..%5cadmin",
             "https://h/v1\\..\\admin",
+            "https://h/v1/..;/admin",
+            "https://h/v1/..;x=1/admin",
+            "https://h/v1/%252e%252e/admin",
+            "https://h/v1/%c0%ae%c0%ae/admin",
+            "https://h/v1/%00",
         ] {
             assert!(!covers("https://h/v1", url), "{url}");
         }
