@@ -216,12 +216,22 @@ async fn a_running_root_is_adopted_unless_it_may_be_one_that_is_starting() {
     let tree = adopt("a").await.unwrap();
     assert_eq!(adopt("b").await.unwrap(), tree);
     assert!(matches!(tree.state, TreeState::Bound { .. }));
+    let mut reused = house::new_tree("other");
+    reused.request = request("a");
+    let reused = house.vault.adopt(reused, "run-9".parse().unwrap()).await;
+    assert!(matches!(reused, Err(VaultError::RequestReused)));
+    let mut late = house::new_tree("train");
+    late.request = request("late");
+    let late = house.vault.open_tree(late).await.unwrap();
+    let taken = house.vault.bind(&late, "run-1".parse().unwrap()).await;
+    assert!(matches!(taken, Err(VaultError::BoundElsewhere)));
+    house.vault.abandon(&late, &agent("service")).await.unwrap();
     let found = house
         .vault
         .find_tree(&tree.namespace, &tree.workflow_id)
         .await
         .unwrap();
-    assert_eq!(found, tree);
+    assert_eq!(found.start, late);
 }
 
 #[tokio::test]

@@ -121,8 +121,8 @@ pub enum VaultError {
     /// A start of the same workflow id is not bound yet.
     #[error("a tree of this workflow id is just being started: try again")]
     StillStarting,
-    /// The tree is bound to another first run.
-    #[error("the start is already bound to another first run")]
+    /// The start is bound to another first run, or the first run to another start.
+    #[error("the start is bound to another first run, or that run to another start")]
     BoundElsewhere,
     /// The request id was used for something else.
     #[error("the request id was used for something else: choose a new one")]

@@ -67,7 +67,7 @@ impl Vault {
     /// to the same run again changes nothing.
     ///
     /// # Errors
-    /// The start is unknown, given up, or bound to another run.
+    /// The start is unknown, given up, or bound to another run; or that run is another tree's.
     pub async fn bind(&self, start: &StartId, first_run_id: RunId) -> Result<Bound, VaultError> {
         let mut tx = self.storage.begin().await?;
         let row = self.start_in(&mut *tx, start).await?;
@@ -107,7 +107,8 @@ impl Vault {
     /// ask. Adopting it again changes nothing.
     ///
     /// # Errors
-    /// A start of the same workflow id is not bound yet: it may be the same root.
+    /// A start of the same workflow id is not bound yet: it may be the same root. Or the request id
+    /// was used for another tree.
     pub async fn adopt(&self, new: NewTree, first_run_id: RunId) -> Result<Tree, VaultError> {
         let id = TreeId {
             namespace: new.namespace.clone(),
@@ -118,8 +119,18 @@ impl Vault {
         if let Some(known) = tx.tree_by_id(&id).await? {
             return Ok(self.derived.check_tree(known)?.tree);
         }
-        let newest = tx.newest_tree(&id.namespace, &id.workflow_id).await?;
-        if newest.is_some_and(|row| row.tree.state == TreeState::Starting) {
+        if tx
+            .tree_by_request(&id.namespace, &new.request)
+            .await?
+            .is_some()
+        {
+            return Err(VaultError::RequestReused);
+        }
+        let starting = tx.starting_trees().await?;
+        if starting
+            .iter()
+            .any(|row| row.tree.namespace == id.namespace && row.tree.workflow_id == id.workflow_id)
+        {
             return Err(VaultError::StillStarting);
         }
         let state = TreeState::Bound { first_run_id };
@@ -268,6 +279,11 @@ impl Vault {
         let key = self.data_key(tx, &row).await?;
         let mut bound = row.tree.clone();
         bound.state = TreeState::Bound { first_run_id };
+        if let Some(id) = bound.id()
+            && tx.tree_by_id(&id).await?.is_some()
+        {
+            return Err(VaultError::BoundElsewhere);
+        }
         for version in tx.versions(&row.tree.start).await? {
             let version = self.derived.check_version(version)?;
             self.rebind(tx, &key, &row.tree, &bound, version).await?;
