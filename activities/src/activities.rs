@@ -15,13 +15,12 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use temporalio_common::ActivityDefinition;
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::time::Instant;
 use xylem_stateful::activity::{
     AskIssuers, ChildEnd, FORWARD_BUDGET, FindChild, Forward, Forwarded, FoundChild, Issuers,
-    NodeActivities, ReportRejected, Select, TakeIn, TakenIn, ToolAnswer, ToolCall, WatchChildren,
+    ReportRejected, Select, TakeIn, TakenIn, ToolAnswer, ToolCall, WatchChildren, definitions,
 };
 
 /// How long a forward may take where the activity has no deadline of its own.
@@ -77,7 +76,7 @@ fn failed(failure: impl Into<Failure>) -> ActivityError {
 #[activities]
 impl Activities {
     /// Signals grants to children.
-    #[activity(name = NodeActivities::forward.name())]
+    #[activity(definition = definitions::Forward)]
     pub async fn forward(ctx: ActivityContext, due: Forward) -> Result<Forwarded, ActivityError> {
         claims(&ctx)?;
         let server = server(&ctx);
@@ -87,7 +86,7 @@ impl Activities {
     }
 
     /// Redeems a grant and calls a tool with the token.
-    #[activity(name = NodeActivities::call_tool.name())]
+    #[activity(definition = definitions::CallTool)]
     pub async fn call_tool(
         self: Arc<Self>,
         ctx: ActivityContext,
@@ -111,7 +110,7 @@ impl Activities {
     }
 
     /// Deposits a raw token that was signalled.
-    #[activity(name = NodeActivities::take_in.name())]
+    #[activity(definition = definitions::TakeIn)]
     pub async fn take_in(
         self: Arc<Self>,
         ctx: ActivityContext,
@@ -125,7 +124,7 @@ impl Activities {
     }
 
     /// Asks whose grants the tree trusts.
-    #[activity(name = NodeActivities::issuers.name())]
+    #[activity(definition = definitions::Issuers)]
     pub async fn issuers(
         self: Arc<Self>,
         ctx: ActivityContext,
@@ -136,7 +135,7 @@ impl Activities {
     }
 
     /// Records what a child may redeem.
-    #[activity(name = NodeActivities::select.name())]
+    #[activity(definition = definitions::Select)]
     pub async fn select(
         self: Arc<Self>,
         ctx: ActivityContext,
@@ -148,7 +147,7 @@ impl Activities {
     }
 
     /// Looks at a workflow whose id was already taken.
-    #[activity(name = NodeActivities::find_child.name())]
+    #[activity(definition = definitions::FindChild)]
     pub async fn find_child(
         ctx: ActivityContext,
         ask: FindChild,
@@ -159,7 +158,7 @@ impl Activities {
     }
 
     /// Waits until at least one of the children has ended.
-    #[activity(name = NodeActivities::watch_children.name())]
+    #[activity(definition = definitions::WatchChildren)]
     pub async fn watch_children(
         ctx: ActivityContext,
         watched: WatchChildren,
@@ -180,7 +179,7 @@ impl Activities {
     }
 
     /// Writes rejected signals to the audit log.
-    #[activity(name = NodeActivities::report_rejected.name())]
+    #[activity(definition = definitions::ReportRejected)]
     pub async fn report_rejected(
         self: Arc<Self>,
         ctx: ActivityContext,
@@ -191,27 +190,6 @@ impl Activities {
         reported.map_err(failed)
     }
 }
-
-/// Drift between what the workflows call and what is implemented here does not compile.
-const _: () = {
-    const fn same<D, I>(_: &D, _: &I)
-    where
-        D: ActivityDefinition,
-        I: ActivityDefinition<Input = D::Input, Output = D::Output>,
-    {
-    }
-    same(&NodeActivities::forward, &Activities::forward);
-    same(&NodeActivities::call_tool, &Activities::call_tool);
-    same(&NodeActivities::take_in, &Activities::take_in);
-    same(&NodeActivities::issuers, &Activities::issuers);
-    same(&NodeActivities::select, &Activities::select);
-    same(&NodeActivities::find_child, &Activities::find_child);
-    same(&NodeActivities::watch_children, &Activities::watch_children);
-    same(
-        &NodeActivities::report_rejected,
-        &Activities::report_rejected,
-    );
-};
 
 /// A local forward holds its node's workflow task and keeps to the budget of that; a regular one
 /// has the activity's own deadline.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::time::{Duration, SystemTime};
 use temporalio_client::{
     Client, HistoryEventFilterType, NamespacedClient, RetryOptions, RpcOptions, UntypedSignal,
-    UntypedWorkflowHandle, WorkflowDescribeOptions, WorkflowExecutionInfo, WorkflowExecutionStatus,
+    UntypedWorkflowHandle, WorkflowDescribeOptions, WorkflowExecutionInfo,
     WorkflowFetchHistoryOptions, WorkflowListOptions, WorkflowSignalOptions,
     errors::WorkflowInteractionError,
 };
@@ -16,6 +16,7 @@ use temporalio_common::{
     },
     protos::temporal::api::{
         common::v1::{Payload, Payloads},
+        enums::v1::WorkflowExecutionStatus as StatusProto,
         failure::v1::Failure as FailureProto,
         history::v1::history_event::Attributes,
     },
@@ -152,16 +153,9 @@ impl Executions for Server {
         let info = described.workflow_execution_info;
         let info = info.ok_or(Unanswered::Unavailable)?;
         let execution = info.execution.unwrap_or_default();
-        let open = [
-            WorkflowExecutionStatus::Running,
-            WorkflowExecutionStatus::Paused,
-        ];
-        let status =
-            temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus::try_from(
-                info.status,
-            );
+        let status = StatusProto::try_from(info.status).unwrap_or_default();
         Ok(Description {
-            is_open: status.is_ok_and(|status| open.contains(&status.into())),
+            is_open: !is_closed(status),
             run_id: execution.run_id,
             first_run_id: info.first_run_id,
             workflow_type: info.r#type.unwrap_or_default().name,
@@ -212,6 +206,18 @@ impl Executions for Server {
         }
         Ok(ids)
     }
+}
+
+/// A status that is not known here proves nothing, and a run that continued as new lives on.
+fn is_closed(status: StatusProto) -> bool {
+    matches!(
+        status,
+        StatusProto::Completed
+            | StatusProto::Failed
+            | StatusProto::Canceled
+            | StatusProto::Terminated
+            | StatusProto::TimedOut
+    )
 }
 
 fn unanswered(error: &WorkflowInteractionError) -> Unanswered {

@@ -153,11 +153,20 @@ impl Pattern {
     /// Where the pattern ends if it begins at `start`. Several readings of an escape can be open
     /// at once; there are never more than a few.
     fn matches(&self, input: &[u8], start: usize) -> Option<usize> {
-        let mut open = vec![start];
-        for unit in self.units.iter() {
+        let (first, others) = self.units.split_first()?;
+        let begun = self.readings(input, start, *first);
+        if begun.iter().all(Option::is_none) {
+            return None;
+        }
+        let mut open: Vec<usize> = begun
+            .iter()
+            .flatten()
+            .map(|length| start + length)
+            .collect();
+        for unit in others {
             let mut next = Vec::with_capacity(2);
             for at in open {
-                let at = self.skip_noise(input, at, start);
+                let at = self.skip_noise(input, at);
                 for length in self.readings(input, at, *unit).into_iter().flatten() {
                     if !next.contains(&(at + length)) {
                         next.push(at + length);
@@ -173,10 +182,7 @@ impl Pattern {
     }
 
     /// What may stand between two characters: NUL of wide text, line breaks of base64.
-    fn skip_noise(&self, input: &[u8], mut at: usize, start: usize) -> usize {
-        if at == start {
-            return at;
-        }
+    fn skip_noise(&self, input: &[u8], mut at: usize) -> usize {
         loop {
             let rest = input.get(at..).unwrap_or_default();
             let breaks: &[&[u8]] = match self.form {
