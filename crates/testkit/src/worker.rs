@@ -4,21 +4,23 @@ use crate::server::{TemporalServer, connect};
 use anyhow::{Context, anyhow};
 use std::{sync::mpsc, thread::JoinHandle};
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
+use tokio::sync::oneshot;
 
 /// A worker that runs until it is dropped.
 pub struct TestWorker {
-    shutdown: Option<Box<dyn Fn() + Send>>,
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl TestWorker {
     /// Starts a worker. The SDK's worker is not `Send`, so it gets a thread of its own, and a
-    /// connection that does not depend on the test's runtime: dropping a worker blocks that.
+    /// connection and a runtime that do not depend on the test's: dropping a worker blocks that.
     ///
     /// # Errors
     /// The worker refused its options.
     pub fn start(server: &TemporalServer, options: WorkerOptions) -> anyhow::Result<Self> {
         let (ready, is_ready) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
         let port = server.port();
         let thread = std::thread::spawn(move || {
             let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -30,16 +32,22 @@ impl TestWorker {
                 let runtime = Runtime::from_current_tokio(Default::default())?;
                 let mut worker = Worker::new(&runtime, client, options)
                     .map_err(|error| anyhow!("the worker refused its options: {error}"))?;
-                let shutdown: Box<dyn Fn() + Send> = Box::new(worker.shutdown_handle());
-                let _ = ready.send(shutdown);
-                worker.run().await?;
+                let shutdown = worker.shutdown_handle();
+                // In this runtime: the SDK spawns what tells the server to end the polls.
+                let stopping = async {
+                    let _ = stopped.await;
+                    shutdown();
+                    anyhow::Ok(())
+                };
+                let _ = ready.send(());
+                let running = async { Ok(worker.run().await?) };
+                tokio::try_join!(running, stopping)?;
                 anyhow::Ok(())
             })
         });
-        let shutdown = is_ready.recv().context("the worker did not start");
-        match shutdown {
-            Ok(shutdown) => Ok(Self {
-                shutdown: Some(shutdown),
+        match is_ready.recv().context("the worker did not start") {
+            Ok(()) => Ok(Self {
+                stop: Some(stop),
                 thread: Some(thread),
             }),
             Err(error) => match thread.join() {
@@ -52,9 +60,7 @@ impl TestWorker {
 
 impl Drop for TestWorker {
     fn drop(&mut self) {
-        if let Some(shutdown) = self.shutdown.take() {
-            shutdown();
-        }
+        drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

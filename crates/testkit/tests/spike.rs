@@ -28,6 +28,7 @@ impl Plain {
 
 #[tokio::test]
 async fn a_rotation_reaches_the_leaves() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_env_filter("temporalio_sdk_core=debug,temporalio_sdk=debug").init();
     let server = TemporalServer::start().await?;
     let client = server.client();
     let mut options = WorkerOptions::new("q").register_activities(Plain).build();
