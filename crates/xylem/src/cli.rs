@@ -1,0 +1,205 @@
+//! The command line.
+
+mod agent;
+mod audit;
+mod cascade;
+mod doctor;
+mod draw;
+mod failure;
+mod key;
+mod output;
+mod secret;
+mod serve;
+mod session;
+mod token;
+mod tool;
+mod tree;
+
+use crate::logging;
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use output::{Format, Output};
+use session::{Access, Session};
+use std::process::ExitCode;
+
+/// Carries credentials from the root of a Temporal workflow tree to every leaf
+///
+/// `xylem dev` starts everything on this machine; the other commands find it by themselves.
+#[derive(Debug, Parser)]
+#[command(name = "xylem", version, after_help = EXIT_STATUS)]
+struct Cli {
+    #[command(flatten)]
+    access: Access,
+    /// What standard output carries; progress and messages go to standard error
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        help_heading = "Global options"
+    )]
+    output: Format,
+    /// What is logged: error, warn, info, debug or trace
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        help_heading = "Global options"
+    )]
+    log_level: Option<logging::Level>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by policy or \
+                           gate, 4 not found, 5 unavailable";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start Temporal, control plane and worker on this machine
+    Dev(serve::DevArguments),
+    /// Run the control plane
+    Server(serve::ServerArguments),
+    /// Run a worker with the shipped workflows
+    Worker(serve::WorkerArguments),
+    /// Start, look at and stop trees of workflows
+    #[command(subcommand)]
+    Tree(tree::Command),
+    /// Set, rotate and revoke the tokens of a tree
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Register the operations of external APIs
+    #[command(subcommand)]
+    Tool(tool::Command),
+    /// Make and revoke API keys
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Register who may ask the control plane
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Read the audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Check the installation and say what is missing
+    Doctor(doctor::Arguments),
+}
+
+/// The program: parses the arguments, runs the command, and says how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    logging::quiet_panics();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is wrong usage (status 2).
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let mut output = Output::standard(cli.output);
+    match run(cli, &mut output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.note(&failure.to_string());
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::new(failure::Exit::Failed, format!("no threads: {error}")))?;
+    let done = runtime.block_on(execute(cli, output));
+    // A prompt or a pipe that is still being read must not keep the process.
+    runtime.shutdown_background();
+    done
+}
+
+async fn execute(cli: Cli, output: &mut Output) -> Result<(), Failure> {
+    let level = cli.log_level;
+    let mut session = Session::new(cli.access, output);
+    match cli.command {
+        Command::Dev(arguments) => serve::dev(arguments, level, &mut session).await,
+        Command::Server(arguments) => serve::server(arguments, level, &mut session).await,
+        Command::Worker(arguments) => serve::worker(arguments, level, &mut session).await,
+        command => {
+            logging::to_standard_error(level.unwrap_or(logging::Level::Warn));
+            operate(command, &mut session).await
+        }
+    }
+}
+
+async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Tree(command) => tree::run(command, session).await,
+        Command::Token(command) => token::run(command, session).await,
+        Command::Tool(command) => tool::run(command, session).await,
+        Command::Key(command) => key::run(command, session).await,
+        Command::Agent(command) => agent::run(command, session).await,
+        Command::Audit(command) => audit::run(command, session).await,
+        Command::Doctor(arguments) => doctor::run(arguments, session).await,
+        Command::Dev(_) | Command::Server(_) | Command::Worker(_) => Ok(()),
+    }
+}
+
+/// A duration as people write it: `90s`, `12h`, `30d`.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration such as 90s, 12h or 30d".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_help_text_that_does_not_change_by_accident() {
+        let mut root = Cli::command().term_width(100);
+        root.build();
+        let mut texts = Vec::new();
+        collect(&mut root, &mut texts);
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    fn collect(command: &mut clap::Command, texts: &mut Vec<String>) {
+        let name = command.get_bin_name().unwrap_or("xylem").to_owned();
+        let help = command.render_long_help();
+        texts.push(format!("==== {name}\n{help}"));
+        let subcommands = command.get_subcommands_mut();
+        for subcommand in subcommands.filter(|command| command.get_name() != "help") {
+            collect(subcommand, texts);
+        }
+    }
+
+    #[test]
+    fn no_option_takes_a_secret() {
+        let mut root = Cli::command();
+        root.build();
+        let mut commands = vec![&root];
+        while let Some(command) = commands.pop() {
+            for argument in command.get_arguments() {
+                let name = argument.get_long().unwrap_or_default();
+                assert!(
+                    ![
+                        "token",
+                        "key",
+                        "api-key",
+                        "secret",
+                        "password",
+                        "temporal-api-key"
+                    ]
+                    .contains(&name),
+                    "{} --{name}",
+                    command.get_name()
+                );
+            }
+            commands.extend(command.get_subcommands());
+        }
+    }
+}

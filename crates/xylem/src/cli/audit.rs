@@ -1,0 +1,237 @@
+//! `xylem audit`.
+
+use super::{
+    failure::Failure,
+    output::{absolute, plain, slot_at},
+    session::Session,
+    tree::listed,
+};
+use futures::StreamExt;
+use std::time::SystemTime;
+use xylem_client::{Timestamp, v1};
+use xylem_ids::{AgentId, Slot, ToolName, WorkflowId};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Show entries as they are written, until Ctrl-C
+    Tail(Tail),
+    /// List entries, oldest first
+    List(List),
+}
+
+/// Which entries.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Filter {
+    /// Only entries about this tree
+    #[arg(long, value_name = "ID")]
+    tree: Option<WorkflowId>,
+    /// Only what this agent did
+    #[arg(long, value_name = "NAME")]
+    agent: Option<AgentId>,
+    /// Only this action, such as deposit, redeem, outcome or revoke
+    #[arg(long)]
+    action: Option<String>,
+    /// Only this outcome: granted, denied, succeeded or failed
+    #[arg(long)]
+    outcome: Option<String>,
+    /// Only entries about this slot
+    #[arg(long)]
+    slot: Option<Slot>,
+    /// Only entries about this workflow
+    #[arg(long, value_name = "ID")]
+    workflow_id: Option<WorkflowId>,
+    /// Only calls of this tool
+    #[arg(long, value_name = "NAME")]
+    tool: Option<ToolName>,
+    /// Not before: a time such as 2026-01-31T12:00:00Z, or so long ago, such as 2h
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Timestamp>,
+}
+
+/// A point in time, or how long ago it was.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let at = match humantime::parse_duration(text) {
+        Ok(ago) => SystemTime::now().checked_sub(ago),
+        Err(_) => humantime::parse_rfc3339(text).ok(),
+    };
+    let at = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    at.map(|since| Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: 0,
+    })
+    .ok_or_else(|| "expected a time such as 2026-01-31T12:00:00Z, or a duration such as 2h".into())
+}
+
+impl From<Filter> for v1::AuditFilter {
+    fn from(filter: Filter) -> Self {
+        Self {
+            tool: filter.tool.map(String::from).unwrap_or_default(),
+            since: filter.since,
+            until: filter.until,
+            tree: filter.tree.map(String::from).unwrap_or_default(),
+            agent: filter.agent.map(String::from).unwrap_or_default(),
+            action: filter.action.unwrap_or_default(),
+            outcome: filter.outcome.unwrap_or_default(),
+            slot: filter.slot.map(String::from).unwrap_or_default(),
+            workflow_id: filter.workflow_id.map(String::from).unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    filter: Filter,
+    /// Show so many of the last entries first
+    #[arg(long, default_value_t = 20, value_name = "COUNT")]
+    last: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    limit: usize,
+}
+
+pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Tail(arguments) => tail(arguments, session).await,
+        Command::List(arguments) => list(arguments, session).await,
+    }
+}
+
+async fn tail(arguments: Tail, session: &mut Session<'_>) -> Result<(), Failure> {
+    let request = v1::TailAuditRequest {
+        filter: Some(arguments.filter.into()),
+        last: arguments.last,
+    };
+    let entries = session.client().await?.tail_audit(request).await?;
+    futures::pin_mut!(entries);
+    while let Some(entry) = entries.next().await {
+        session.output.answer(&entry?, line)?;
+    }
+    Ok(())
+}
+
+async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let filter = v1::AuditFilter::from(arguments.filter);
+    let mut entries = Vec::new();
+    let mut page_token = String::new();
+    while entries.len() < arguments.limit {
+        let most = (arguments.limit - entries.len()).min(1_000);
+        let request = v1::ListAuditRequest {
+            filter: Some(filter.clone()),
+            page_size: Some(u32::try_from(most).unwrap_or(1_000)),
+            page_token,
+        };
+        let page = client.list_audit(request).await?;
+        entries.extend(page.entries);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    listed(session.output, &entries, "no such entries", |entries| {
+        entries.iter().map(line).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// An entry in one line: when, outcome, action, who, about what, why.
+fn line(entry: &v1::AuditEntry) -> String {
+    let mut parts = vec![
+        absolute(entry.at.as_ref()),
+        format!("{:9}", plain(&entry.outcome)),
+        format!("{:16}", plain(&entry.action)),
+        plain(&entry.agent),
+    ];
+    if let Some(tree) = &entry.tree {
+        parts.push(format!("tree={}", plain(&tree.workflow_id)));
+    }
+    if !entry.slot.is_empty() {
+        parts.push(match entry.order {
+            Some(_) => slot_at(&entry.slot, entry.order),
+            None => plain(&entry.slot),
+        });
+    }
+    let named = [
+        ("workflow", &entry.workflow_id),
+        ("tool", &entry.tool),
+        ("lease", &entry.lease_id),
+        ("reason", &entry.reason),
+    ];
+    let named = named.iter().filter(|(_, value)| !value.is_empty());
+    parts.extend(named.map(|(name, value)| format!("{name}={}", plain(value))));
+    if let Some(status) = entry.http_status {
+        parts.push(format!("http={status}"));
+    }
+    if let Some(duration) = entry.duration_ms {
+        parts.push(format!("{duration}ms"));
+    }
+    if entry.count > 1 {
+        parts.push(format!("×{}", entry.count));
+    }
+    parts.join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::tests::after;
+
+    #[test]
+    fn an_entry_is_a_line() {
+        let entry = v1::AuditEntry {
+            at: after(0),
+            agent: "worker".into(),
+            action: "redeem".into(),
+            outcome: "granted".into(),
+            tree: Some(v1::TreeId {
+                workflow_id: "train-1".into(),
+                ..v1::TreeId::default()
+            }),
+            slot: "default".into(),
+            order: Some(v1::Order {
+                epoch: 0,
+                version: 2,
+                serial: 0,
+            }),
+            workflow_id: "stage-1".into(),
+            tool: "acme.deploy".into(),
+            http_status: Some(200),
+            duration_ms: Some(12),
+            count: 3,
+            ..v1::AuditEntry::default()
+        };
+        insta::assert_snapshot!(line(&entry));
+    }
+
+    #[test]
+    fn times_are_points_or_ages() {
+        assert_eq!(time("2023-11-14T22:13:20Z").ok(), after(0));
+        assert!(time("2h").is_ok());
+        assert!(time("yesterday").is_err());
+    }
+
+    #[test]
+    fn a_filter_leaves_open_what_is_not_named() {
+        let none = Filter {
+            tree: None,
+            agent: None,
+            action: None,
+            outcome: None,
+            slot: None,
+            workflow_id: None,
+            tool: None,
+            since: None,
+            until: None,
+        };
+        assert_eq!(v1::AuditFilter::from(none), v1::AuditFilter::default());
+    }
+}

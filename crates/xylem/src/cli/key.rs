@@ -1,0 +1,177 @@
+//! `xylem key`.
+
+use super::{
+    agent::{self, Role, role_names},
+    failure::{Exit, Failure},
+    output::{Format, plain, relative, table},
+    session::Session,
+    tree::listed,
+};
+use crate::data;
+use secrecy::ExposeSecret;
+use serde_json::json;
+use std::{path::PathBuf, time::Duration};
+use xylem_client::{Client, v1};
+use xylem_ids::{AgentId, TaskQueue};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make an API key and show it, this once
+    Create(Create),
+    /// List keys, without their values
+    List(List),
+    /// Revoke a key for good
+    Revoke(Revoke),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    /// Whose it is to be [default: an agent named after the role]
+    #[arg(long, required_unless_present = "role", value_name = "NAME")]
+    agent: Option<AgentId>,
+    /// Registers the agent in this role, if there is none of that name
+    #[arg(long, value_enum)]
+    role: Option<Role>,
+    /// A task queue it serves; workers only; can be repeated
+    #[arg(long = "task-queue", short = 'q', value_name = "QUEUE")]
+    task_queues: Vec<TaskQueue>,
+    /// How long it works, such as 90d [default: until it is revoked]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    ttl: Option<Duration>,
+    /// Write the key to this new file, readable for you alone, instead of showing it
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Only keys of this agent
+    #[arg(long, value_name = "NAME")]
+    agent: Option<AgentId>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Revoke {
+    /// The key's id, as `xylem key list` shows it
+    id: String,
+}
+
+pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Create(arguments) => create(arguments, session).await,
+        Command::List(arguments) => list(arguments, session).await,
+        Command::Revoke(arguments) => revoke(arguments, session).await,
+    }
+}
+
+async fn create(arguments: Create, session: &mut Session<'_>) -> Result<(), Failure> {
+    if let Some(path) = arguments.to.as_deref().filter(|path| path.exists()) {
+        let what = format!("{} exists: a key is not written over", path.display());
+        return Err(Failure::usage(what));
+    }
+    let client = session.client().await?;
+    let agent = owner(&client, arguments.agent, arguments.role).await?;
+    let (secret, key) = client
+        .create_api_key(&agent, arguments.task_queues, arguments.ttl)
+        .await?;
+    if let Some(path) = arguments.to {
+        data::write_secret(&path, &secret)?;
+        let answer = json!({ "key": key, "file": path });
+        let text = format!("key {} of {agent} is in {}", plain(&key.id), path.display());
+        session.output.answer(&answer, |_| text)?;
+        return Ok(());
+    }
+    let note = format!("key {} of {agent}; it is not shown again:", plain(&key.id));
+    session.output.note(&note);
+    match session.output.format() {
+        Format::Text => session.output.raw(secret.expose_secret())?,
+        Format::Json => {
+            let answer = json!({ "key": key, "secret": secret.expose_secret() });
+            session.output.answer(&answer, |_| String::new())?;
+        }
+    }
+    Ok(())
+}
+
+/// The agent that is named; one named after the role where none is. It is registered where a role
+/// is named and there is no such agent.
+async fn owner(
+    client: &Client,
+    agent: Option<AgentId>,
+    role: Option<Role>,
+) -> Result<AgentId, Failure> {
+    let named = |role: Role| role.name().parse().ok();
+    let agent = agent
+        .or_else(|| role.and_then(named))
+        .ok_or_else(|| Failure::usage("whose key? name an --agent or a --role"))?;
+    let Some(role) = role else {
+        return Ok(agent);
+    };
+    match agent::register(client, &agent, &[role]).await {
+        Ok(_) => return Ok(agent),
+        Err(xylem_client::Error::Conflict(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let known = agent::all(client).await?;
+    let known = known.iter().find(|known| known.name == agent.as_str());
+    match known {
+        Some(known) if known.roles().eq([role.into()]) => Ok(agent),
+        _ => Err(Failure::new(
+            Exit::Failed,
+            format!("there is an agent {agent} in another role"),
+        )
+        .hint("leave --role out to make a key in its own role, or name another --agent")),
+    }
+}
+
+async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let mut keys = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListApiKeysRequest {
+            page_size: Some(200),
+            page_token,
+        };
+        let page = client.list_api_keys(request).await?;
+        keys.extend(page.keys);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if let Some(agent) = &arguments.agent {
+        keys.retain(|key| key.agent == agent.as_str());
+    }
+    let now = session.output.now();
+    let empty = "no keys: `xylem key create` makes one";
+    listed(session.output, &keys, empty, |keys| {
+        let row = |key: &v1::ApiKey| {
+            [
+                plain(&key.id),
+                plain(&key.agent),
+                role_names(key.roles()),
+                plain(&key.task_queues.join(" ")),
+                relative(key.created_at.as_ref(), now),
+                relative(key.expires_at.as_ref(), now),
+                relative(key.revoked_at.as_ref(), now),
+            ]
+        };
+        let head = [
+            "KEY", "AGENT", "ROLES", "QUEUES", "CREATED", "EXPIRES", "REVOKED",
+        ];
+        table(head, keys.iter().map(row).collect())
+    })
+}
+
+async fn revoke(arguments: Revoke, session: &mut Session<'_>) -> Result<(), Failure> {
+    let key = session
+        .client()
+        .await?
+        .revoke_api_key(&arguments.id)
+        .await?;
+    session
+        .output
+        .answer(&key, |key| format!("revoked {}", plain(&key.id)))?;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The `xylem` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xylem::cli::main()
+}

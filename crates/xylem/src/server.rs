@@ -1,0 +1,374 @@
+//! The control plane, put together: SQLite, vault, registry, audit log, listener, sweep.
+
+mod credentials;
+
+use crate::{
+    data::{DataDir, DataError},
+    temporal::{TemporalError, TemporalOptions},
+};
+use credentials::Credentials;
+use secrecy::SecretString;
+use std::{
+    error::Error,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use temporalio_client::NamespacedClient;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{info, warn};
+use xylem_audit::LogError;
+use xylem_control::{Control, Parts, ServeError, Settings, temporal::Cluster};
+use xylem_ids::{IdError, Namespace, TaskQueue};
+use xylem_registry::{KeyHasher, Registry, RegistryError};
+use xylem_store::{OpenError, SqliteStore};
+use xylem_vault::{KeyError, KeyRing, SystemClock, Vault, VaultError};
+
+/// The port of the control plane if it is not told.
+pub const DEFAULT_PORT: u16 = 7243;
+
+/// The variable that may hold the key-encryption keys.
+pub const KEK_VARIABLE: &str = "XYLEM_KEK";
+
+/// How long calls in flight may take to end at shutdown.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How a control plane is started.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Database, keys and credentials.
+    pub data: DataDir,
+    /// The Temporal server.
+    pub temporal: TemporalOptions,
+    /// Where to listen: the first of these that is free. Loopback only.
+    pub listen: Vec<SocketAddr>,
+    /// Makes keys and an administrator where there are none, and takes raw tokens in from signals
+    /// where a tree does not say otherwise.
+    pub development: bool,
+    /// How long after a rotation a tree is swept on its own; not at all where absent.
+    pub sweep_after_rotation: Option<Duration>,
+}
+
+impl ServerConfig {
+    /// For production, on the usual port.
+    #[must_use]
+    pub fn new(data: DataDir, temporal: TemporalOptions) -> Self {
+        Self {
+            data,
+            temporal,
+            listen: vec![(Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()],
+            development: false,
+            sweep_after_rotation: Some(Duration::from_secs(15)),
+        }
+    }
+}
+
+/// Why the control plane does not run, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A file or directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// This is an installation already.
+    #[error("{} is there already: nothing was changed", .0.display())]
+    Initialised(PathBuf),
+    /// There are no keys yet.
+    #[error("{} holds no keys: run `xylem server init` once", .0.display())]
+    NotInitialised(PathBuf),
+    /// The key-encryption keys cannot be used.
+    #[error("the key-encryption keys cannot be used")]
+    Keys(#[from] KeyError),
+    /// The database.
+    #[error("the database {} cannot be used", .path.display())]
+    Database {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: OpenError,
+    },
+    /// The vault.
+    #[error("the vault cannot be opened")]
+    Vault(#[from] VaultError),
+    /// Agents and keys.
+    #[error("the credentials cannot be made")]
+    Registry(#[from] RegistryError),
+    /// The audit log.
+    #[error("the audit log cannot be written")]
+    Audit(#[from] LogError),
+    /// A name breaks its rule.
+    #[error(transparent)]
+    Name(#[from] IdError),
+    /// No connection to Temporal.
+    #[error(transparent)]
+    Temporal(#[from] TemporalError),
+    /// The listener.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The sweep.
+    #[error(transparent)]
+    Sweep(#[from] xylem_control::WorkerError),
+    /// Something ended that runs until it is stopped.
+    #[error("the control plane has ended by itself")]
+    Ended,
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    credentials: Credentials,
+    stop: DropGuard,
+    serving: JoinHandle<Result<(), ServeError>>,
+    sweeping: JoinHandle<Result<(), xylem_control::WorkerError>>,
+}
+
+impl Server {
+    /// Starts a control plane; it answers calls when this returns.
+    ///
+    /// # Errors
+    /// A part of it cannot be used; the error says which.
+    pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        let listener = listen(&config.listen).await?;
+        let address = listener.local_addr();
+        let address = address.map_err(ServeError::Listener)?;
+        let temporal = config.temporal.connect().await?;
+        let namespace: Namespace = temporal.namespace().parse()?;
+        let storage = Storage::open(&config.data, namespace.clone(), config.development).await?;
+        let credentials = storage.credentials();
+        if config.development {
+            credentials.administrator().await?;
+        }
+
+        let cluster = Cluster::new(temporal);
+        let settings = Settings {
+            intake: config.development,
+            intake_adopted: config.development,
+            sweep_after_rotation: config.sweep_after_rotation,
+            ..Settings::new(namespace)
+        };
+        let parts = Parts {
+            vault: Arc::new(storage.vault),
+            registry: storage.registry,
+            log: storage.store,
+            temporal: Arc::new(cluster.clone()),
+        };
+        let control = Control::new(settings, parts)?;
+        if let Err(error) = control.prepare().await {
+            warn!(%error, "the search attribute XylemTokens is not registered; `xylem doctor` says how");
+        }
+        info!(%address, "control plane started");
+        Ok(Self::run(control, cluster, listener, address, credentials))
+    }
+
+    fn run(
+        control: Control,
+        cluster: Cluster,
+        listener: TcpListener,
+        address: SocketAddr,
+        credentials: Credentials,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let sweeping = {
+            let (control, stop) = (control.clone(), stop.clone());
+            tokio::spawn(async move { control.worker(&cluster, stop).await })
+        };
+        let serving = {
+            let stop = stop.clone();
+            tokio::spawn(async move { control.serve(listener, stop).await })
+        };
+        Self {
+            address,
+            credentials,
+            stop: stop.drop_guard(),
+            serving,
+            sweeping,
+        }
+    }
+
+    /// The control plane's address, `http://host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The API key of the worker in the data directory; made, and made again, where there is none
+    /// that serves these task queues.
+    ///
+    /// # Errors
+    /// The registry or the file cannot be used.
+    pub async fn worker_key(&self, queues: &[TaskQueue]) -> Result<SecretString, ServerError> {
+        self.credentials.worker(queues).await
+    }
+
+    /// Waits until something of it ends by itself.
+    pub async fn failed(&mut self) -> ServerError {
+        tokio::select! {
+            ended = &mut self.serving => match ended {
+                Ok(Err(error)) => error.into(),
+                _ => ServerError::Ended,
+            },
+            ended = &mut self.sweeping => match ended {
+                Ok(Err(error)) => error.into(),
+                _ => ServerError::Ended,
+            },
+        }
+    }
+
+    /// Stops: calls in flight may end, streams are cut after 10 s.
+    pub async fn stop(self) {
+        drop(self.stop);
+        for mut task in [finished(self.serving), finished(self.sweeping)] {
+            if tokio::time::timeout(GRACE, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+    }
+}
+
+/// Waits for a task that may have ended already.
+fn finished<T: Send + 'static>(task: JoinHandle<T>) -> JoinHandle<()> {
+    let abort = tokio_util::task::AbortOnDropHandle::new(task);
+    tokio::spawn(async move {
+        let _ = abort.await;
+    })
+}
+
+/// The first address that is free.
+async fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, ServerError> {
+    let mut refused = ServerError::Ended;
+    for address in addresses {
+        match xylem_control::bind(*address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error.into(),
+        }
+    }
+    Err(refused)
+}
+
+/// Everything that lies in the data directory.
+struct Storage {
+    data: DataDir,
+    namespace: Namespace,
+    store: Arc<SqliteStore>,
+    vault: Vault,
+    registry: Registry,
+}
+
+impl Storage {
+    async fn open(data: &DataDir, namespace: Namespace, make: bool) -> Result<Self, ServerError> {
+        data.create()?;
+        let keys = key_ring(data, make)?;
+        let path = data.database();
+        let store = SqliteStore::open(&path).await;
+        let store = Arc::new(store.map_err(|source| ServerError::Database { path, source })?);
+        let vault = Vault::open(store.clone(), Arc::new(keys), Arc::new(SystemClock)).await?;
+        let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
+        Ok(Self {
+            data: data.clone(),
+            namespace,
+            store,
+            vault,
+            registry,
+        })
+    }
+
+    fn credentials(&self) -> Credentials {
+        Credentials::new(
+            self.data.clone(),
+            self.namespace.clone(),
+            self.registry.clone(),
+            self.store.clone(),
+        )
+    }
+}
+
+/// Key-encryption keys: of the environment, or of the data directory. A database is never given
+/// new ones: what is in it could not be read.
+fn key_ring(data: &DataDir, make: bool) -> Result<KeyRing, ServerError> {
+    if std::env::var_os(KEK_VARIABLE).is_some() {
+        return Ok(KeyRing::from_environment(KEK_VARIABLE)?);
+    }
+    let path = data.kek();
+    if path.exists() {
+        return Ok(KeyRing::from_file(&path)?);
+    }
+    if !make || data.database().exists() {
+        return Err(ServerError::NotInitialised(data.keys()));
+    }
+    Ok(KeyRing::from_file_or_new(&path)?)
+}
+
+/// Makes the keys and the first administrator of a production installation, and returns the file
+/// that holds the administrator's API key.
+///
+/// # Errors
+/// There is an installation already; nothing is changed then.
+pub async fn init(data: &DataDir, namespace: Namespace) -> Result<PathBuf, ServerError> {
+    for path in [data.kek(), data.database(), data.admin_key()] {
+        if path.exists() {
+            return Err(ServerError::Initialised(path));
+        }
+    }
+    let storage = Storage::open(data, namespace, true).await?;
+    storage.credentials().administrator().await?;
+    Ok(data.admin_key())
+}
+
+/// An error's whole story in one line, for the log.
+pub(crate) fn story(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(error.source(), |cause| Error::source(*cause));
+    for cause in causes {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{is_private, read_secret};
+
+    fn namespace() -> Namespace {
+        "default".parse().expect("a name")
+    }
+
+    #[tokio::test]
+    async fn an_installation_is_made_once() {
+        let guard = tempfile::tempdir().expect("a directory");
+        let data = DataDir::at(guard.path().join("server"));
+        let path = init(&data, namespace()).await.expect("made");
+        let key = read_secret(&path).expect("a key");
+        for path in [data.kek(), data.admin_key(), data.database()] {
+            assert!(is_private(&path).expect("is there"), "{}", path.display());
+        }
+
+        let again = init(&data, namespace()).await;
+        assert!(matches!(again, Err(ServerError::Initialised(_))));
+        let kept = read_secret(&path).expect("a key");
+        use secrecy::ExposeSecret;
+        assert_eq!(key.expose_secret(), kept.expose_secret());
+    }
+
+    #[tokio::test]
+    async fn a_database_gets_no_new_keys() {
+        let guard = tempfile::tempdir().expect("a directory");
+        let data = DataDir::at(guard.path());
+        init(&data, namespace()).await.expect("made");
+        std::fs::remove_file(data.kek()).expect("removed");
+        let opened = Storage::open(&data, namespace(), true).await;
+        assert!(matches!(opened, Err(ServerError::NotInitialised(_))));
+    }
+
+    #[tokio::test]
+    async fn without_keys_init_is_named() {
+        let guard = tempfile::tempdir().expect("a directory");
+        let data = DataDir::at(guard.path());
+        let opened = Storage::open(&data, namespace(), false).await;
+        let error = opened.err().expect("no keys");
+        assert!(error.to_string().contains("xylem server init"), "{error}");
+    }
+}
