@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tonic::{Request, Response, Status};
 use v1::grants_server::Grants;
 use xylem_audit::{Entry, Kind, Reason, Verdict};
+use xylem_grant::UnixSeconds;
 use xylem_ids::{Audience, LeaseId, Order, Origin, Slot, ToolName, TreeId, WorkflowId};
 use xylem_proto::v1::{self, CallOutcome};
 use xylem_registry::{Principal, RegistryError, Tool};
@@ -168,8 +169,8 @@ impl Handlers {
 
     fn remember(&self, redeemed: &Redeemed) {
         let claims = redeemed.grant.claims();
-        let until = SystemTime::from(redeemed.lease_expires_at);
-        let lasts = until.duration_since(SystemTime::now()).unwrap_or_default();
+        let now = UnixSeconds::from(SystemTime::now());
+        let lasts = Duration::from_secs(redeemed.lease_expires_at.0.saturating_sub(now.0));
         let lease = redeemed.lease.clone();
         self.leases
             .opened(lease, lasts, claims.tree.clone(), claims.slot.clone());

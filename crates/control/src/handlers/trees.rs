@@ -384,13 +384,14 @@ impl Handlers {
         let mut asked: BTreeSet<RunId> = BTreeSet::new();
         loop {
             let open = self.stop_round(&id, how, reason, &mut asked).await?;
-            if open == 0 || Instant::now() + STOP_REST > deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if open == 0 || left.is_zero() {
                 return Ok(v1::StopTreeResponse {
                     stopped: u32::try_from(asked.len()).unwrap_or(u32::MAX),
                     still_running: u32::try_from(open).unwrap_or(u32::MAX),
                 });
             }
-            tokio::time::sleep(STOP_REST).await;
+            tokio::time::sleep(STOP_REST.min(left)).await;
         }
     }
 

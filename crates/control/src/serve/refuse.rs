@@ -16,6 +16,7 @@ use axum::{
     middleware::Next,
 };
 use percent_encoding::percent_decode_str;
+use rest_over_grpc::handling::Code;
 use serde_json::{Value, json};
 
 /// An error body is never larger.
@@ -31,21 +32,25 @@ pub(crate) async fn layer(request: Request, next: Next) -> Response<Body> {
     if grpc {
         return response;
     }
-    let status = grpc_status(response.headers()).unwrap_or_else(|| response.status());
+    let code = grpc_status(response.headers());
+    let status = code.map_or_else(|| response.status(), Code::to_http_status);
     if status.is_success() {
         return response;
     }
-    rewrite(status, response).await
+    rewrite(status, code, response).await
 }
 
 /// The authentication layer answers in gRPC's form: a status in headers, HTTP 200.
-fn grpc_status(headers: &HeaderMap) -> Option<StatusCode> {
+fn grpc_status(headers: &HeaderMap) -> Option<Code> {
     let code = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    let code = rest_over_grpc::handling::Code::from_i32(code)?;
-    Some(code.to_http_status())
+    Code::from_i32(code)
 }
 
-async fn rewrite(status: StatusCode, response: Response<Body>) -> Response<Body> {
+async fn rewrite(
+    status: StatusCode,
+    code: Option<Code>,
+    response: Response<Body>,
+) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let said = to_bytes(body, MAX_ERROR).await.unwrap_or_default();
     let said: Value = serde_json::from_slice(&said).unwrap_or_default();
@@ -69,7 +74,12 @@ async fn rewrite(status: StatusCode, response: Response<Body>) -> Response<Body>
         },
         None => Refusal::of_transcoder(status, said["message"].as_str().unwrap_or_default()),
     };
-    let body = refusal.body(status, &request_id).to_string();
+    let code = code.map(Code::as_i32).or_else(|| {
+        let code = said["code"].as_i64()?;
+        i32::try_from(code).ok()
+    });
+    let code = code.unwrap_or_else(|| code_of(status));
+    let body = refusal.body(code, &request_id).to_string();
     for header in [
         "grpc-status",
         "grpc-message",
@@ -128,7 +138,7 @@ impl Refusal {
         }
     }
 
-    fn body(&self, status: StatusCode, request_id: &str) -> Value {
+    fn body(&self, code: i32, request_id: &str) -> Value {
         let mut metadata = json!({ "requestId": request_id });
         let mut details = Vec::new();
         if let Some(field) = &self.field {
@@ -148,16 +158,15 @@ impl Refusal {
             }),
         );
         json!({
-            "code": code_of(status),
+            "code": code,
             "message": self.message,
             "details": details,
         })
     }
 }
 
-/// The gRPC code that maps to an HTTP status, for what reached no handler and for what did.
+/// The gRPC code for what reached no handler and has none of its own.
 fn code_of(status: StatusCode) -> i32 {
-    use tonic::Code;
     let code = match status.as_u16() {
         400 | 413 | 415 => Code::InvalidArgument,
         401 => Code::Unauthenticated,
@@ -170,7 +179,7 @@ fn code_of(status: StatusCode) -> i32 {
         503 => Code::Unavailable,
         _ => Code::Internal,
     };
-    code as i32
+    code.as_i32()
 }
 
 /// The place serde names at the end of its messages: ` at line 1 column 9`.
@@ -207,7 +216,7 @@ mod tests {
             "canary-1 at line canary-1",
         ] {
             let refusal = Refusal::of_transcoder(StatusCode::BAD_REQUEST, said);
-            let body = refusal.body(StatusCode::BAD_REQUEST, "r").to_string();
+            let body = refusal.body(3, "r").to_string();
             assert!(!body.contains("canary"), "{body}");
         }
     }

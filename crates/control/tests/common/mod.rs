@@ -1,0 +1,245 @@
+//! A control plane over a real SQLite store and a Temporal that lives in memory.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod temporal;
+
+use secrecy::{ExposeSecret, SecretString};
+use std::{sync::Arc, time::SystemTime};
+use tempfile::TempDir;
+use temporal::FakeTemporal;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, StartTree, v1};
+use xylem_control::{Control, Parts, Settings, bind};
+use xylem_ids::{Namespace, WorkflowId};
+use xylem_registry::{KeyHasher, NewKey, Registry, Role};
+use xylem_store::SqliteStore;
+use xylem_vault::{KeyRing, SystemClock, Vault};
+
+pub(crate) const QUEUE: &str = "train";
+pub(crate) const TOKEN_1: &str = "canary-token-one-4f2a";
+pub(crate) const TOKEN_2: &str = "canary-token-two-9b7c";
+pub(crate) const API: &str = "http://127.0.0.1:9";
+
+/// Everything a test talks to.
+pub(crate) struct Stack {
+    pub(crate) control: Control,
+    pub(crate) temporal: Arc<FakeTemporal>,
+    pub(crate) address: String,
+    pub(crate) registry: Registry,
+    pub(crate) vault: Arc<Vault>,
+    admin: Option<SecretString>,
+    _stop: DropGuard,
+    _dir: TempDir,
+}
+
+pub(crate) fn id<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().expect(text)
+}
+
+impl Stack {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = TempDir::new().expect("a folder");
+        let store = SqliteStore::open(&dir.path().join("xylem.db")).await;
+        let store = Arc::new(store.expect("a store"));
+        let keys = Arc::new(KeyRing::generate().expect("a key"));
+        let vault = Vault::open(store.clone(), keys, Arc::new(SystemClock)).await;
+        let vault = Arc::new(vault.expect("a vault"));
+        let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
+        let temporal = Arc::new(FakeTemporal::default());
+        let mut settings = Settings::new(namespace());
+        settings.sweep_after_rotation = None;
+        change(&mut settings);
+        let parts = Parts {
+            vault: vault.clone(),
+            registry: registry.clone(),
+            log: store,
+            temporal: temporal.clone(),
+        };
+        let control = Control::new(settings, parts).expect("a control plane");
+        let listener = bind("127.0.0.1:0".parse().expect("an address")).await;
+        let listener = listener.expect("a listener");
+        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let stop = CancellationToken::new();
+        let serving = control.clone();
+        let stopped = stop.clone();
+        tokio::spawn(async move { serving.serve(listener, stopped).await });
+        let mut stack = Self {
+            control,
+            temporal,
+            address,
+            registry,
+            vault,
+            admin: None,
+            _stop: stop.drop_guard(),
+            _dir: dir,
+        };
+        stack.admin = Some(stack.key(Role::Admin).await);
+        stack
+    }
+
+    /// A key of a fresh agent of that role.
+    pub(crate) async fn key(&self, role: Role) -> SecretString {
+        self.key_for(role, &format!("{role}-{}", uuid())).await
+    }
+
+    pub(crate) async fn key_for(&self, role: Role, agent: &str) -> SecretString {
+        let now = SystemTime::now();
+        let queues: &[&str] = if role == Role::Worker { &[QUEUE] } else { &[] };
+        let namespace = namespace();
+        let created = self
+            .registry
+            .create_agent(&namespace, id(agent), [role].into(), now);
+        created.await.expect("an agent");
+        let new = NewKey {
+            agent: id(agent),
+            roles: [role].into(),
+            queues: queues.iter().map(|queue| id(queue)).collect(),
+            expires_at: None,
+        };
+        let issued = self.registry.create_key(&namespace, new, now).await;
+        issued.expect("a key").secret
+    }
+
+    pub(crate) async fn client(&self, role: Role) -> Client {
+        let key = self.key(role).await;
+        Client::connect(&self.address, &key)
+            .await
+            .expect("a connection")
+    }
+
+    pub(crate) async fn admin(&self) -> Client {
+        let key = self.admin.as_ref().expect("made at the start");
+        Client::connect(&self.address, key)
+            .await
+            .expect("a connection")
+    }
+
+    pub(crate) fn admin_key(&self) -> &str {
+        self.admin
+            .as_ref()
+            .expect("made at the start")
+            .expose_secret()
+    }
+
+    /// A worker that has registered `Train` and `Leaf`, which use the slot `default`, and `Relay`,
+    /// which forwards it.
+    pub(crate) async fn worker(&self) -> Client {
+        let worker = self.client(Role::Worker).await;
+        let definition = |name: &str, slots: &[&str], transit: &[&str]| Definition {
+            workflow_type: id(name),
+            slots: slots.iter().map(|slot| id(slot)).collect(),
+            transit: transit.iter().map(|slot| id(slot)).collect(),
+        };
+        let definitions = vec![
+            definition("Train", &["default"], &[]),
+            definition("Leaf", &["default"], &[]),
+            definition("Relay", &[], &["default"]),
+        ];
+        worker
+            .register_definitions(id(QUEUE), definitions)
+            .await
+            .expect("definitions are registered");
+        worker
+    }
+
+    pub(crate) async fn tool(&self) -> v1::Tool {
+        let tool = v1::Tool {
+            name: "acme.deploy".to_owned(),
+            method: "POST".to_owned(),
+            base_url: API.to_owned(),
+            path: "/deploys".to_owned(),
+            ..v1::Tool::default()
+        };
+        self.admin()
+            .await
+            .register_tool(tool)
+            .await
+            .expect("a tool")
+    }
+
+    /// A tree named `name` with a first token and the tool.
+    pub(crate) async fn tree(&self, name: &str) -> v1::Tree {
+        self.tool().await;
+        self.admin()
+            .await
+            .start_tree(start(name))
+            .await
+            .expect("a tree")
+    }
+
+    /// The first run of a workflow that the fake runs.
+    pub(crate) fn claims(&self, workflow_id: &str, activity: &str) -> ActivityClaims {
+        let run = self.temporal.run(workflow_id);
+        ActivityClaims {
+            namespace: namespace(),
+            workflow_id: run.workflow_id,
+            run_id: run.run_id,
+            workflow_type: run.workflow_type,
+            task_queue: id(QUEUE),
+            activity_id: activity.to_owned(),
+            attempt: 1,
+            local: false,
+        }
+    }
+}
+
+pub(crate) fn namespace() -> Namespace {
+    id("default")
+}
+
+pub(crate) fn tree(name: &str) -> WorkflowId {
+    id(name)
+}
+
+fn uuid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+pub(crate) fn start(name: &str) -> StartTree {
+    StartTree {
+        workflow_id: id(name),
+        workflow_type: id("Train"),
+        task_queue: id(QUEUE),
+        input_json: r#"{"cars":3}"#.to_owned(),
+        tokens: vec![InitialToken {
+            slot: id("default"),
+            deposit: deposit(TOKEN_1),
+        }],
+        tools: vec![id("acme.deploy")],
+        intake: None,
+        request_id: String::new(),
+    }
+}
+
+pub(crate) fn deposit(token: &str) -> Deposit {
+    Deposit {
+        token: SecretString::from(token),
+        audiences: vec![id(API)],
+        ttl: None,
+        allow_short: false,
+        request_id: String::new(),
+    }
+}
+
+/// Waits until a condition holds, and says what was seen where it does not within 10 s.
+pub(crate) async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let mut seen = String::new();
+    for _ in 0..200 {
+        match look().await {
+            Ok(value) => return value,
+            Err(now) => seen = now,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("{what}: last seen: {seen}");
+}

@@ -1,0 +1,260 @@
+//! The REST form: errors, limits, streams, and the routes beside it.
+
+mod common;
+
+use common::{Stack, TOKEN_1};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use xylem_client::v1;
+
+const CANARY: &str = "canary-in-a-body-77aa";
+
+struct Rest(Stack, reqwest::Client);
+
+impl Rest {
+    async fn start() -> Self {
+        Self(Stack::start().await, reqwest::Client::new())
+    }
+
+    async fn send(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        let request = self
+            .1
+            .request(method, format!("{}{path}", self.0.address))
+            .bearer_auth(self.0.admin_key())
+            .header("content-type", "application/json")
+            .body(body);
+        request.send().await.expect("an answer")
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.send(Method::GET, path, "").await
+    }
+}
+
+async fn json_of(answer: Response) -> Value {
+    let text = answer.text().await.expect("a body");
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
+}
+
+fn reason(body: &Value) -> &str {
+    body["details"][0]["reason"].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_tree_is_started_rotated_and_looked_at_over_rest() {
+    let rest = Rest::start().await;
+    rest.0.worker().await;
+    rest.0.tool().await;
+    let start = json!({
+        "workflowId": "release/1",
+        "workflowType": "Train",
+        "taskQueue": common::QUEUE,
+        "tokens": [{ "token": TOKEN_1, "audiences": [common::API] }],
+        "tools": ["acme.deploy"],
+    });
+    let started = rest
+        .send(Method::POST, "/v1/trees", start.to_string())
+        .await;
+    assert_eq!(started.status(), StatusCode::OK);
+    let started = json_of(started).await;
+    assert_eq!(started["tree"]["state"], "TREE_STATE_ACTIVE");
+    assert!(!started.to_string().contains("canary"));
+    let rotate = json!({ "token": common::TOKEN_2 }).to_string();
+    let path = "/v1/trees/release%2F1/tokens/default/rotate";
+    let rotated = json_of(rest.send(Method::POST, path, rotate).await).await;
+    assert_eq!(rotated["version"]["order"]["version"], 2, "{rotated}");
+    let view = json_of(rest.get("/v1/trees/release%2F1").await).await;
+    assert_eq!(view["converged"], true, "{view}");
+    let status = json_of(rest.get("/v1/trees/release%2F1/tokens").await).await;
+    assert_eq!(status["versions"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_secret_in_a_broken_body_is_not_echoed() {
+    let rest = Rest::start().await;
+    rest.0.tree("train").await;
+    let path = "/v1/trees/train/tokens/default";
+    for body in [
+        format!("{{\"token\":\"{CANARY}\""),
+        format!("{CANARY}"),
+        format!("{{\"token\":{{\"value\":\"{CANARY}\"}}}}"),
+        format!("{{\"token\":\"x\",\"allowShort\":\"{CANARY}\"}}"),
+        format!("{{\"token\":\"x\",\"{CANARY}\":1}}"),
+        format!("{{\"token\":\"x\",\"audiences\":[\"{CANARY}\"]}}"),
+        format!("{{\"token\":\"x\",\"ttl\":\"{CANARY}\"}}"),
+        format!(
+            "{{\"token\":\"{CANARY}\\u0000\",\"audiences\":[\"{}\"]}}",
+            common::API
+        ),
+        format!("[\"{CANARY}\"]"),
+    ] {
+        let answer = rest.send(Method::PUT, path, body.clone()).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body}");
+        let said = answer.text().await.expect("a body");
+        assert!(!said.contains("canary"), "{body} → {said}");
+    }
+    let answer = rest
+        .send(
+            Method::PUT,
+            &format!("/v1/trees/{CANARY}%00/tokens/x"),
+            "{}",
+        )
+        .await;
+    assert!(!answer.text().await.expect("a body").contains("canary"));
+}
+
+#[tokio::test]
+async fn an_error_names_field_reason_and_request() {
+    let rest = Rest::start().await;
+    rest.0.tree("train").await;
+    let body = json!({ "token": TOKEN_1, "audiences": ["ftp://x"] }).to_string();
+    let answer = rest
+        .send(Method::PUT, "/v1/trees/train/tokens/default", body)
+        .await;
+    let request_id = answer.headers()["x-request-id"]
+        .to_str()
+        .expect("text")
+        .to_owned();
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    let body = json_of(answer).await;
+    assert_eq!(body["code"], 3);
+    assert_eq!(reason(&body), "invalid");
+    let metadata = &body["details"][0]["metadata"];
+    assert_eq!(metadata["field"], "audiences");
+    assert_eq!(metadata["requestId"], request_id);
+    let unknown = rest
+        .send(Method::POST, "/v1/trees/train/stop", r#"{"terminat":true}"#)
+        .await;
+    let unknown = json_of(unknown).await;
+    assert_eq!(reason(&unknown), "malformed");
+    assert!(
+        unknown["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("`terminat`")),
+        "{unknown}"
+    );
+    let missing = rest.get("/v1/trees/nobody").await;
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+    assert_eq!(reason(&json_of(missing).await), "not_found");
+    let nowhere = rest.get("/v1/nowhere").await;
+    assert_eq!(nowhere.status(), StatusCode::NOT_FOUND);
+    assert_eq!(reason(&json_of(nowhere).await), "no_such_call");
+    let refused = json!({ "version": 1 }).to_string();
+    let refused = rest
+        .send(
+            Method::POST,
+            "/v1/trees/train/tokens/default/revoke",
+            refused,
+        )
+        .await;
+    let refused = json_of(refused).await;
+    assert_eq!(refused["code"], 9, "{refused}");
+    assert_eq!(reason(&refused), "version_active");
+}
+
+#[tokio::test]
+async fn large_and_deep_bodies_are_refused_and_others_are_served() {
+    let rest = Rest::start().await;
+    let large = format!("{{\"name\":\"{}\"}}", "a".repeat(2 << 20));
+    let answer = rest.send(Method::POST, "/v1/agents", large).await;
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let deep = "[".repeat(100_000);
+    let answer = rest.send(Method::POST, "/v1/agents", deep).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(rest.get("/v1/status").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_stream_comes_as_server_sent_events() {
+    let rest = Rest::start().await;
+    rest.0.worker().await;
+    rest.0.tree("train").await;
+    let answer = rest
+        .1
+        .get(format!("{}/v1/trees/train/watch", rest.0.address))
+        .bearer_auth(rest.0.admin_key())
+        .header("accept", "text/event-stream")
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let text = answer
+        .text()
+        .await
+        .expect("the stream ends when the tree has converged");
+    let data = text
+        .lines()
+        .find_map(|line| line.strip_prefix("data:"))
+        .expect("an event");
+    let view: Value = serde_json::from_str(data).expect("JSON");
+    assert_eq!(view["converged"], true);
+}
+
+#[tokio::test]
+async fn the_contract_the_page_and_the_metrics_need_no_key() {
+    let rest = Rest::start().await;
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("{}{path}", rest.0.address)).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.text().await.expect("a body")
+    };
+    let document: Value = serde_json::from_str(&get("/openapi.json").await).expect("JSON");
+    assert_eq!(document["openapi"], "3.1.0");
+    assert!(
+        get("/")
+            .await
+            .contains("/v1/trees/{tree}/tokens/{slot}/rotate")
+    );
+    assert_eq!(get("/healthz").await, "ok\n");
+    rest.get("/v1/status").await;
+    let metrics = get("/metrics").await;
+    assert!(
+        metrics.contains("xylem_calls_total{rpc=\"GetStatus\",code=\"Ok\"} 1"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("xyk_"));
+}
+
+#[tokio::test]
+async fn status_says_what_works_and_what_to_do() {
+    let rest = Rest::start().await;
+    let status = rest.0.admin().await.status().await.expect("a status");
+    assert!(
+        status.checks.iter().all(|check| check.ok),
+        "{:?}",
+        status.checks
+    );
+    rest.0.temporal.down(true);
+    let status = rest.0.admin().await.status().await.expect("a status");
+    let temporal = status.checks.iter().find(|check| check.name == "temporal");
+    let temporal: &v1::Check = temporal.expect("a check");
+    assert!(!temporal.ok && !temporal.advice.is_empty(), "{temporal:?}");
+}
+
+#[tokio::test]
+async fn refused_calls_are_counted_and_not_written_one_by_one() {
+    let rest = Rest::start().await;
+    for _ in 0..20 {
+        let answer = reqwest::get(format!("{}/v1/status", rest.0.address)).await;
+        assert_eq!(
+            answer.expect("an answer").status(),
+            StatusCode::UNAUTHORIZED
+        );
+    }
+    let request = v1::ListAuditRequest {
+        filter: Some(v1::AuditFilter {
+            action: "authentication_failed".to_owned(),
+            ..v1::AuditFilter::default()
+        }),
+        ..v1::ListAuditRequest::default()
+    };
+    let listed = rest
+        .0
+        .admin()
+        .await
+        .list_audit(request)
+        .await
+        .expect("entries");
+    assert!(listed.entries.len() <= 1, "{:?}", listed.entries);
+}

@@ -1,0 +1,318 @@
+//! Tokens: set, rotated, told about, rolled back, revoked.
+
+mod common;
+
+use common::{Stack, TOKEN_2, deposit, eventually, id, temporal::Mood, tree};
+use xylem_client::{Client, Deposit, Error, Redeem, v1};
+
+fn rotation(token: &str) -> Deposit {
+    let mut rotation = deposit(token);
+    rotation.audiences.clear();
+    rotation
+}
+
+fn seconds(seconds: i64) -> Option<xylem_client::Duration> {
+    Some(xylem_client::Duration { seconds, nanos: 0 })
+}
+
+fn revocation(version: u32) -> v1::RevokeTokenRequest {
+    v1::RevokeTokenRequest {
+        tree: "train".to_owned(),
+        slot: "default".to_owned(),
+        version,
+        wait: seconds(0),
+        ..v1::RevokeTokenRequest::default()
+    }
+}
+
+async fn states(admin: &Client) -> Vec<v1::VersionState> {
+    let versions = admin
+        .token_status(&tree("train"), Some(&id("default")))
+        .await;
+    versions
+        .expect("a status")
+        .iter()
+        .map(v1::TokenVersion::state)
+        .collect()
+}
+
+/// A tree of a root and a leaf, rotated once.
+async fn rotated(stack: &Stack) -> Client {
+    stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.start_child("train", "leaf", "Leaf");
+    let admin = stack.admin().await;
+    let changed = admin
+        .rotate_token(&tree("train"), &id("default"), rotation(TOKEN_2))
+        .await;
+    let changed = changed.expect("rotated");
+    let version = changed.version.expect("a version");
+    assert_eq!(version.order.expect("an order").version, 2);
+    assert_eq!(version.audiences, [common::API]);
+    assert_eq!(
+        changed.superseded.expect("a version").state(),
+        v1::VersionState::Superseded
+    );
+    admin
+}
+
+#[tokio::test]
+async fn a_rotation_supersedes_and_signals_the_newest() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    use v1::VersionState::{Active, Superseded};
+    assert_eq!(states(&admin).await, [Active, Superseded]);
+    assert_eq!(stack.temporal.signals("train").len(), 2);
+    let text = format!("{:?}", admin.token_status(&tree("train"), None).await);
+    assert!(!text.contains("canary"), "{text}");
+}
+
+#[tokio::test]
+async fn a_slot_without_a_token_cannot_be_rotated_and_can_be_set() {
+    let stack = Stack::start().await;
+    stack.tree("train").await;
+    let admin = stack.admin().await;
+    let error = admin
+        .rotate_token(&tree("train"), &id("github"), rotation(TOKEN_2))
+        .await;
+    assert_eq!(error.expect_err("nothing there").reason(), Some("no_token"));
+    let set = admin
+        .set_token(&tree("train"), &id("github"), deposit(TOKEN_2))
+        .await;
+    assert!(set.expect("set").superseded.is_none());
+    let error = admin
+        .set_token(&tree("train"), &id("github"), rotation(TOKEN_2))
+        .await;
+    let error = error.expect_err("no audience");
+    assert_eq!(
+        error.answer().and_then(|a| a.field.as_deref()),
+        Some("audiences")
+    );
+}
+
+#[tokio::test]
+async fn a_burst_of_rotations_is_a_few_signals_and_ends_on_the_last() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    let admin = stack.admin().await;
+    for number in 0..30 {
+        let token = format!("canary-token-number-{number:04}");
+        let rotated = admin
+            .rotate_token(&tree("train"), &id("default"), rotation(&token))
+            .await;
+        rotated.expect("rotated");
+    }
+    let view = eventually("converged on the last", async || {
+        let request = v1::GetTreeRequest {
+            tree: "train".to_owned(),
+            ..v1::GetTreeRequest::default()
+        };
+        let view = admin.get_tree(request).await.expect("a view");
+        if view.converged {
+            Ok(view)
+        } else {
+            Err(format!("{view:?}"))
+        }
+    });
+    let view = view.await;
+    let order = view.nodes[0].slots[0].order.expect("an order");
+    assert_eq!(order.version, 31);
+    let signals = stack.temporal.signals("train").len();
+    assert!(signals <= 5, "{signals} signals for 31 versions");
+}
+
+#[tokio::test]
+async fn the_same_rotation_is_made_once() {
+    let stack = Stack::start().await;
+    stack.tree("train").await;
+    let admin = stack.admin().await;
+    for _ in 0..2 {
+        let mut again = rotation(TOKEN_2);
+        again.request_id = "r-1".to_owned();
+        let changed = admin
+            .rotate_token(&tree("train"), &id("default"), again)
+            .await;
+        let version = changed.expect("rotated").version.expect("a version");
+        assert_eq!(version.order.expect("an order").version, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_deposits_the_earlier_token_again() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    let rolled = admin
+        .rollback_token(&tree("train"), &id("default"), None)
+        .await;
+    let version = rolled.expect("rolled back").version.expect("a version");
+    assert_eq!(version.order.expect("an order").version, 3);
+    let versions = admin
+        .token_status(&tree("train"), None)
+        .await
+        .expect("a status");
+    assert_eq!(versions[0].fingerprint, versions[2].fingerprint);
+}
+
+#[tokio::test]
+async fn a_reissue_makes_no_version() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    let long = std::time::Duration::from_secs(90 * 24 * 60 * 60);
+    let issued = admin
+        .reissue_token(&tree("train"), &id("default"), Some(long))
+        .await;
+    let order = issued
+        .expect("issued")
+        .version
+        .and_then(|v| v.order)
+        .expect("an order");
+    assert_eq!((order.version, order.serial), (2, 2));
+    assert_eq!(states(&admin).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_converged_tree_lets_the_old_version_go() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    let revoked = admin.revoke_token(revocation(1)).await.expect("revoked");
+    assert_eq!(
+        revoked.version.expect("a version").state(),
+        v1::VersionState::Revoked
+    );
+    assert_eq!((revoked.current, revoked.stragglers.len()), (2, 0));
+    assert!(revoked.breaks.is_empty());
+    let error = admin
+        .revoke_token(revocation(9))
+        .await
+        .expect_err("no such version");
+    assert!(matches!(error, Error::NotFound(_)), "{error}");
+}
+
+#[tokio::test]
+async fn the_active_version_stays_unless_forced() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    let error = admin.revoke_token(revocation(2)).await.expect_err("active");
+    assert_eq!(error.reason(), Some("version_active"));
+}
+
+#[tokio::test]
+async fn a_node_behind_or_silent_blocks_and_force_says_what_it_breaks() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.start_child("train", "deaf", "Leaf");
+    stack.temporal.start_child("train", "silent", "Leaf");
+    stack.temporal.start_child("train", "apart", "Leaf");
+    stack.temporal.mood("deaf", Mood::Deaf);
+    stack.temporal.mood("silent", Mood::Silent);
+    stack.temporal.unselect("apart");
+    let admin = stack.admin().await;
+    let rotated = admin
+        .rotate_token(&tree("train"), &id("default"), rotation(TOKEN_2))
+        .await;
+    rotated.expect("rotated");
+    let error = admin
+        .revoke_token(revocation(1))
+        .await
+        .expect_err("blocked");
+    assert_eq!(error.reason(), Some("nodes_behind"));
+    let text = error.to_string();
+    assert!(
+        text.contains("deaf (holds_older)") && text.contains("silent (no_answer)"),
+        "{text}"
+    );
+    assert!(!text.contains("apart"), "{text}");
+    let mut forced = revocation(1);
+    forced.force = true;
+    let revoked = admin.revoke_token(forced).await.expect("forced");
+    assert_eq!(revoked.stragglers.len(), 2);
+    assert!(
+        revoked.breaks[0].contains("2 nodes"),
+        "{:?}",
+        revoked.breaks
+    );
+    let filter = v1::AuditFilter {
+        action: "forced_revoke".to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    let request = v1::ListAuditRequest {
+        filter: Some(filter),
+        ..v1::ListAuditRequest::default()
+    };
+    let listed = admin.list_audit(request).await.expect("entries");
+    let said = listed
+        .entries
+        .iter()
+        .find(|entry| entry.reason == "nodes_behind");
+    assert_eq!(said.expect("an entry").count, 2);
+}
+
+#[tokio::test]
+async fn a_revocation_heals_what_a_cascade_missed() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.start_child("train", "leaf", "Leaf");
+    stack.temporal.mood("train", Mood::Lonely);
+    let admin = stack.admin().await;
+    let rotated = admin
+        .rotate_token(&tree("train"), &id("default"), rotation(TOKEN_2))
+        .await;
+    rotated.expect("rotated");
+    let mut patient = revocation(1);
+    patient.wait = seconds(10);
+    let revoked = admin
+        .revoke_token(patient)
+        .await
+        .expect("healed and revoked");
+    assert_eq!(revoked.current, 2);
+    assert_eq!(stack.temporal.signals("leaf").len(), 1);
+}
+
+#[tokio::test]
+async fn an_open_lease_keeps_its_version() {
+    let stack = Stack::start().await;
+    let worker = stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.activity("train", "7", 1);
+    let redeem = Redeem {
+        claims: stack.claims("train", "7"),
+        grant: stack.temporal.signals("train").remove(0),
+        tool: id("acme.deploy"),
+        slot: id("default"),
+        api_url: None,
+    };
+    let redeemed = worker.redeem(redeem).await.expect("a token");
+    let admin = stack.admin().await;
+    let changed = admin
+        .rotate_token(&tree("train"), &id("default"), rotation(TOKEN_2))
+        .await;
+    changed.expect("rotated");
+    let error = admin.revoke_token(revocation(1)).await.expect_err("in use");
+    assert_eq!(error.reason(), Some("leases_open"));
+    let end = xylem_client::CallEnd {
+        outcome: v1::CallOutcome::Succeeded,
+        http_status: Some(200),
+        duration: std::time::Duration::from_millis(12),
+    };
+    let newest = worker.release(redeemed.lease, end).await.expect("released");
+    assert_eq!(newest.map(|order| order.version.0), Some(2));
+    admin.revoke_token(revocation(1)).await.expect("revoked");
+}
+
+#[tokio::test]
+async fn what_temporal_misses_is_deposited_all_the_same() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.down(true);
+    let admin = stack.admin().await;
+    let changed = admin
+        .rotate_token(&tree("train"), &id("default"), rotation(TOKEN_2))
+        .await;
+    let changed = changed.expect("deposited");
+    assert!(!changed.signalled);
+    assert_eq!(states(&admin).await[0], v1::VersionState::Active);
+}
