@@ -3,7 +3,7 @@
 use crate::declaration::Declaration;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{FnArg, ImplItem, ImplItemFn, ItemImpl, parse_quote};
+use syn::{FnArg, ImplItem, ImplItemFn, ItemImpl, Type, parse_quote};
 
 /// The handlers of every StatefulWorkflow: (method, attribute, Temporal name).
 const HANDLERS: [(&str, &str, &str); 5] = [
@@ -31,7 +31,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<T
     check_names(&block)?;
     wrap_run(&mut block)?;
     add_handlers(&mut block);
-    let definition = definition(&block, &declaration);
+    let definition = definition(&block, &declaration)?;
     Ok(quote! { #block #definition })
 }
 
@@ -177,17 +177,63 @@ fn add_handlers(block: &mut ItemImpl) {
     block.items.extend(handlers.into_iter().map(ImplItem::Fn));
 }
 
-fn definition(block: &ItemImpl, declaration: &Declaration) -> TokenStream {
+/// The declaration goes on the workflow's type and on the marker that names its `run` in calls
+/// such as `ctx.start_child(Deploy::run, ..)`. The marker is spelled out as the SDK's macro spells
+/// it: through `HasWorkflowDefinition` two workflows of two crates would count as overlapping.
+fn definition(block: &ItemImpl, declaration: &Declaration) -> syn::Result<TokenStream> {
     let workflow = &block.self_ty;
+    let marker = marker(block)?;
     let Declaration { slots, transit } = declaration;
     let body = quote! {
         const SLOTS: &'static [&'static str] = &[#(#slots),*];
         const TRANSIT: &'static [&'static str] = &[#(#transit),*];
     };
-    quote! {
+    Ok(quote! {
         impl ::xylem_stateful::StatefulWorkflow for #workflow { #body }
-        impl ::xylem_stateful::StatefulWorkflow
-            for <#workflow as ::xylem_stateful::__private::HasWorkflowDefinition>::Run
-        { #body }
+        impl ::xylem_stateful::StatefulWorkflow for #marker { #body }
+    })
+}
+
+/// `deploy_all::Run` for `DeployAll::run`.
+fn marker(block: &ItemImpl) -> syn::Result<syn::Path> {
+    let Type::Path(workflow) = &*block.self_ty else {
+        return Err(syn::Error::new_spanned(
+            &block.self_ty,
+            "#[stateful] needs an impl block of a plain type",
+        ));
+    };
+    let mut path = workflow.path.clone();
+    let Some(last) = path.segments.last_mut() else {
+        return Err(syn::Error::new_spanned(workflow, "#[stateful] needs a named type"));
+    };
+    let module = snake_case(&last.ident.to_string());
+    last.ident = format_ident!("{module}");
+    let run = block.items.iter().find_map(|item| match item {
+        ImplItem::Fn(method) if method.attrs.iter().any(|a| last_is(a, "run")) => Some(method),
+        _ => None,
+    });
+    let run = run.map_or_else(|| "run".to_owned(), |method| method.sig.ident.to_string());
+    let marker = format_ident!("{}", pascal_case(&run));
+    path.segments.push(syn::PathSegment::from(marker));
+    Ok(path)
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for (index, letter) in name.chars().enumerate() {
+        if letter.is_uppercase() && index > 0 {
+            snake.push('_');
+        }
+        snake.extend(letter.to_lowercase());
     }
+    snake
+}
+
+fn pascal_case(name: &str) -> String {
+    let words = name.split('_').map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().into_iter().flat_map(char::to_uppercase);
+        first.chain(letters).collect::<String>()
+    });
+    words.collect()
 }

@@ -64,6 +64,6 @@ pub mod __private {
         handlers::{api_token, api_token_status, api_url, child_list, set_api_url},
     };
     pub use serde_json::Value;
-    pub use temporalio_common::{HasWorkflowDefinition, data_converters::RawValue};
+    pub use temporalio_common::data_converters::RawValue;
     pub use temporalio_workflow::{SyncWorkflowContext, WorkflowContextView};
 }

@@ -45,6 +45,36 @@ impl BareTree {
         workflow_id: &str,
         input: &impl serde::Serialize,
     ) -> anyhow::Result<Self> {
+        let options = WorkflowStartOptions::new(task_queue, workflow_id).build();
+        Self::start_with(client, options, workflow_type, input, true).await
+    }
+
+    /// The same where the search attribute is not registered.
+    ///
+    /// # Errors
+    /// The server refused the start.
+    pub async fn without_search_attribute(
+        client: &Client,
+        task_queue: &str,
+        workflow_type: &str,
+        workflow_id: &str,
+        input: &impl serde::Serialize,
+    ) -> anyhow::Result<Self> {
+        let options = WorkflowStartOptions::new(task_queue, workflow_id).build();
+        Self::start_with(client, options, workflow_type, input, false).await
+    }
+
+    /// The same with start options of the test's own, such as a retry policy.
+    ///
+    /// # Errors
+    /// The server refused the start.
+    pub async fn start_with(
+        client: &Client,
+        mut options: WorkflowStartOptions,
+        workflow_type: &str,
+        input: &impl serde::Serialize,
+        search_attribute: bool,
+    ) -> anyhow::Result<Self> {
         let issuer = IssuerKey::generate(1)?;
         let header = TreeHeader {
             protocol: PROTOCOL,
@@ -52,13 +82,12 @@ impl BareTree {
             issuers: IssuerSet::new([issuer.public().clone()]),
             slots: Slots::Declared,
             grants: Vec::new(),
-            search_attribute: true,
+            search_attribute,
             intake: false,
         };
         let fields = [(TREE_HEADER.to_owned(), json_payload(&header))].into();
-        let options = WorkflowStartOptions::new(task_queue, workflow_id)
-            .header(Header { fields })
-            .build();
+        options.header = Some(Header { fields });
+        let workflow_id = options.workflow_id.clone();
         let handle = client
             .start_workflow(
                 UntypedWorkflow::new(workflow_type),

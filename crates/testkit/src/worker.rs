@@ -1,10 +1,58 @@
 //! A worker in the test's own process.
 
-use crate::server::{TemporalServer, connect};
+use crate::{
+    plane::AbsentPlane,
+    server::{TemporalServer, connect},
+};
 use anyhow::{Context, anyhow};
-use std::{sync::mpsc, thread::JoinHandle};
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio::sync::oneshot;
+use xylem_activities::{Activities, Ports, Settings};
+use xylem_stateful::{WATCH_QUEUE_SUFFIX, Workflows};
+
+/// The workflow types of the tests: the shipped ones and [`crate::Walker`].
+///
+/// # Errors
+/// None in practice: their names and slots are valid.
+pub fn test_workflows() -> anyhow::Result<Workflows> {
+    Ok(xylem_workflows::shipped()?.with::<crate::Walker>()?)
+}
+
+/// A worker for trees without a control plane, and the one that watches children.
+pub struct NodeWorker {
+    _nodes: TestWorker,
+    _watch: TestWorker,
+}
+
+impl NodeWorker {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// A worker refused its options.
+    pub fn start(
+        server: &TemporalServer,
+        task_queue: &str,
+        plane: &Arc<AbsentPlane>,
+    ) -> anyhow::Result<Self> {
+        let activities = || Activities::new(Ports::all(plane.clone()), Settings::default());
+        let mut nodes = WorkerOptions::new(task_queue)
+            .register_activities(activities()?)
+            .max_cached_workflows(2_000_usize)
+            .build();
+        test_workflows()?.install(&mut nodes)?;
+        let watch = WorkerOptions::new(format!("{task_queue}{WATCH_QUEUE_SUFFIX}"))
+            .register_activities(activities()?)
+            .build();
+        Ok(Self {
+            _nodes: TestWorker::start(server, nodes)?,
+            _watch: TestWorker::start(server, watch)?,
+        })
+    }
+}
 
 /// A worker that runs until it is dropped.
 pub struct TestWorker {
