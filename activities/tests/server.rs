@@ -218,9 +218,9 @@ impl Parent {
                 .heartbeat_timeout(Duration::from_secs(15))
                 .build()
         };
-        let forward = || Forward {
+        let forward = |grant: &str| Forward {
             tree: tree(),
-            grants: vec!["xylem1.grant".to_owned()],
+            grants: vec![grant.to_owned()],
             children: vec![Delivery {
                 child: child.clone(),
                 grants: vec![0, 0],
@@ -238,7 +238,7 @@ impl Parent {
             .start_to_close_timeout(Duration::from_secs(7))
             .build();
         let forwarded = ctx
-            .execute_local_activity(NodeActivities::forward, forward(), local)
+            .execute_local_activity(NodeActivities::forward, forward("xylem1.grant"), local)
             .await?;
         let watch = WatchChildren {
             children: vec![child.clone()],
@@ -247,7 +247,7 @@ impl Parent {
             .execute_activity(NodeActivities::watch_children, watch, regular())
             .await?;
         let forwarded_late = ctx
-            .execute_activity(NodeActivities::forward, forward(), regular())
+            .execute_activity(NodeActivities::forward, forward("xylem1.newer"), regular())
             .await?;
         let found_late = ctx
             .execute_activity(NodeActivities::find_child, ask, regular())
