@@ -1,0 +1,15 @@
+//! The worker of the release train.
+
+use std::error::Error;
+use xylem::worker::{self, WorkerConfig};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt()
+        .with_env_filter("warn,xylem=info,xylem_activities=info")
+        .with_writer(std::io::stderr)
+        .init();
+    let config = WorkerConfig::from_environment(release_train::TASK_QUEUE.parse()?)?;
+    worker::run(config, release_train::workflows()?, xylem::interrupted()?).await?;
+    Ok(())
+}
