@@ -142,7 +142,7 @@ impl DevError {
 pub struct Dev {
     endpoints: Endpoints,
     stop_worker: DropGuard,
-    worker: JoinHandle<Result<(), WorkerError>>,
+    worker: RunningWorker,
     server: Server,
     temporal: TemporalServer,
     // Held as long as anything of the above runs.
@@ -161,12 +161,7 @@ impl Dev {
         workflows: Workflows,
         progress: impl Fn(&str),
     ) -> Result<Self, DevError> {
-        let DevConfig {
-            data,
-            namespace,
-            task_queue,
-            ..
-        } = &config;
+        let data = &config.data;
         data.create()?;
         let running = exclusive(data)?;
         let cli = process::find(config.temporal_cli.as_deref())?;
@@ -176,10 +171,12 @@ impl Dev {
         let mut database = DatabaseLock::take(data).await?;
         let (temporal, ports) =
             start_temporal(&config, &cli, before.as_ref(), &mut database).await?;
-        let address = format!("127.0.0.1:{}", ports.frontend);
+        let options = TemporalOptions::at(
+            format!("127.0.0.1:{}", ports.frontend),
+            config.namespace.as_str(),
+        );
 
         progress("starting the control plane");
-        let options = TemporalOptions::at(&address, namespace.as_str());
         let server = Server::start(ServerConfig {
             development: true,
             listen: control_addresses(&config, before.as_ref()),
@@ -187,26 +184,12 @@ impl Dev {
             ..ServerConfig::new(data.clone(), options.clone())
         })
         .await?;
-        let key = server.worker_key(std::slice::from_ref(task_queue)).await?;
 
         progress("starting the worker");
-        let endpoints = Endpoints {
-            temporal_address: address,
-            namespace: namespace.to_string(),
-            web_ui: Some(format!("http://127.0.0.1:{}", ports.web_ui)),
-            control_plane: server.address(),
-            data_directory: data.path().to_owned(),
-            task_queue: task_queue.to_string(),
-        };
-        let worker = WorkerConfig {
-            development: true,
-            ..WorkerConfig::new(options.clone(), task_queue.clone(), server.address(), key)
-        };
-        let stop = CancellationToken::new();
-        let worker = tokio::spawn(worker::run(worker, workflows, stop.clone()));
+        let (worker, stop_worker) = start_worker(&config, &server, &options, workflows).await?;
         let mut dev = Self {
-            endpoints,
-            stop_worker: stop.drop_guard(),
+            endpoints: endpoints(&config, &server, ports),
+            stop_worker,
             worker,
             server,
             temporal,
@@ -326,6 +309,37 @@ fn insist(choices: [Choice; 2]) -> Result<(), DevError> {
     match choices.iter().find(|choice| choice.fixed) {
         Some(choice) => Err(DevError::PortTaken(choice.port)),
         None => Ok(()),
+    }
+}
+
+type RunningWorker = JoinHandle<Result<(), WorkerError>>;
+
+/// Starts the worker with a key of its own.
+async fn start_worker(
+    config: &DevConfig,
+    server: &Server,
+    temporal: &TemporalOptions,
+    workflows: Workflows,
+) -> Result<(RunningWorker, DropGuard), DevError> {
+    let queue = config.task_queue.clone();
+    let key = server.worker_key(std::slice::from_ref(&queue)).await?;
+    let worker = WorkerConfig {
+        development: true,
+        ..WorkerConfig::new(temporal.clone(), queue, server.address(), key)
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker::run(worker, workflows, stop.clone()));
+    Ok((running, stop.drop_guard()))
+}
+
+fn endpoints(config: &DevConfig, server: &Server, ports: TemporalPorts) -> Endpoints {
+    Endpoints {
+        temporal_address: format!("127.0.0.1:{}", ports.frontend),
+        namespace: config.namespace.to_string(),
+        web_ui: Some(format!("http://127.0.0.1:{}", ports.web_ui)),
+        control_plane: server.address(),
+        data_directory: config.data.path().to_owned(),
+        task_queue: config.task_queue.to_string(),
     }
 }
 

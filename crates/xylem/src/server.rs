@@ -9,7 +9,6 @@ use crate::{
 use credentials::Credentials;
 use secrecy::SecretString;
 use std::{
-    error::Error,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -314,17 +313,6 @@ pub async fn init(data: &DataDir, namespace: Namespace) -> Result<PathBuf, Serve
     let storage = Storage::open(data, namespace, true).await?;
     storage.credentials().administrator().await?;
     Ok(data.admin_key())
-}
-
-/// An error's whole story in one line, for the log.
-pub(crate) fn story(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let causes = std::iter::successors(error.source(), |cause| Error::source(*cause));
-    for cause in causes {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-    }
-    text
 }
 
 #[cfg(test)]

@@ -283,7 +283,7 @@ mod tests {
         let address = listener.local_addr().expect("its address").to_string();
         drop(listener);
         let error = TemporalOptions::at(&address, "default").connect().await;
-        let error = error.err().expect("nobody listens");
+        let error = error.expect_err("nobody listens");
         assert!(
             matches!(error, TemporalError::Unreachable { .. }),
             "{error}"

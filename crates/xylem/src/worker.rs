@@ -59,7 +59,7 @@ pub enum WorkerError {
         /// The queue.
         queue: TaskQueue,
         /// What the control plane said.
-        source: xylem_client::Error,
+        source: Box<xylem_client::Error>,
     },
     /// The TLS root certificates cannot be loaded.
     #[error("the HTTP client of the activities cannot be made")]
@@ -162,7 +162,7 @@ async fn register(
             let queue = queue.clone();
             return Err(WorkerError::Definitions {
                 queue,
-                source: error,
+                source: Box::new(error),
             });
         }
         if !std::mem::replace(&mut told, true) {

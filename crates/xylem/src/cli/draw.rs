@@ -42,10 +42,11 @@ pub(crate) fn summary(view: &TreeView) -> String {
         true => String::new(),
         false => format!(": {}", counts.join(", ")),
     };
-    let state = if view.converged {
-        "converged"
-    } else {
-        "not converged"
+    let stopped = view.tree.as_ref().map(|tree| tree.state()) == Some(TreeState::Stopped);
+    let state = match (stopped, view.converged) {
+        (true, _) => "stopped",
+        (false, true) => "converged",
+        (false, false) => "not converged",
     };
     let left_out = if view.truncated {
         "; more nodes than one walk lists"

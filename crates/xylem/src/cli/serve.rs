@@ -173,7 +173,7 @@ impl From<WorkerError> for Failure {
             WorkerError::Temporal(error) => error.into(),
             WorkerError::ControlPlane(error) => error.into(),
             WorkerError::Definitions { queue, source } => {
-                let failure = Self::from(source).about(&format!("task queue {queue}"));
+                let failure = Self::from(*source).about(&format!("task queue {queue}"));
                 failure.hint(format!(
                     "the key must be in role worker and serve the queue: `xylem key create --role \
                      worker --task-queue {queue}`"

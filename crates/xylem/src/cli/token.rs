@@ -17,6 +17,8 @@ pub(crate) enum Command {
     /// Deposit a token into a slot, as its first version or the next, with audiences of its own
     Set(Set),
     /// Deposit the next version of a slot and let it cascade
+    ///
+    /// Without --audience it may be sent where the version before might.
     Rotate(Rotate),
     /// Show the versions of a tree's tokens
     Status(Status),
@@ -62,7 +64,6 @@ pub(crate) struct Set {
 pub(crate) struct Rotate {
     #[command(flatten)]
     place: Place,
-    /// Without --audience: those of the version before
     #[command(flatten)]
     deposit: DepositArguments,
     #[command(flatten)]
@@ -92,7 +93,7 @@ pub(crate) struct Revoke {
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = super::duration)]
     wait: Duration,
     /// Said in the audit log
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
 }
 

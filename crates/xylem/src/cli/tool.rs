@@ -37,7 +37,7 @@ pub(crate) struct Add {
     #[arg(long, requires = "base_url", requires = "path")]
     name: Option<ToolName>,
     /// What it does, for people
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
     /// GET, HEAD, POST, PUT, PATCH or DELETE
     #[arg(long, default_value = "GET")]

@@ -16,7 +16,7 @@ use xylem_ids::{Audience, Slot, TaskQueue, ToolName, WorkflowId, WorkflowType};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Start a tree: deposit its token and start its root workflow
-    Start(Start),
+    Start(Box<Start>),
     /// List trees, newest first
     List(List),
     /// Draw a tree: its workflows and the version each holds
@@ -127,7 +127,7 @@ pub(crate) struct Stop {
     #[arg(long)]
     terminate: bool,
     /// Said to Temporal and in the audit log
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     /// How long to wait until nothing runs, at most 60s
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = super::duration)]
@@ -148,7 +148,7 @@ pub(crate) struct Allow {
 
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
-        Command::Start(arguments) => start(arguments, session).await,
+        Command::Start(arguments) => start(*arguments, session).await,
         Command::List(arguments) => list(arguments, session).await,
         Command::Show(arguments) => show(arguments, session).await,
         Command::Watch(arguments) => watch(arguments, session).await,

@@ -6,10 +6,14 @@ use temporalio_client::{Client, NamespacedClient};
 use temporalio_common::protos::temporal::api::{
     enums::v1::{IndexedValueType, TaskQueueType},
     operatorservice::v1::ListSearchAttributesRequest,
-    workflowservice::v1::DescribeNamespaceRequest,
+    workflowservice::v1::{DescribeNamespaceRequest, DescribeScheduleRequest},
 };
 use tonic::{Code, IntoRequest, Status};
+use xylem_control::CONTROL_QUEUE;
 use xylem_stateful::{SEARCH_ATTRIBUTE, WATCH_QUEUE_SUFFIX};
+
+/// The schedule that the control plane makes.
+const SWEEP_SCHEDULE: &str = "xylem-sweep";
 
 /// Every check that needs Temporal; one failure where it cannot be reached.
 pub(super) async fn checks(options: &TemporalOptions, queue: &str) -> Vec<Finding> {
@@ -21,17 +25,14 @@ pub(super) async fn checks(options: &TemporalOptions, queue: &str) -> Vec<Findin
             return vec![Finding::fail("Temporal", error.to_string(), advice)];
         }
     };
-    let server = client
-        .connection()
-        .capabilities()
-        .map_or("answers", |_| "answers and tells its capabilities");
-    let mut checks = vec![Finding::ok("Temporal", server)];
+    let mut checks = vec![Finding::ok("Temporal", "answers")];
     let namespace = namespace(&client).await;
     let found = namespace.verdict == super::Verdict::Ok;
     checks.push(namespace);
     if found {
         checks.push(search_attribute(&client).await);
         checks.push(worker(&client, queue).await);
+        checks.push(sweep(&client).await);
     }
     checks
 }
@@ -143,6 +144,49 @@ async fn worker(client: &Client, queue: &str) -> Finding {
     )
 }
 
+/// The schedule that heals what a cascade missed, and the worker that carries it out.
+async fn sweep(client: &Client) -> Finding {
+    let request = DescribeScheduleRequest {
+        namespace: client.namespace(),
+        schedule_id: SWEEP_SCHEDULE.to_owned(),
+    };
+    let mut service = client.connection().workflow_service();
+    let described = service.describe_schedule(request.into_request()).await;
+    let described = described.map(|answer| {
+        let schedule = answer.into_inner().schedule.unwrap_or_default();
+        schedule.state.unwrap_or_default().paused
+    });
+    let served = pollers(client, CONTROL_QUEUE, TaskQueueType::Activity).await;
+    sweep_finding(described, served)
+}
+
+fn sweep_finding(paused: Result<bool, Status>, served: bool) -> Finding {
+    const CHECK: &str = "sweep";
+    match paused {
+        Ok(false) if served => Finding::ok(CHECK, format!("schedule {SWEEP_SCHEDULE} is active")),
+        Ok(false) => Finding::fail(
+            CHECK,
+            format!("nobody polls task queue {CONTROL_QUEUE}"),
+            "start `xylem server`: it carries the sweep out",
+        ),
+        Ok(true) => Finding::fail(
+            CHECK,
+            format!("schedule {SWEEP_SCHEDULE} is paused: what a cascade misses is not healed"),
+            format!("temporal schedule toggle --unpause --schedule-id {SWEEP_SCHEDULE}"),
+        ),
+        Err(status) if status.code() == Code::NotFound => Finding::fail(
+            CHECK,
+            format!("there is no schedule {SWEEP_SCHEDULE}"),
+            "start `xylem server` again: it makes the schedule",
+        ),
+        Err(status) => Finding::warn(
+            CHECK,
+            format!("the schedule could not be looked at: {}", status.code()),
+            "",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Verdict;
@@ -163,6 +207,19 @@ mod tests {
         let right = Some(IndexedValueType::KeywordList.into());
         let finding = search_attribute_finding(right, "default");
         assert_eq!(finding.verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_sweep_needs_its_schedule_and_somebody_to_carry_it_out() {
+        for (paused, served, verdict) in [
+            (Ok(false), true, Verdict::Ok),
+            (Ok(false), false, Verdict::Fail),
+            (Ok(true), true, Verdict::Fail),
+            (Err(Status::not_found("schedule")), true, Verdict::Fail),
+            (Err(Status::permission_denied("no")), true, Verdict::Warn),
+        ] {
+            assert_eq!(sweep_finding(paused, served).verdict, verdict);
+        }
     }
 
     #[test]

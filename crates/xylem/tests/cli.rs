@@ -1,0 +1,208 @@
+//! The `xylem` program as a shell sees it: exit status, standard output, standard error.
+
+mod support;
+
+use std::net::TcpListener;
+use support::{ControlPlane, Xylem};
+use tonic::Code;
+
+const TOKEN: &str = "tok-canary-0123456789";
+
+#[tokio::test]
+async fn every_refusal_has_its_exit_status() {
+    for (code, status) in [
+        (Code::Internal, 1),
+        (Code::AlreadyExists, 1),
+        (Code::InvalidArgument, 2),
+        (Code::PermissionDenied, 3),
+        (Code::Unauthenticated, 3),
+        (Code::FailedPrecondition, 3),
+        (Code::NotFound, 4),
+        (Code::Unavailable, 5),
+        (Code::ResourceExhausted, 5),
+    ] {
+        let server = ControlPlane::refusing(code).await;
+        let ran = Xylem::at(&server.address)
+            .run(&["tree", "show", "train-1"])
+            .await;
+        assert_eq!(ran.status, status, "{code:?}: {}", ran.err);
+        assert!(ran.out.is_empty(), "{}", ran.out);
+        assert!(ran.err.starts_with("error: "), "{}", ran.err);
+        assert!(!ran.err.contains("Status {"), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    drop(listener);
+    let xylem = Xylem::at(&format!("http://127.0.0.1:{port}"));
+    let ran = xylem.run(&["token", "status", "train-1"]).await;
+    assert_eq!(ran.status, 5);
+    assert!(ran.err.contains("xylem dev"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn another_machine_is_refused_before_a_byte_is_sent() {
+    let ran = Xylem::at("http://192.0.2.1:7243")
+        .run(&["tree", "list"])
+        .await;
+    assert_eq!(ran.status, 2);
+    assert!(ran.err.contains("loopback"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn wrong_usage_is_status_2_and_help_is_an_answer() {
+    let xylem = Xylem::at("http://127.0.0.1:9");
+    for arguments in [
+        &["tree"][..],
+        &["tree", "show"],
+        &["tree", "start", "--workflow-id", "a", "--type", "T"],
+        &["token", "rotate", "train-1", "--token", TOKEN],
+        &["token", "rotate", "train-1", TOKEN],
+        &["token", "rotate", "train-1", "--timeout", "soon", "--wait"],
+        &["token", "set", "train-1", "--token-file", "token"],
+        &["token", "status", "train-1", "--slot", "Not A Slot"],
+        &["nonsense"],
+    ] {
+        let ran = xylem.run(arguments).await;
+        assert_eq!(ran.status, 2, "{arguments:?}: {}", ran.err);
+        assert!(ran.out.is_empty(), "{arguments:?}");
+    }
+    let ran = xylem.run(&["token", "rotate", "--help"]).await;
+    assert_eq!(ran.status, 0);
+    assert!(ran.out.contains("--token-stdin"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn without_a_source_no_token_is_read_from_a_pipe() {
+    let server = ControlPlane::rotating().await;
+    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let ran = xylem.run(&["token", "rotate", "train-1"]).await;
+    assert_eq!(ran.status, 2);
+    assert!(ran.err.contains("--token-stdin"), "{}", ran.err);
+    assert!(server.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn a_token_is_read_from_every_source_and_shown_nowhere() {
+    let guard = tempfile::tempdir().expect("a directory");
+    let file = guard.path().join("v2.token");
+    std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
+    let file = file.to_str().expect("text");
+    for arguments in [
+        &["--token-stdin"][..],
+        &["--token-file", "-"],
+        &["--token-file", file],
+        &["--token-env", "NEXT_TOKEN"],
+    ] {
+        let server = ControlPlane::rotating().await;
+        let xylem = Xylem::at(&server.address)
+            .standard_input(&format!("{TOKEN}\n"))
+            .variable("NEXT_TOKEN", TOKEN);
+        let ran = xylem
+            .run(&[&["token", "rotate", "train-1"], arguments].concat())
+            .await;
+        assert_eq!(ran.status, 0, "{}", ran.err);
+        assert_eq!(server.tokens(), [TOKEN], "{arguments:?}");
+        assert!(!format!("{}{}", ran.out, ran.err).contains("canary"));
+        assert!(ran.out.contains("default@2 is active"), "{}", ran.out);
+    }
+}
+
+#[tokio::test]
+async fn a_cascade_that_does_not_end_is_reported_with_its_stragglers() {
+    let server = ControlPlane::rotating().await;
+    let arguments = ["token", "rotate", "train-1", "--token-stdin", "--wait"];
+    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let ran = xylem
+        .run(&[&arguments[..], &["--timeout", "1s"]].concat())
+        .await;
+    assert_eq!(ran.status, 1, "{}", ran.err);
+    assert!(ran.out.contains("stage-1  1        asleep"), "{}", ran.out);
+    assert!(ran.err.contains("sweep"), "{}", ran.err);
+
+    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let ran = xylem
+        .run(&[&arguments[..], &["--timeout", "1s", "--output", "json"]].concat())
+        .await;
+    assert_eq!(ran.status, 1);
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON alone");
+    assert_eq!(answer["cascade"]["converged"], false);
+    assert_eq!(answer["cascade"]["stragglers"][0]["workflowId"], "stage-1");
+    assert_eq!(answer["change"]["version"]["order"]["version"], 2);
+}
+
+#[tokio::test]
+async fn a_cascade_that_ends_is_status_0_and_silent_in_a_pipe() {
+    let server = ControlPlane::rotating().await;
+    server.wake();
+    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let ran = xylem
+        .run(&["token", "rotate", "train-1", "--token-stdin", "--wait"])
+        .await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.out.contains("converged"), "{}", ran.out);
+    assert!(!ran.err.contains('\r'), "a progress bar in a pipe");
+}
+
+#[tokio::test]
+async fn the_gates_answer_is_shown() {
+    let server = ControlPlane::rotating().await;
+    let xylem = Xylem::at(&server.address);
+    let ran = xylem
+        .run(&["token", "revoke", "train-1", "--version", "1"])
+        .await;
+    assert_eq!(ran.status, 3);
+    assert!(ran.err.contains("stage-1 is behind"), "{}", ran.err);
+    assert!(ran.err.contains("--force"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_doctor_without_anything_names_each_failure() {
+    let guard = tempfile::tempdir().expect("a directory");
+    let xylem = Xylem::at("http://127.0.0.1:9")
+        .variable("XYLEM_DATA_DIR", guard.path().to_str().expect("text"))
+        .variable("TEMPORAL_ADDRESS", "127.0.0.1:9");
+    let ran = xylem.run(&["doctor", "--output", "json"]).await;
+    assert_eq!(ran.status, 1);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON alone");
+    assert_eq!(report["ok"], false);
+    let failed: Vec<_> = report["checks"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|check| check["verdict"] == "fail")
+        .map(|check| check["check"].as_str().expect("a name").to_owned())
+        .collect();
+    assert_eq!(failed, ["control plane", "Temporal"]);
+}
+
+#[tokio::test]
+async fn dev_without_a_temporal_cli_says_where_to_get_it() {
+    let guard = tempfile::tempdir().expect("a directory");
+    let data = guard.path().to_str().expect("text");
+    let xylem = Xylem::at("http://127.0.0.1:9").variable("TEMPORAL_CLI", "/nowhere/temporal");
+    let ran = xylem.run(&["dev", "--data-dir", data]).await;
+    assert_eq!(ran.status, 5);
+    assert!(ran.err.contains("docs.temporal.io"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn an_installation_is_initialised_once() {
+    let guard = tempfile::tempdir().expect("a directory");
+    let data = guard.path().join("server");
+    let arguments = ["server", "init", "--data-dir", data.to_str().expect("text")];
+    let xylem = Xylem::at("http://127.0.0.1:9");
+    let ran = xylem.run(&arguments).await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    let key = std::fs::read_to_string(data.join("admin.key")).expect("written");
+    assert!(!format!("{}{}", ran.out, ran.err).contains(key.trim()));
+
+    let ran = xylem.run(&arguments).await;
+    assert_eq!(ran.status, 1);
+    assert!(ran.err.contains("nothing was changed"), "{}", ran.err);
+    let kept = std::fs::read_to_string(data.join("admin.key")).expect("still there");
+    assert_eq!(key, kept);
+}
