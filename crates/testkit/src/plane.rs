@@ -15,12 +15,9 @@ use xylem_stateful::activity::{Issuers, Select, TakenIn};
 /// What nodes told it, and what it answers to those who ask whose grants to trust.
 #[derive(Default)]
 pub struct AbsentPlane {
-    /// The answer to a question about issuers; none means that nobody answers.
-    pub issuers: Mutex<Option<Issuers>>,
-    /// Selections recorded.
-    pub selects: Mutex<Vec<Select>>,
-    /// Rejected signals reported.
-    pub rejected: Mutex<BTreeMap<String, u64>>,
+    issuers: Mutex<Option<Issuers>>,
+    selects: Mutex<Vec<Select>>,
+    rejected: Mutex<BTreeMap<String, u64>>,
 }
 
 impl AbsentPlane {
@@ -34,6 +31,12 @@ impl AbsentPlane {
     #[must_use]
     pub fn reported(&self) -> BTreeMap<String, u64> {
         lock(&self.rejected).clone()
+    }
+
+    /// Selections recorded so far.
+    #[must_use]
+    pub fn selects(&self) -> Vec<Select> {
+        lock(&self.selects).clone()
     }
 
     /// Lets it answer questions about issuers.

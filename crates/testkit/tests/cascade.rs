@@ -4,6 +4,7 @@ use temporalio_common::protos::temporal::api::enums::v1::EventType::{
     self, MarkerRecorded, UpsertWorkflowSearchAttributes, WorkflowExecutionSignaled,
     WorkflowTaskCompleted, WorkflowTaskScheduled, WorkflowTaskStarted,
 };
+use xylem_stateful::activity::Issuers;
 use xylem_testkit::{
     AbsentPlane, BareTree, NodeWorker, Settings, TemporalServer, added_since, eventually, events,
 };
@@ -126,8 +127,13 @@ async fn duplicates_stale_and_foreign_grants_change_nothing() -> anyhow::Result<
     all_at(&tree, &ids, 3).await?;
     let before = events(&client, "a/leaf-0").await?.len();
 
+    plane.answer(Issuers {
+        tree: tree.claims(1)?.tree,
+        issuers: vec![tree.issuer().public().clone()],
+        intake: false,
+        search_attribute: true,
+    });
     tree.rotate(2).await?;
-    tree.signal("a", &tree.grant(3)?).await?;
     tree.signal("a", &other.grant(9)?).await?;
     let mut foreign = tree.claims(9)?;
     foreign.tree = other.claims(1)?.tree;
