@@ -84,7 +84,6 @@ impl Control {
     }
 
     /// Everything that is served, for tests without a listener.
-    #[must_use]
     pub fn router(&self) -> Router {
         let plane = self.plane();
         let gate = RoleGate::new(Arc::clone(plane));

@@ -76,7 +76,7 @@ async fn a_secret_in_a_broken_body_is_not_echoed() {
     let path = "/v1/trees/train/tokens/default";
     for body in [
         format!("{{\"token\":\"{CANARY}\""),
-        format!("{CANARY}"),
+        CANARY.to_owned(),
         format!("{{\"token\":{{\"value\":\"{CANARY}\"}}}}"),
         format!("{{\"token\":\"x\",\"allowShort\":\"{CANARY}\"}}"),
         format!("{{\"token\":\"x\",\"{CANARY}\":1}}"),

@@ -122,6 +122,7 @@ async fn bad_starts_name_the_field() {
             .and_then(|answer| answer.field.clone())
             .unwrap_or(error.to_string())
     };
+    assert_eq!(field(|s| s.workflow_id = id(r"a\b")).await, "workflow_id");
     assert_eq!(field(|s| s.input_json = "{".to_owned()).await, "input_json");
     assert_eq!(
         field(|s| s.tokens[0].deposit.audiences.clear()).await,

@@ -5,7 +5,7 @@ use crate::{
     caller::{caller, only_own},
     convert,
     fault::Fault,
-    temporal::{StartWorkflow, Stop, TemporalError},
+    temporal::{StartWorkflow, Stop, TemporalError, listable},
     view,
     walk::Look,
 };
@@ -142,9 +142,15 @@ impl Handlers {
         if slots.len() != tokens.len() {
             return Err(Fault::invalid("tokens", "tokens must name each slot once"));
         }
+        let workflow_id: WorkflowId = convert::id(given.workflow_id, "workflow_id")?;
+        if !listable(workflow_id.as_str()) {
+            let rule = "workflow_id must be without backslashes and quotation marks: \
+                        Temporal's lists cannot name it";
+            return Err(Fault::invalid("workflow_id", rule));
+        }
         let least = Duration::from_secs(1);
         Ok(Start {
-            workflow_id: convert::id(given.workflow_id, "workflow_id")?,
+            workflow_id,
             workflow_type: convert::id(given.workflow_type, "workflow_type")?,
             task_queue: convert::id(given.task_queue, "task_queue")?,
             input,

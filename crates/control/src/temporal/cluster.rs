@@ -3,7 +3,7 @@
 
 use super::{
     Description, Execution, Listing, PendingActivity, RunStatus, SEARCH_ATTRIBUTE, Signal,
-    StartWorkflow, Stop, Temporal, TemporalError,
+    StartWorkflow, Stop, Temporal, TemporalError, listable,
 };
 use async_trait::async_trait;
 use serde_json::Value;
@@ -188,7 +188,7 @@ impl Temporal for Cluster {
         closed_too: bool,
         limit: usize,
     ) -> Result<Listing, TemporalError> {
-        let mut query = format!("RootWorkflowId = {}", quoted(root.as_str()));
+        let mut query = format!("RootWorkflowId = {}", quoted(root.as_str())?);
         if !closed_too {
             query += " AND ExecutionStatus = 'Running'";
         }
@@ -326,8 +326,12 @@ fn execution(workflow_id: &WorkflowId, run_id: Option<&RunId>) -> WorkflowExecut
 }
 
 /// A visibility query's string literal.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+fn quoted(text: &str) -> Result<String, TemporalError> {
+    if !listable(text) {
+        let status = Status::invalid_argument("the workflow id cannot stand in a list query");
+        return Err(TemporalError::Rejected(status));
+    }
+    Ok(format!("'{}'", text.replace('\'', "''")))
 }
 
 fn json(value: &Value) -> Payload {
@@ -431,12 +435,14 @@ fn error(status: Status) -> TemporalError {
 }
 
 /// A query fails with `InvalidArgument` where the handler fails or does not exist, and with
-/// `FailedPrecondition` where the workflow task keeps failing.
+/// `FailedPrecondition` where the workflow task keeps failing. The client's own deadline ends it as
+/// `Cancelled`.
 fn query_error(status: Status) -> TemporalError {
     match status.code() {
-        Code::InvalidArgument | Code::FailedPrecondition | Code::DeadlineExceeded => {
-            TemporalError::NoAnswer(status)
-        }
+        Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::DeadlineExceeded
+        | Code::Cancelled => TemporalError::NoAnswer(status),
         _ => error(status),
     }
 }
@@ -447,12 +453,12 @@ mod tests {
 
     #[test]
     fn a_workflow_id_cannot_leave_its_literal() {
-        assert_eq!(quoted("release/1"), "'release/1'");
-        assert_eq!(
-            quoted("x' OR WorkflowId != '"),
-            r"'x\' OR WorkflowId != \''"
-        );
-        assert_eq!(quoted(r"x\"), r"'x\\'");
+        let literal = |text| quoted(text).ok();
+        assert_eq!(literal("release/1").as_deref(), Some("'release/1'"));
+        let doubled = "'x'' OR WorkflowId != '''";
+        assert_eq!(literal("x' OR WorkflowId != '").as_deref(), Some(doubled));
+        assert_eq!(literal(r"x\"), None);
+        assert_eq!(literal("x\""), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use temporal::FakeTemporal;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, StartTree, v1};
-use xylem_control::{Control, Parts, Settings, bind};
+use xylem_control::{Control, Parts, Settings, bind, temporal::Temporal};
 use xylem_ids::{Namespace, WorkflowId};
 use xylem_registry::{KeyHasher, NewKey, Registry, Role};
 use xylem_store::SqliteStore;
@@ -45,6 +45,16 @@ impl Stack {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let temporal = Arc::new(FakeTemporal::default());
+        Self::over(temporal.clone(), temporal, change).await
+    }
+
+    /// Over another Temporal; the fake one is then not used.
+    pub(crate) async fn over(
+        used: Arc<dyn Temporal>,
+        temporal: Arc<FakeTemporal>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let dir = TempDir::new().expect("a folder");
         let store = SqliteStore::open(&dir.path().join("xylem.db")).await;
         let store = Arc::new(store.expect("a store"));
@@ -52,7 +62,6 @@ impl Stack {
         let vault = Vault::open(store.clone(), keys, Arc::new(SystemClock)).await;
         let vault = Arc::new(vault.expect("a vault"));
         let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
-        let temporal = Arc::new(FakeTemporal::default());
         let mut settings = Settings::new(namespace());
         settings.sweep_after_rotation = None;
         change(&mut settings);
@@ -60,7 +69,7 @@ impl Stack {
             vault: vault.clone(),
             registry: registry.clone(),
             log: store,
-            temporal: temporal.clone(),
+            temporal: used,
         };
         let control = Control::new(settings, parts).expect("a control plane");
         let listener = bind("127.0.0.1:0".parse().expect("an address")).await;
