@@ -41,6 +41,9 @@ use xylem_stateful::{RegisterError, WATCH_QUEUE_SUFFIX, Workflows};
 /// How long activities may go on after the worker was asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// The same for those that watch children: they would not end by themselves, and go on elsewhere.
+const WATCHERS_GRACE: Duration = Duration::from_millis(100);
+
 /// How long to wait before the control plane is asked again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -124,7 +127,7 @@ pub async fn run(
 
     let watching = WorkerOptions::new(format!("{queue}{WATCH_QUEUE_SUFFIX}"))
         .max_cached_workflows(0_usize)
-        .graceful_shutdown_period(GRACE)
+        .graceful_shutdown_period(WATCHERS_GRACE)
         .tuner(tuner(1, slots.watchers, 1))
         .register_activities(activities(&ports, &config)?)
         .build();
@@ -246,4 +249,55 @@ async fn poll(
         queue,
         source: Box::new(source),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::temporal::TemporalOptions;
+    use secrecy::SecretString;
+
+    fn unused_port() -> u16 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("its address").port()
+    }
+
+    fn control_plane_that_is_not_there() -> Client {
+        let address = format!("http://127.0.0.1:{}", unused_port());
+        Client::connect_lazy(&address, &SecretString::from("xyk_test")).expect("well formed")
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_waits_for_the_control_plane_can_be_stopped() {
+        let control = control_plane_that_is_not_there();
+        let queue = "xylem".parse().expect("a queue");
+        let shutdown = CancellationToken::new();
+        let workflows = Workflows::default();
+        let registering = register(&control, &queue, &workflows, &shutdown);
+        tokio::pin!(registering);
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut registering);
+        assert!(early.await.is_err(), "it did not wait");
+        shutdown.cancel();
+        assert!(!registering.await.expect("no failure"));
+    }
+
+    #[tokio::test]
+    async fn without_temporal_a_worker_says_so() {
+        let temporal = TemporalOptions::at(format!("127.0.0.1:{}", unused_port()), "default");
+        let queue = "xylem".parse().expect("a queue");
+        let key = SecretString::from("xyk_test");
+        let config = WorkerConfig::new(temporal, queue, "http://127.0.0.1:9", key);
+        let ran = run(config, Workflows::default(), CancellationToken::new()).await;
+        assert!(matches!(ran, Err(WorkerError::Temporal(_))), "{ran:?}");
+    }
+
+    #[test]
+    fn a_worker_can_run_in_a_task() {
+        fn is_send<T: Send>(_: &T) {}
+        let temporal = TemporalOptions::at("127.0.0.1:9", "default");
+        let queue = "xylem".parse().expect("a queue");
+        let key = SecretString::from("xyk_test");
+        let config = WorkerConfig::new(temporal, queue, "http://127.0.0.1:9", key);
+        is_send(&run(config, Workflows::default(), CancellationToken::new()));
+    }
 }

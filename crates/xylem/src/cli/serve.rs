@@ -148,6 +148,7 @@ pub(crate) async fn worker(
         ..WorkerSlots::default()
     };
     let config = WorkerConfig {
+        development: session.access.is_dev()?,
         private_networks: arguments.private_networks,
         slots,
         max_cached_workflows: arguments.limits.cached_workflows,

@@ -58,6 +58,13 @@ impl Access {
         ))
     }
 
+    /// Whether the control plane is that of the data directory's `xylem dev`: only there is a
+    /// web UI.
+    pub(crate) fn is_dev(&self) -> Result<bool, Failure> {
+        let endpoints = self.endpoints()?;
+        Ok(self.address.is_none() && endpoints.is_some_and(|endpoints| endpoints.web_ui.is_some()))
+    }
+
     /// The API key: of the file that is named, of the environment, or `fallback` of the data
     /// directory.
     pub(crate) fn key(&self, fallback: fn(&DataDir) -> PathBuf) -> Result<SecretString, Failure> {
