@@ -18,6 +18,7 @@ pub use xylem::v1;
     missing_docs,
     unreachable_pub,
     clippy::all,
+    rustdoc::all,
     reason = "generated from the .proto files"
 )]
 mod xylem {
@@ -35,6 +36,7 @@ mod xylem {
     missing_docs,
     unreachable_pub,
     clippy::all,
+    rustdoc::all,
     reason = "generated from the .proto files"
 )]
 pub mod rest {
