@@ -212,8 +212,12 @@ pub async fn query(
             WorkflowQueryOptions::default(),
         )
         .await?;
-    let payload = answer.payloads.first().map(|payload| payload.data.as_slice());
-    Ok(serde_json::from_slice(payload.unwrap_or_default())?)
+    match answer.payloads.first() {
+        // The converter writes `null` as a payload without data.
+        None => Ok(serde_json::Value::Null),
+        Some(payload) if payload.data.is_empty() => Ok(serde_json::Value::Null),
+        Some(payload) => Ok(serde_json::from_slice(&payload.data)?),
+    }
 }
 
 /// The answer of a node to the query `apiToken`.

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow};
 use std::{
     sync::{Arc, mpsc},
     thread::JoinHandle,
+    time::Duration,
 };
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio::sync::oneshot;
@@ -42,10 +43,12 @@ impl NodeWorker {
         let mut nodes = WorkerOptions::new(task_queue)
             .register_activities(activities()?)
             .max_cached_workflows(2_000_usize)
+            .graceful_shutdown_period(Duration::from_millis(200))
             .build();
         test_workflows()?.install(&mut nodes)?;
         let watch = WorkerOptions::new(format!("{task_queue}{WATCH_QUEUE_SUFFIX}"))
             .register_activities(activities()?)
+            .graceful_shutdown_period(Duration::from_millis(200))
             .build();
         Ok(Self {
             _nodes: TestWorker::start(server, nodes)?,
