@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, IsTerminal},
     os::unix::fs::OpenOptionsExt,
     panic,
     path::Path,
@@ -57,6 +57,7 @@ impl Level {
 pub(crate) fn to_standard_error(level: Level) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     // A subscriber that is there already is the embedding program's.
     let _ = tracing_subscriber::registry()

@@ -1,7 +1,12 @@
 //! Where the Temporal server is, and how to get in.
 
 use secrecy::{ExposeSecret, SecretString};
-use std::{error::Error, io, path::PathBuf, time::Duration};
+use std::{
+    error::Error,
+    io,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 use temporalio_client::{
     Client, ClientOptions, Connection, ConnectionOptions, NamespacedClient,
     envconfig::{ClientConfigProfile, ConfigError, DataSource, LoadClientConfigProfileOptions},
@@ -10,13 +15,16 @@ use temporalio_client::{
 use temporalio_common::{
     envconfig::{ClientConfigTLS, load_client_config_profile},
     protos::temporal::api::{
-        enums::v1::TaskQueueType, taskqueue::v1::TaskQueue,
+        enums::v1::TaskQueueType,
+        taskqueue::v1::{PollerInfo, TaskQueue},
         workflowservice::v1::DescribeTaskQueueRequest,
     },
 };
 use tonic::IntoRequest;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A worker polls anew each minute, and a poll that is served takes no longer to be followed.
+const POLL: Duration = Duration::from_secs(75);
 const DEFAULT_ADDRESS: &str = "localhost:7233";
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -159,7 +167,23 @@ pub(crate) async fn pollers(client: &Client, queue: &str, kind: TaskQueueType) -
     };
     let mut service = client.connection().workflow_service();
     let answer = service.describe_task_queue(request.into_request()).await;
-    answer.is_ok_and(|answer| !answer.into_inner().pollers.is_empty())
+    let now = SystemTime::now();
+    answer.is_ok_and(|answer| {
+        answer
+            .into_inner()
+            .pollers
+            .iter()
+            .any(|poller| is_alive(poller, now))
+    })
+}
+
+/// Temporal goes on listing a poller for minutes after its end.
+fn is_alive(poller: &PollerInfo, now: SystemTime) -> bool {
+    let seen = poller
+        .last_access_time
+        .and_then(|seen| u64::try_from(seen.seconds).ok());
+    let seen = SystemTime::UNIX_EPOCH + Duration::from_secs(seen.unwrap_or(0));
+    now.duration_since(seen).is_ok_and(|since| since < POLL) || seen > now
 }
 
 fn overlay<T>(place: &mut Option<T>, value: Option<T>) {
@@ -275,6 +299,19 @@ mod tests {
         assert!(!shown.contains("canary"), "{shown}");
         let invalid = ConfigError::InvalidConfig("canary".into());
         assert!(!configuration(invalid).to_string().contains("canary"));
+    }
+
+    #[test]
+    fn a_poller_that_was_not_seen_for_more_than_a_poll_is_gone() {
+        let now = SystemTime::now();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).expect("after");
+        let seconds = i64::try_from(since.as_secs()).expect("small");
+        for (ago, alive) in [(0, true), (70, true), (80, false), (-5, true)] {
+            let mut poller = PollerInfo::default();
+            poller.last_access_time.get_or_insert_default().seconds = seconds - ago;
+            assert_eq!(is_alive(&poller, now), alive, "{ago} s ago");
+        }
+        assert!(!is_alive(&PollerInfo::default(), now));
     }
 
     #[tokio::test]

@@ -110,6 +110,31 @@ pub async fn run(
         return Ok(());
     }
     let ports = Ports::all(Arc::new(ControlPlane::new(control)));
+    work(temporal, &config, &ports, &workflows, &shutdown).await
+}
+
+/// The same with ports of the caller's own. The control plane that the configuration names is not
+/// asked for anything: a benchmark runs the very same worker without one.
+///
+/// # Errors
+/// Temporal cannot be reached, or the worker fails for good.
+pub async fn run_with(
+    config: WorkerConfig,
+    ports: Ports,
+    workflows: Workflows,
+    shutdown: CancellationToken,
+) -> Result<(), WorkerError> {
+    let temporal = config.temporal.connect().await?;
+    work(temporal, &config, &ports, &workflows, &shutdown).await
+}
+
+async fn work(
+    temporal: Temporal,
+    config: &WorkerConfig,
+    ports: &Ports,
+    workflows: &Workflows,
+    shutdown: &CancellationToken,
+) -> Result<(), WorkerError> {
     let slots = config.slots;
     let queue = config.task_queue.to_string();
 
@@ -123,13 +148,13 @@ pub async fn run(
         ))
         .build();
     workflows.install(&mut options)?;
-    options.register_activities(activities(&ports, &config)?);
+    options.register_activities(activities(ports, config)?);
 
     let watching = WorkerOptions::new(format!("{queue}{WATCH_QUEUE_SUFFIX}"))
         .max_cached_workflows(0_usize)
         .graceful_shutdown_period(WATCHERS_GRACE)
         .tuner(tuner(1, slots.watchers, 1))
-        .register_activities(activities(&ports, &config)?)
+        .register_activities(activities(ports, config)?)
         .build();
 
     info!(task.queue = %queue, "worker started");
