@@ -9,7 +9,7 @@ use temporalio_common::{
     error::{ActivityExecutionError, IncomingError},
 };
 use temporalio_workflow::{
-    WorkflowContext, WorkflowResult, WorkflowTermination,
+    TimerOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult, WorkflowTermination,
     workflows::{WorkflowImplementation, select},
 };
 use xylem_stateful::{StatefulContext, ToolError};
@@ -90,15 +90,20 @@ fn is_refusal(error: &ActivityExecutionError) -> bool {
     failure.type_name() == Some("xylem.refused")
 }
 
-/// Pauses, unless the workflow is cancelled.
+/// Pauses, unless the workflow is cancelled. The timer has a cancellation token of its own: one that
+/// fires in the very task that cancels the workflow is taken for nondeterminism by SDK 1.1.1
+/// otherwise.
 pub(crate) async fn pause<W>(
     ctx: &WorkflowContext<W>,
     pace: &Pace,
     pauses: u32,
 ) -> WorkflowResult<()> {
+    let timer = TimerOptions::builder(Duration::from_millis(pace.pause_ms) * pauses)
+        .cancellation_token(WorkflowCancellationToken::new())
+        .build();
     select! {
-        _ = ctx.timer(Duration::from_millis(pace.pause_ms) * pauses) => Ok(()),
         _ = ctx.cancelled() => Err(WorkflowTermination::cancelled()),
+        _ = ctx.timer(timer) => Ok(()),
     }
 }
 
