@@ -1,6 +1,9 @@
 //! Shipped `StatefulWorkflow` definitions: trees that need no code of one's own.
 
-#[expect(missing_docs, reason = "the SDK macro generates undocumented constants")]
+#[expect(
+    missing_docs,
+    reason = "the SDK macro generates undocumented constants"
+)]
 mod tool_tree;
 
 pub use tool_tree::{Branch, Step, ToolTree, ToolTreeInput, ToolTreeResult};

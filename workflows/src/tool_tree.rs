@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
 use temporalio_macros::{workflow, workflow_methods};
-use temporalio_workflow::{WorkflowContext, WorkflowResult, WorkflowTermination, workflows::{join_all, select}};
+use temporalio_workflow::{
+    WorkflowContext, WorkflowResult, WorkflowTermination,
+    workflows::{join_all, select},
+};
 use xylem_stateful::{Child, ChildOptions, Selection, StatefulContext, stateful};
 
 /// One tool call of a round.

@@ -78,7 +78,5 @@ impl Declaration {
 /// library into every build of the compiler plug-in.
 fn is_slot(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    (1..=40).contains(&text.len())
-        && !text.starts_with(['-', '_'])
-        && text.chars().all(inner)
+    (1..=40).contains(&text.len()) && !text.starts_with(['-', '_']) && text.chars().all(inner)
 }

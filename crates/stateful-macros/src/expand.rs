@@ -22,7 +22,11 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<T
             "#[stateful] belongs on the impl block of a workflow, above #[workflow_methods]",
         )
     })?;
-    if !block.attrs.iter().any(|attribute| last_is(attribute, "workflow_methods")) {
+    if !block
+        .attrs
+        .iter()
+        .any(|attribute| last_is(attribute, "workflow_methods"))
+    {
         return Err(syn::Error::new_spanned(
             &block.self_ty,
             "#[stateful] needs #[workflow_methods] below it on the same impl block",
@@ -204,7 +208,10 @@ fn marker(block: &ItemImpl) -> syn::Result<syn::Path> {
     };
     let mut path = workflow.path.clone();
     let Some(last) = path.segments.last_mut() else {
-        return Err(syn::Error::new_spanned(workflow, "#[stateful] needs a named type"));
+        return Err(syn::Error::new_spanned(
+            workflow,
+            "#[stateful] needs a named type",
+        ));
     };
     let module = snake_case(&last.ident.to_string());
     last.ident = format_ident!("{module}");

@@ -61,7 +61,7 @@ impl From<ChildWorkflowOptions> for ChildOptions {
 pub enum StartChildError {
     /// Temporal refused the start.
     #[error("the child workflow could not be started")]
-    Start(#[source] ChildWorkflowStartError),
+    Start(#[source] Box<ChildWorkflowStartError>),
     /// Its workflow id is taken by a workflow that is not a child of this one.
     #[error("the workflow id {0} is taken by a workflow outside this tree: choose another id")]
     Foreign(WorkflowId),
@@ -70,7 +70,7 @@ pub enum StartChildError {
     Name(#[from] IdError),
     /// The narrowed selection could not be recorded in the vault, so the child was not started.
     #[error("the selection of the child could not be recorded")]
-    Select(#[source] ActivityExecutionError),
+    Select(#[source] Box<ActivityExecutionError>),
     /// The workflow was cancelled while the start was under way.
     #[error("the workflow was cancelled while it started a child")]
     Cancelled,
@@ -84,7 +84,7 @@ pub enum StartChildError {
 pub enum ChildError {
     /// It failed, was cancelled, terminated or timed out.
     #[error("the child workflow did not complete")]
-    Execution(#[source] ChildWorkflowExecutionError),
+    Execution(#[source] Box<ChildWorkflowExecutionError>),
     /// The same of a child that an earlier run of this workflow had started.
     #[error("the child workflow {id} {}", describe(.outcome))]
     Ended {
@@ -114,8 +114,8 @@ fn describe(outcome: &ChildOutcome) -> &'static str {
 impl From<StartChildError> for WorkflowTermination {
     fn from(error: StartChildError) -> Self {
         match error {
-            StartChildError::Start(error) => error.into(),
-            StartChildError::Select(error) => error.into(),
+            StartChildError::Start(error) => (*error).into(),
+            StartChildError::Select(error) => (*error).into(),
             StartChildError::Cancelled => Self::cancelled(),
             other => Self::failed_application(ApplicationFailure::non_retryable(other)),
         }
@@ -125,7 +125,7 @@ impl From<StartChildError> for WorkflowTermination {
 impl From<ChildError> for WorkflowTermination {
     fn from(error: ChildError) -> Self {
         match error {
-            ChildError::Execution(error) => error.into(),
+            ChildError::Execution(error) => (*error).into(),
             ChildError::Cancelled => Self::cancelled(),
             other => Self::failed_application(ApplicationFailure::non_retryable(other)),
         }
@@ -217,7 +217,8 @@ where
 {
     let workflow_type: WorkflowType = workflow.name().parse()?;
     let named = options.workflow.workflow_id.clone();
-    let id = named.unwrap_or_else(|| format!("{}/{workflow_type}/{}", ctx.workflow_id(), ctx.uuid4()));
+    let id =
+        named.unwrap_or_else(|| format!("{}/{workflow_type}/{}", ctx.workflow_id(), ctx.uuid4()));
     let id: WorkflowId = id.parse()?;
     let cancellation = ctx.cancellation_token().child_token();
     let shared = Rc::new(RefCell::new(Stage::Starting));
@@ -273,7 +274,12 @@ where
     let first_run_id = state.with(|inner| {
         let running = inner.node.inherited();
         let running = running.into_iter().find(|child| child.workflow_id == *id);
-        let ended = || inner.ends.get(id).map(|(first_run_id, _)| first_run_id.clone());
+        let ended = || {
+            inner
+                .ends
+                .get(id)
+                .map(|(first_run_id, _)| first_run_id.clone())
+        };
         running.map(|child| child.first_run_id).or_else(ended)
     })?;
     let shared = Rc::new(RefCell::new(Stage::Taken));
@@ -301,7 +307,7 @@ where
     let watched = || state.with(|inner| inner.ends.contains_key(&id));
     let waited = ctx.wait_condition(|_| told() || watched()).await;
     if let Stage::Ended(result) = std::mem::replace(&mut *shared.borrow_mut(), Stage::Taken) {
-        return result.map_err(ChildError::Execution);
+        return result.map_err(|error| ChildError::Execution(Box::new(error)));
     }
     waited.map_err(|_| ChildError::Cancelled)?;
     let outcome = state.with(|inner| inner.ends.get(&id).map(|(_, outcome)| outcome.clone()));
@@ -353,12 +359,14 @@ where
         };
         let declares = slots_of::<C>();
         if let Err(error) = record(&ctx, &id, &declares, &options.selection).await {
-            return tell(Stage::Failed(StartChildError::Select(error)));
+            return tell(Stage::Failed(StartChildError::Select(Box::new(error))));
         }
         let header = state.update(&ctx, |inner| {
             let selection = options.selection.clone();
             let kind = workflow_type.clone();
-            let start = inner.node.child_starting(id.clone(), kind, &declares, selection);
+            let start = inner
+                .node
+                .child_starting(id.clone(), kind, &declares, selection);
             let grants = start.grants.iter().map(|g| g.as_str().to_owned()).collect();
             if inner.search_attribute {
                 publish(&mut options.workflow, &start.grants);
@@ -381,7 +389,9 @@ where
                         inner.node.child_started(&id, first_run_id.clone());
                     }
                 });
-                let Some(first_run_id) = first_run_id else { return };
+                let Some(first_run_id) = first_run_id else {
+                    return;
+                };
                 tell(Stage::Started(first_run_id.clone()));
                 let result = started.result().await;
                 state.update(&ctx, |inner| {
@@ -395,7 +405,7 @@ where
             }) => tell(adopt_running(&ctx, &state, id, workflow_type).await),
             Err(error) => {
                 state.update(&ctx, |inner| inner.node.child_ended(&id, None));
-                tell(Stage::Failed(StartChildError::Start(error)));
+                tell(Stage::Failed(StartChildError::Start(Box::new(error))));
             }
         }
     }
@@ -412,9 +422,8 @@ pub(crate) fn slots_of<C: StatefulWorkflow>() -> BTreeSet<Slot> {
 
 /// A child's search attribute is set by its start: no event of its own.
 fn publish(options: &mut ChildWorkflowOptions, grants: &[xylem_grant::VerifiedGrant]) {
-    let version = |grant: &xylem_grant::VerifiedGrant| {
-        format!("{}@{}", grant.slot(), grant.order().version)
-    };
+    let version =
+        |grant: &xylem_grant::VerifiedGrant| format!("{}@{}", grant.slot(), grant.order().version);
     let values: Vec<String> = grants.iter().map(version).collect();
     if let Ok(update) = crate::SEARCH_ATTRIBUTE.try_value_set(values) {
         options
@@ -441,7 +450,9 @@ async fn adopt_running<W, T>(
     let found = ctx.execute_activity(NodeActivities::find_child, question, options);
     match found.await {
         Ok(FoundChild::Mine { first_run_id }) => {
-            state.update(ctx, |inner| inner.node.child_found(&id, first_run_id.clone()));
+            state.update(ctx, |inner| {
+                inner.node.child_found(&id, first_run_id.clone())
+            });
             Stage::Adopted(first_run_id)
         }
         Ok(FoundChild::Foreign | FoundChild::Closed) | Err(_) => {
@@ -503,7 +514,10 @@ pub(crate) async fn select<W>(
     let changed = |wanted: bool| {
         let differs = |slot: &&Slot| selection.contains(slot) != before.contains(slot);
         let chosen = takes.iter().filter(differs);
-        chosen.filter(|slot| selection.contains(slot) == wanted).cloned().collect()
+        chosen
+            .filter(|slot| selection.contains(slot) == wanted)
+            .cloned()
+            .collect()
     };
     let change = Select {
         child: id.clone(),

@@ -91,8 +91,9 @@ impl Workflows {
     {
         let name = <W as WorkflowImplementation>::name();
         self.definitions.push(Definition::of::<W>(name)?);
-        self.register
-            .push(Arc::new(|options| options.register_workflow::<W>().map(drop)));
+        self.register.push(Arc::new(|options| {
+            options.register_workflow::<W>().map(drop)
+        }));
         Ok(self)
     }
 

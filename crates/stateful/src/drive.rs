@@ -238,11 +238,8 @@ async fn take_in<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
     let Some(raw) = state.with(|inner| inner.raw.front().cloned()) else {
         return;
     };
-    let deposit = ctx.execute_local_activity(
-        NodeActivities::take_in,
-        raw,
-        local(Duration::from_secs(5)),
-    );
+    let deposit =
+        ctx.execute_local_activity(NodeActivities::take_in, raw, local(Duration::from_secs(5)));
     let taken = deposit.await;
     state.update(ctx, |inner| match taken {
         Ok(taken) => {
@@ -278,7 +275,9 @@ async fn forward_locally<W>(ctx: &WorkflowContext<W>, state: &NodeState, plan: P
     let forward = ctx.execute_local_activity(NodeActivities::forward, request, local(grace));
     let outcome = forward.await;
     state.update(ctx, |inner| {
-        inner.node.forwarded(plan.clone(), &outcome_of(outcome, &plan));
+        inner
+            .node
+            .forwarded(plan.clone(), &outcome_of(outcome, &plan));
     });
 }
 
@@ -302,7 +301,9 @@ async fn stragglers<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
         let forward = ctx.execute_activity(NodeActivities::forward, request, options);
         let outcome = forward.await;
         state.update(ctx, |inner| {
-            inner.node.forwarded(plan.clone(), &outcome_of(outcome, &plan));
+            inner
+                .node
+                .forwarded(plan.clone(), &outcome_of(outcome, &plan));
         });
     }
 }

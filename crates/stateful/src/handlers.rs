@@ -71,7 +71,9 @@ fn answer(
 ) -> Value {
     let unavailable = |why: &str| json!({ "error": why });
     match ctx.context_value::<NodeKey>() {
-        None => unavailable("this worker did not register the workflow type with xylem_stateful::Workflows"),
+        None => unavailable(
+            "this worker did not register the workflow type with xylem_stateful::Workflows",
+        ),
         Some(state) => f(&state).unwrap_or_else(|_| unavailable("the status is not JSON")),
     }
 }

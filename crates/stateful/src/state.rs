@@ -67,8 +67,12 @@ impl NodeState {
     pub(crate) fn new(definition: &Definition, view: &WorkflowContextView) -> Self {
         let now = view.start_time().map_or(UnixSeconds(0), UnixSeconds::from);
         let headers = &view.raw().headers;
-        let header = headers.get(TREE_HEADER).and_then(payload::json::<TreeHeader>);
-        let carried = headers.get(NODE_HEADER).and_then(payload::json::<NodeHeader>);
+        let header = headers
+            .get(TREE_HEADER)
+            .and_then(payload::json::<TreeHeader>);
+        let carried = headers
+            .get(NODE_HEADER)
+            .and_then(payload::json::<NodeHeader>);
         let carried = carried.unwrap_or_default();
         let intake = match &header {
             None => Intake::Unknown,

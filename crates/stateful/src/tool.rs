@@ -24,7 +24,7 @@ pub enum ToolError {
     UndeclaredSlot(Slot),
     /// The call was refused or failed for good; the cause names tree, slot, version and what to do.
     #[error("the tool call failed")]
-    Failed(#[source] ActivityExecutionError),
+    Failed(#[source] Box<ActivityExecutionError>),
     /// The workflow was cancelled while it waited for a token.
     #[error("the workflow was cancelled while it waited for a token")]
     Cancelled,
@@ -33,7 +33,7 @@ pub enum ToolError {
 impl From<ToolError> for WorkflowTermination {
     fn from(error: ToolError) -> Self {
         match error {
-            ToolError::Failed(error) => error.into(),
+            ToolError::Failed(error) => (*error).into(),
             ToolError::Cancelled => Self::cancelled(),
             other => Self::failed_application(ApplicationFailure::non_retryable(other)),
         }
@@ -120,7 +120,7 @@ impl<'a, W> Tool<'a, W> {
             .ctx
             .execute_activity(NodeActivities::call_tool, call, options)
             .await
-            .map_err(ToolError::Failed)?;
+            .map_err(|error| ToolError::Failed(Box::new(error)))?;
         if let Some(newer) = &answer.newer_grant {
             self.state
                 .update(self.ctx, |inner| inner.receive(newer, Source::Redemption));

@@ -23,7 +23,11 @@ pub async fn added_since(
     known: usize,
 ) -> anyhow::Result<Vec<EventType>> {
     let events = events(client, workflow_id).await?;
-    Ok(events.iter().skip(known).map(HistoryEvent::event_type).collect())
+    Ok(events
+        .iter()
+        .skip(known)
+        .map(HistoryEvent::event_type)
+        .collect())
 }
 
 /// A history as text, for searching.

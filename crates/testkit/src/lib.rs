@@ -6,12 +6,15 @@ mod issuer;
 mod plane;
 mod server;
 mod wait;
-#[expect(missing_docs, reason = "the SDK macro generates undocumented constants")]
+#[expect(
+    missing_docs,
+    reason = "the SDK macro generates undocumented constants"
+)]
 mod walker;
 mod worker;
 
-pub use issuer::{BareTree, json_payload, query, signal, status};
 pub use history::{added_since, events, payload_strings};
+pub use issuer::{BareTree, json_payload, query, signal, status};
 pub use plane::AbsentPlane;
 pub use server::{Settings, TemporalServer};
 pub use wait::{eventually, eventually_within};

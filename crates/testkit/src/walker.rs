@@ -83,7 +83,8 @@ impl Walker {
         ctx.state_mut(|walker| walker.orders.extend(input.orders));
         let mut children = Vec::new();
         loop {
-            ctx.wait_condition(|walker| !walker.orders.is_empty()).await?;
+            ctx.wait_condition(|walker| !walker.orders.is_empty())
+                .await?;
             let Some(order) = ctx.state_mut(|walker| walker.orders.pop_front()) else {
                 continue;
             };

@@ -6,7 +6,7 @@ use temporalio_common::protos::temporal::api::enums::v1::EventType::{
 };
 use xylem_stateful::activity::Issuers;
 use xylem_testkit::{
-    AbsentPlane, BareTree, NodeWorker, Settings, TemporalServer, added_since, eventually, events,
+    AbsentPlane, BareTree, NodeWorker, Settings, TemporalServer, added_since, events, eventually,
 };
 use xylem_workflows::{Branch, ToolTreeInput};
 
@@ -26,7 +26,9 @@ fn leaves(count: usize) -> ToolTreeInput {
 
 fn ids(root: &str, count: usize) -> Vec<String> {
     let leaf = |index| format!("{root}/leaf-{index}");
-    std::iter::once(root.to_owned()).chain((0..count).map(leaf)).collect()
+    std::iter::once(root.to_owned())
+        .chain((0..count).map(leaf))
+        .collect()
 }
 
 async fn all_at(tree: &BareTree, ids: &[String], version: u32) -> anyhow::Result<()> {
@@ -57,7 +59,11 @@ async fn a_rotation_costs_a_parent_six_events_and_a_leaf_five() -> anyhow::Resul
     all_at(&tree, &ids, 2).await?;
 
     let parent = added_since(&client, "root", root_before).await?;
-    let task = [WorkflowTaskScheduled, WorkflowTaskStarted, WorkflowTaskCompleted];
+    let task = [
+        WorkflowTaskScheduled,
+        WorkflowTaskStarted,
+        WorkflowTaskCompleted,
+    ];
     let mut expected = vec![WorkflowExecutionSignaled];
     expected.extend(task);
     expected.push(UpsertWorkflowSearchAttributes);
@@ -78,7 +84,8 @@ async fn without_the_search_attribute_nothing_is_upserted() -> anyhow::Result<()
     let _worker = NodeWorker::start(&server, QUEUE, &AbsentPlane::new())?;
     let client = server.client();
     let input = leaves(2);
-    let tree = BareTree::without_search_attribute(&client, QUEUE, "ToolTree", "root", &input).await?;
+    let tree =
+        BareTree::without_search_attribute(&client, QUEUE, "ToolTree", "root", &input).await?;
     let ids = ids("root", 2);
     tree.rotate(1).await?;
     all_at(&tree, &ids, 1).await?;
@@ -109,7 +116,10 @@ async fn a_hundred_rotations_at_once_are_few_cascades() -> anyhow::Result<()> {
     // One signal is one forwarded grant: those in between were overtaken at the root.
     let added = added_since(&client, "root/leaf-3", before).await?;
     let signals = count(&added, WorkflowExecutionSignaled);
-    assert!((1..=20).contains(&signals), "{signals} signals reached the leaf");
+    assert!(
+        (1..=20).contains(&signals),
+        "{signals} signals reached the leaf"
+    );
     Ok(())
 }
 
@@ -145,7 +155,13 @@ async fn duplicates_stale_and_foreign_grants_change_nothing() -> anyhow::Result<
     conflict.fingerprint = "ffffffffffffffff".parse()?;
     tree.signal("a", &tree.issuer().issue(conflict)?).await?;
 
-    let expected = ["conflict", "other_tree", "slot_not_taken", "stale", "unknown_key"];
+    let expected = [
+        "conflict",
+        "other_tree",
+        "slot_not_taken",
+        "stale",
+        "unknown_key",
+    ];
     let counted = || async {
         let status = xylem_testkit::query(&client, "a", "apiToken").await?;
         Ok(status["rejected"].clone())

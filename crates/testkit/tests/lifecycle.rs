@@ -7,7 +7,7 @@ use temporalio_client::{Client, WorkflowStartOptions};
 use temporalio_common::{RetryPolicy, protos::temporal::api::common::v1::Payload};
 use xylem_stateful::Selection;
 use xylem_testkit::{
-    AbsentPlane, BareTree, NodeWorker, Order, Orders, TemporalServer, eventually, events,
+    AbsentPlane, BareTree, NodeWorker, Order, Orders, TemporalServer, events, eventually,
     json_payload, query, signal,
 };
 
@@ -183,7 +183,10 @@ async fn a_retried_root_finds_its_children_again() -> anyhow::Result<()> {
         let started = events(&scene.client, "root").await?;
         Ok(format!("{:?}", started.first()))
     };
-    eventually("a second attempt", restarted, |event| event.contains("attempt: 2")).await?;
+    eventually("a second attempt", restarted, |event| {
+        event.contains("attempt: 2")
+    })
+    .await?;
 
     // The second run starts from the first header: no grant, no registry. It asks for `a` again.
     scene.child_is_known("root/a").await?;
@@ -200,7 +203,14 @@ async fn a_reset_root_finds_its_children_again() -> anyhow::Result<()> {
     tree.rotate(1).await?;
     holds(&tree, "root/a", 1).await?;
     let reset = [
-        "workflow", "reset", "-w", "root", "--type", "FirstWorkflowTask", "--reason", "test",
+        "workflow",
+        "reset",
+        "-w",
+        "root",
+        "--type",
+        "FirstWorkflowTask",
+        "--reason",
+        "test",
     ];
     scene.server.run_cli(&reset).await?;
     scene.child_is_known("root/a").await?;
@@ -268,7 +278,10 @@ async fn malformed_signals_fail_no_task_and_are_quoted_nowhere() -> anyhow::Resu
         vec![raw("binary/plain", secret.into())],
         vec![raw("json/plain", format!("{{{secret}").into())],
         vec![json_payload(&json!({ "token": secret }))],
-        vec![raw("json/plain", format!("\"{}\"", "x".repeat(1024 * 1024)).into())],
+        vec![raw(
+            "json/plain",
+            format!("\"{}\"", "x".repeat(1024 * 1024)).into(),
+        )],
         vec![raw("binary/encrypted", vec![0xff, 0xfe])],
         vec![Payload::default()],
         vec![text()],
@@ -295,7 +308,10 @@ async fn malformed_signals_fail_no_task_and_are_quoted_nowhere() -> anyhow::Resu
         let is_the_signal = shown.contains("WorkflowExecutionSignaledEventAttributes");
         let bytes = format!("{:?}", secret.as_bytes());
         let inner = bytes.trim_matches(['[', ']']);
-        assert!(is_the_signal || !(shown.contains(secret) || shown.contains(inner)), "{shown}");
+        assert!(
+            is_the_signal || !(shown.contains(secret) || shown.contains(inner)),
+            "{shown}"
+        );
     }
     let status = query(&scene.client, "root", "apiToken").await?.to_string();
     assert!(!status.contains(secret));
@@ -336,11 +352,34 @@ async fn stock_tooling_reads_what_a_node_holds() -> anyhow::Result<()> {
     let ask = ["workflow", "query", "-w", "root/a", "--type", "apiToken"];
     let answer = scene.server.run_cli(&ask).await?;
     assert!(answer.contains("\"version\":1"), "{answer}");
-    let list = ["workflow", "list", "-q", "XylemTokens='default@1'", "--output", "json"];
+    let list = [
+        "workflow",
+        "list",
+        "-q",
+        "XylemTokens='default@1'",
+        "--output",
+        "json",
+    ];
     let listed = || async { scene.server.run_cli(&list).await };
-    eventually("both are listed", listed, |text| text.contains("\"root\"") && text.contains("\"root/a\"")).await?;
-    let tree_query = ["workflow", "list", "-q", "RootWorkflowId='root'", "--output", "json"];
-    assert!(scene.server.run_cli(&tree_query).await?.contains("\"root/a\""));
+    eventually("both are listed", listed, |text| {
+        text.contains("\"root\"") && text.contains("\"root/a\"")
+    })
+    .await?;
+    let tree_query = [
+        "workflow",
+        "list",
+        "-q",
+        "RootWorkflowId='root'",
+        "--output",
+        "json",
+    ];
+    assert!(
+        scene
+            .server
+            .run_cli(&tree_query)
+            .await?
+            .contains("\"root/a\"")
+    );
     Ok(())
 }
 
@@ -355,7 +394,10 @@ async fn a_cancelled_root_still_forwards_what_it_has_adopted() -> anyhow::Result
     scene.server.run_cli(&cancel).await?;
     let ended = || async {
         let events = events(&scene.client, "root").await?;
-        Ok(format!("{:?}", events.last().map(|event| event.event_type())))
+        Ok(format!(
+            "{:?}",
+            events.last().map(|event| event.event_type())
+        ))
     };
     eventually("the root is cancelled", ended, |last| {
         last.contains("WorkflowExecutionCanceled")
