@@ -179,11 +179,13 @@ pub(crate) async fn pollers(client: &Client, queue: &str, kind: TaskQueueType) -
 
 /// Temporal goes on listing a poller for minutes after its end.
 fn is_alive(poller: &PollerInfo, now: SystemTime) -> bool {
-    let seen = poller
-        .last_access_time
-        .and_then(|seen| u64::try_from(seen.seconds).ok());
-    let seen = SystemTime::UNIX_EPOCH + Duration::from_secs(seen.unwrap_or(0));
-    now.duration_since(seen).is_ok_and(|since| since < POLL) || seen > now
+    let seconds = poller.last_access_time.map(|seen| seen.seconds);
+    let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let since_epoch = Duration::from_secs(seconds.unwrap_or(0));
+    let Some(seen) = SystemTime::UNIX_EPOCH.checked_add(since_epoch) else {
+        return false;
+    };
+    seen > now || now.duration_since(seen).is_ok_and(|since| since < POLL)
 }
 
 fn overlay<T>(place: &mut Option<T>, value: Option<T>) {
