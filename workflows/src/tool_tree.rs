@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::time::Duration;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
-    WorkflowContext, WorkflowResult, WorkflowTermination,
+    TimerOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult, WorkflowTermination,
     workflows::{join_all, select},
 };
 use xylem_stateful::{Child, ChildOptions, Selection, StatefulContext, stateful};
@@ -126,9 +126,14 @@ async fn round(ctx: &WorkflowContext<ToolTree>, input: &mut ToolTreeInput) -> Wo
         ctx.cancelled().await;
         return Err(WorkflowTermination::cancelled());
     }
+    // A token of its own: SDK 1.1.1 panics where the workflow's cancellation and the timer come in
+    // one activation.
+    let pause = TimerOptions::builder(Duration::from_millis(input.pause_ms))
+        .cancellation_token(WorkflowCancellationToken::new())
+        .build();
     select! {
-        _ = ctx.timer(Duration::from_millis(input.pause_ms)) => {},
         _ = ctx.cancelled() => return Err(WorkflowTermination::cancelled()),
+        _ = ctx.timer(pause) => {},
     }
     ctx.checkpoint(input.clone()).await
 }

@@ -231,7 +231,9 @@ impl Plane {
             let Some(first) = self.first_run_of(node).await? else {
                 continue;
             };
-            if asked.contains(&first) {
+            // By run: a run that continued as new before it noticed has lost the request.
+            let run = node.run_id.clone().unwrap_or_else(|| first.clone());
+            if asked.contains(&run) {
                 continue;
             }
             match self
@@ -240,7 +242,7 @@ impl Plane {
                 .await
             {
                 Ok(()) => {
-                    asked.insert(first);
+                    asked.insert(run);
                 }
                 Err(TemporalError::NotFound) => {}
                 Err(error) => return Err(error.into()),

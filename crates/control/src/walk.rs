@@ -363,7 +363,11 @@ impl Plane {
         if execution.root.1 == tree.first_run_id {
             return Ok(true);
         }
-        let first = self.claims.first_run(&execution.root, execution).await?;
+        let first = match self.claims.first_run(&execution.root, execution).await {
+            // A node that ends between the list and this question must not fail the walk.
+            Err(TemporalError::NotFound) => None,
+            answer => answer?,
+        };
         Ok(first.is_none_or(|first| first == tree.first_run_id))
     }
 

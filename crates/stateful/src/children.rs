@@ -2,6 +2,7 @@
 
 use crate::{
     activity::{ChildOutcome, FindChild, FoundChild, NodeActivities, Select},
+    cancellable::execute,
     definition::StatefulWorkflow,
     interceptor::ChildHeaderKey,
     payload,
@@ -220,7 +221,9 @@ where
     let id =
         named.unwrap_or_else(|| format!("{}/{workflow_type}/{}", ctx.workflow_id(), ctx.uuid4()));
     let id: WorkflowId = id.parse()?;
-    let cancellation = ctx.cancellation_token().child_token();
+    // Not the workflow's own token: cancelling a node leaves its children alone, as abandoning
+    // them does. A tree is stopped deliberately.
+    let cancellation = WorkflowCancellationToken::new();
     let shared = Rc::new(RefCell::new(Stage::Starting));
     let starting = Starting {
         ctx: ctx.clone(),
@@ -494,8 +497,7 @@ async fn execute_select<W>(
     change: Select,
 ) -> Result<(), ActivityExecutionError> {
     let options = ActivityOptions::start_to_close_timeout(Duration::from_secs(10));
-    ctx.execute_activity(NodeActivities::select, change, options)
-        .await
+    execute(ctx, NodeActivities::select, change, options).await
 }
 
 /// Changes what a running child may have.

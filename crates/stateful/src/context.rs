@@ -11,7 +11,8 @@ use temporalio_common::{
     error::ActivityExecutionError,
 };
 use temporalio_workflow::{
-    ContinueAsNewOptions, WorkflowContext, WorkflowResult, workflows::WorkflowImplementation,
+    ContinueAsNewOptions, WorkflowContext, WorkflowResult, WorkflowTermination,
+    workflows::WorkflowImplementation,
 };
 use xylem_ids::{Slot, Version, WorkflowId};
 use xylem_node::{ChildStatus, Selection};
@@ -186,6 +187,10 @@ impl<W: 'static> StatefulContext<W> for WorkflowContext<W> {
             state.with(|inner| inner.node.is_settled()) && self.all_handlers_finished()
         })
         .await?;
+        // A cancellation that came in this very task would not reach the next run.
+        if self.cancellation_token().is_cancelled() {
+            return Err(WorkflowTermination::cancelled());
+        }
         self.continue_as_new(next_input, ContinueAsNewOptions::default())
             .map(|never| match never {})
     }

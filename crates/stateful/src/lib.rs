@@ -29,6 +29,7 @@
     reason = "the SDK's macro wants these bodies and generates undocumented constants"
 )]
 pub mod activity;
+mod cancellable;
 mod children;
 mod context;
 mod definition;

@@ -2,6 +2,7 @@
 
 use crate::{
     activity::{NodeActivities, ToolAnswer, ToolCall},
+    cancellable::execute,
     state::{Intake, NodeState},
 };
 use serde_json::Value;
@@ -116,9 +117,7 @@ impl<'a, W> Tool<'a, W> {
         let options = ActivityOptions::with_close_timeouts(timeouts)
             .retry_policy(retries)
             .build();
-        let answer = self
-            .ctx
-            .execute_activity(NodeActivities::call_tool, call, options)
+        let answer = execute(self.ctx, NodeActivities::call_tool, call, options)
             .await
             .map_err(|error| ToolError::Failed(Box::new(error)))?;
         if let Some(newer) = &answer.newer_grant {
