@@ -1,8 +1,9 @@
 //! The dependency table: what `ARCHITECTURE.md` says about who may use whom, compared with what
 //! the manifests say.
 //!
-//! Two tables are read, told apart by their first heading. `room` lists every room and the rooms
-//! it may use; `crate` lists crates from outside that only some rooms may use.
+//! Three tables are read, told apart by their first heading. `room` lists every room and the rooms
+//! it may use; `tests of` lists rooms whose tests reach further; `crate` lists crates from outside
+//! that only some rooms may use.
 
 use crate::metadata::{Dependency, Kind, Metadata, Package};
 use anyhow::{Context, Result, bail, ensure};
@@ -23,7 +24,7 @@ struct Room {
     /// Its directory, or `examples/<name>` for every directory in `examples`.
     path: String,
     uses: Uses,
-    /// Whether others may use it in tests only.
+    /// Whether others may use it in tests only, unless they are such rooms themselves.
     dev_only: bool,
 }
 
@@ -31,6 +32,8 @@ struct Room {
 struct Rules {
     /// By short name.
     rooms: BTreeMap<String, Room>,
+    /// What the tests of a room may use besides.
+    tests: BTreeMap<String, BTreeSet<String>>,
     /// Crates from outside, `*` standing for any ending, and the rooms that may use them.
     outside: Vec<(String, BTreeSet<String>)>,
 }
@@ -86,6 +89,7 @@ impl Rules {
         let tables = tables(architecture);
         let mut rules = Self {
             rooms: BTreeMap::new(),
+            tests: BTreeMap::new(),
             outside: Vec::new(),
         };
         for row in rows(&tables, "room")? {
@@ -96,6 +100,17 @@ impl Rules {
                 "two rooms are called {name}"
             );
             rules.rooms.insert(name, room);
+        }
+        for row in rows(&tables, "tests of")? {
+            let [name, .., also] = row else {
+                bail!("a row of the table of tests has one cell");
+            };
+            let name = unquoted(name).to_owned();
+            rules.all_known(&BTreeSet::from([name.clone()]))?;
+            let also = rules
+                .named(also)
+                .with_context(|| format!("tests of {name}"))?;
+            rules.tests.insert(name, also);
         }
         for row in rows(&tables, "crate")? {
             let [name, .., only] = row else {
@@ -152,8 +167,11 @@ impl Rules {
             Some(path) => {
                 let to = members.room_at(path)?;
                 let target = self.rooms.get(to)?;
-                let ok = if target.dev_only {
-                    edge.kind == Some(Kind::Dev)
+                let also = self.tests.get(from).is_some_and(|also| also.contains(to));
+                let ok = if edge.kind == Some(Kind::Dev) && also {
+                    true
+                } else if target.dev_only {
+                    edge.kind == Some(Kind::Dev) || room.dev_only && room.may_use(to)
                 } else {
                     to == from && edge.kind == Some(Kind::Dev) || room.may_use(to)
                 };
@@ -273,7 +291,12 @@ text | with | bars
 | `crates/b` | more | a |
 | `b2/` | top level | a, b |
 | `crates/kit` | tests; dev-dependency only | any |
+| `crates/speed` | benchmarks; dev-dependency only | any |
 | `examples/<name>` | programs | b |
+
+| tests of | also use |
+|---|---|
+| `a` | b2 |
 
 | crate | only in |
 |---|---|
@@ -298,7 +321,15 @@ text | with | bars
     }
 
     fn found(extra: &[(&str, Value)]) -> Vec<String> {
-        let packages: Vec<Value> = ["crates/a", "crates/b", "b2", "crates/kit", "examples/x"]
+        let paths = [
+            "crates/a",
+            "crates/b",
+            "b2",
+            "crates/kit",
+            "crates/speed",
+            "examples/x",
+        ];
+        let packages: Vec<Value> = paths
             .iter()
             .map(|path| {
                 let edges = extra.iter().filter(|(from, _)| from == path);
@@ -322,6 +353,15 @@ text | with | bars
     }
 
     #[test]
+    fn tests_reach_as_far_as_their_table_says() {
+        assert_eq!(found(&[("crates/a", inside("b2", json!("dev")))]), [""; 0]);
+        let library = found(&[("crates/a", inside("b2", Value::Null))]);
+        assert_eq!(library, ["a uses b2, which the table does not allow"]);
+        let other = found(&[("crates/b", inside("b2", json!("dev")))]);
+        assert_eq!(other, ["b uses b2, which the table does not allow"]);
+    }
+
+    #[test]
     fn edges_of_the_table_are_allowed() {
         let none = Value::Null;
         assert_eq!(
@@ -329,6 +369,7 @@ text | with | bars
                 ("crates/b", inside("crates/a", none.clone())),
                 ("b2", inside("crates/b", json!("build"))),
                 ("crates/kit", inside("b2", none.clone())),
+                ("crates/speed", inside("crates/kit", none.clone())),
                 ("crates/a", inside("crates/kit", json!("dev"))),
                 ("examples/x", inside("crates/b", none.clone())),
                 ("crates/b", outside("sqlx", none.clone())),

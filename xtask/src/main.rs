@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo xtask demo`, `test`, `check` and `temporal`.
+//! The repository's own commands: `cargo xtask demo`, `test`, `bench`, `check` and `temporal`.
 //!
 //! Each command works from nothing on a machine with Rust and Python 3. What it starts ends with
 //! it; how a child exits is how the command exits.
@@ -9,6 +9,7 @@
     reason = "a command-line program talks to its terminal"
 )]
 
+mod bench;
 mod check;
 mod demo;
 mod dependencies;
@@ -39,6 +40,8 @@ enum Command {
     Test(test::Options),
     /// Rotates a token through a living tree on a real Temporal server and shows the result.
     Demo(demo::Options),
+    /// Measures, and fails where a figure misses its bar.
+    Bench(bench::Options),
     /// Prints the path of the Temporal CLI, which is fetched if there is none.
     Temporal,
 }
@@ -60,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check => check::run(&workspace),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Demo(options) => demo::run(&workspace, &options),
+        Command::Bench(options) => bench::run(&workspace, &options),
         Command::Temporal => {
             println!("{}", temporal::locate(&workspace)?.display());
             Ok(())
