@@ -112,7 +112,11 @@ impl Node {
             if outcome.gone.contains(&node.workflow_id) {
                 self.children.remove(&node.workflow_id);
             } else if outcome.undelivered.contains(&node.workflow_id) {
+                let held = self.held.values().map(|held| &held.grant);
+                let is_overtaken = child.due(held).any(|grant| !grants.contains(grant));
                 child.missed = match plan.stage {
+                    // What is due now has not been tried.
+                    _ if is_overtaken => Missed::No,
                     Stage::Local => Missed::Once,
                     Stage::Regular => Missed::LeftToSweep,
                 };

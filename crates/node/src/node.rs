@@ -115,7 +115,8 @@ impl Node {
     ///
     /// Grants in the header were chosen by whoever started the node; they are verified like any
     /// other, and what does not verify is counted. An expired one is kept out: the first
-    /// redemption or the sweep brings a newer one.
+    /// redemption or the sweep brings a newer one. What the previous run held stays held, expired
+    /// or not: if it were forgotten, an older grant that has not expired could take its place.
     #[must_use]
     pub fn new(start: Start, now: UnixSeconds) -> Self {
         let mut node = Self {
@@ -129,13 +130,7 @@ impl Node {
             asked_at: None,
         };
         for text in &start.grants {
-            node.receive(text, Source::Start, now);
-        }
-        for (slot, (adopted_at, source)) in start.carried.adopted {
-            if let Some(held) = node.held.get_mut(&slot) {
-                held.adopted_at = adopted_at;
-                held.source = source;
-            }
+            node.take(text, Source::Start, now, &start.carried.adopted);
         }
         for child in node.children.values_mut() {
             child.inherited = true;
@@ -156,16 +151,28 @@ impl Node {
 
     /// Takes in a grant in its wire form, at workflow time `now`.
     pub fn receive(&mut self, text: &str, source: Source, now: UnixSeconds) -> Received {
-        match UnverifiedGrant::parse(text) {
+        self.take(text, source, now, &BTreeMap::new())
+    }
+
+    /// The same; a slot that was filled `earlier` is filled again as of that time.
+    fn take(
+        &mut self,
+        text: &str,
+        source: Source,
+        now: UnixSeconds,
+        earlier: &BTreeMap<Slot, (UnixSeconds, Source)>,
+    ) -> Received {
+        match UnverifiedGrant::parse(text).and_then(|grant| grant.verify(&self.issuers)) {
+            Ok(grant) => {
+                let known = earlier.get(grant.slot()).copied();
+                let (adopted_at, source) = known.unwrap_or((now, source));
+                self.adopt(grant, source, adopted_at)
+            }
+            Err(Reject::UnknownKey) if self.may_wait(now) => {
+                self.waiting.push((text.to_owned(), source));
+                Received::Waiting
+            }
             Err(reject) => self.reject(reject.into()),
-            Ok(grant) => match grant.verify(&self.issuers) {
-                Ok(grant) => self.adopt(grant, source, now),
-                Err(Reject::UnknownKey) if self.may_wait(now) => {
-                    self.waiting.push((text.to_owned(), source));
-                    Received::Waiting
-                }
-                Err(reject) => self.reject(reject.into()),
-            },
         }
     }
 

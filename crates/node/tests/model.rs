@@ -4,16 +4,23 @@
 //! half way and are repeated, forwards that do not reach a child, continue-as-new, retries and
 //! resets is explored within small budgets. The races of the design show here, not on a server.
 
+#[allow(
+    dead_code,
+    reason = "each of the tests that share it needs other parts of it"
+)]
 mod support;
 
 use stateright::{Checker, Model, Property};
-use std::{collections::BTreeSet, sync::OnceLock};
+use std::{collections::BTreeSet, sync::OnceLock, time::Duration};
 use support::{NOW, child_id, child_type, grant, held_version, node, run, slots, start};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::WorkflowId;
 use xylem_node::{Node, Outcome, Plan, Selection, Source, Stage, Start};
 
 const CHILDREN: [&str; 2] = ["a", "b"];
+
+/// Longer than any grant is valid.
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 fn version(number: u8) -> &'static VerifiedGrant {
     static GRANTS: OnceLock<Vec<VerifiedGrant>> = OnceLock::new();
@@ -438,7 +445,8 @@ impl World {
                     carried,
                     ..start(grants)
                 };
-                self.parent = Node::new(again, NOW);
+                // So late that all it holds has expired: that must not make it fall back.
+                self.parent = Node::new(again, NOW.plus(A_DAY));
             }
             Step::ParentIsReset => {
                 self.budget.resets -= 1;
