@@ -21,7 +21,7 @@ const DEEPEST: usize = 100;
 type Run = (WorkflowId, RunId);
 
 /// Checks claims. What it remembers of runs never changes; confirmations count for 5 s.
-pub(crate) struct ClaimChecker {
+pub struct ClaimChecker {
     temporal: Arc<dyn Temporal>,
     confirmed: Memory<(Claims, bool), (Instant, Lineage)>,
     /// A run's first run.
@@ -31,7 +31,9 @@ pub(crate) struct ClaimChecker {
 }
 
 impl ClaimChecker {
-    pub(crate) fn new(temporal: Arc<dyn Temporal>) -> Self {
+    /// One that remembers nothing yet.
+    #[must_use]
+    pub fn new(temporal: Arc<dyn Temporal>) -> Self {
         Self {
             temporal,
             confirmed: Memory::default(),

@@ -21,6 +21,7 @@ pub mod temporal;
 mod view;
 mod walk;
 
+pub use claims::ClaimChecker;
 pub use plane::Settings;
 pub use schedule::{CONTROL_QUEUE, WorkerError};
 pub use serve::{ServeError, bind};
