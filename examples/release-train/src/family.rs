@@ -13,9 +13,7 @@ use temporalio_workflow::{
     WorkflowContext, WorkflowContextView, WorkflowResult, workflows::join_all,
 };
 use xylem_ids::WorkflowId;
-use xylem_stateful::{
-    Child, ChildOptions, Selection, StartChildError, StatefulContext, stateful,
-};
+use xylem_stateful::{Child, ChildOptions, Selection, StartChildError, StatefulContext, stateful};
 
 /// The root: starts the stages, and asks again and again whether the platform is up.
 #[workflow]

@@ -14,9 +14,15 @@
 //! Nothing in these definitions deals with a token. They declare slots, start children and call
 //! tools; the rest is the library's.
 
-#[expect(missing_docs, reason = "the SDK macro generates undocumented constants")]
+#[expect(
+    missing_docs,
+    reason = "the SDK macro generates undocumented constants"
+)]
 mod family;
-#[expect(missing_docs, reason = "the SDK macro generates undocumented constants")]
+#[expect(
+    missing_docs,
+    reason = "the SDK macro generates undocumented constants"
+)]
 mod leaves;
 mod plan;
 mod work;

@@ -102,9 +102,22 @@ impl TrainPlan {
             pace: None,
             progress: Progress::default(),
         };
-        let services = ["api", "billing", "catalog", "login", "mail", "search", "web"];
-        let builds = ["api", "billing", "catalog", "docs", "login", "mail", "search", "web"];
-        let suites = ["unit", "integration", "contract", "browser", "load", "fuzz", "upgrade", "security"];
+        let services = [
+            "api", "billing", "catalog", "login", "mail", "search", "web",
+        ];
+        let builds = [
+            "api", "billing", "catalog", "docs", "login", "mail", "search", "web",
+        ];
+        let suites = [
+            "unit",
+            "integration",
+            "contract",
+            "browser",
+            "load",
+            "fuzz",
+            "upgrade",
+            "security",
+        ];
         let smoke = ["checkout", "signup", "login", "search", "mail", "invoice"];
         let notes = ["changelog", "support", "press", "audit"];
         Self {

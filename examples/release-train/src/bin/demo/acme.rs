@@ -24,10 +24,8 @@ struct Ready {
 
 /// What the API has counted for one token.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Counted {
-    pub(crate) label: String,
-    pub(crate) calls: u64,
-    pub(crate) refusals: u64,
+struct Counted {
+    refusals: u64,
 }
 
 impl Acme {
@@ -50,7 +48,9 @@ impl Acme {
 
     /// Lets the API issue a token.
     pub(crate) async fn issue(&self, label: &str) -> Result<SecretString> {
-        let request = self.admin(Method::POST, "tokens").json(&json!({ "label": label }));
+        let request = self
+            .admin(Method::POST, "tokens")
+            .json(&json!({ "label": label }));
         let answer = request.send().await?.error_for_status()?;
         Ok(SecretString::from(answer.text().await?))
     }
@@ -64,10 +64,11 @@ impl Acme {
         }
     }
 
-    /// What the API has counted, by token.
-    pub(crate) async fn counts(&self) -> Result<Vec<Counted>> {
+    /// How many calls the API has refused so far, whatever the token.
+    pub(crate) async fn refusals(&self) -> Result<u64> {
         let answer = self.admin(Method::GET, "tokens").send().await?;
-        Ok(answer.error_for_status()?.json().await?)
+        let counted: Vec<Counted> = answer.error_for_status()?.json().await?;
+        Ok(counted.iter().map(|token| token.refusals).sum())
     }
 
     /// The status of a call with a token.
@@ -78,7 +79,9 @@ impl Acme {
     }
 
     fn admin(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}/admin/{path}", self.url));
+        let request = self
+            .http
+            .request(method, format!("{}/admin/{path}", self.url));
         request.bearer_auth(self.admin_key.expose_secret())
     }
 }

@@ -24,7 +24,10 @@ pub(crate) struct Run {
 /// Every run of every workflow in the namespace, oldest first.
 pub(crate) async fn fetch_all(client: &Client) -> Result<Vec<Run>> {
     let listed = client.list_workflows("", WorkflowListOptions::default());
-    let mut listed: Vec<_> = listed.try_collect().await.context("listing the workflows")?;
+    let mut listed: Vec<_> = listed
+        .try_collect()
+        .await
+        .context("listing the workflows")?;
     listed.sort_by_key(|execution| execution.start_time());
     let mut runs = Vec::with_capacity(listed.len());
     for execution in listed {
@@ -67,12 +70,19 @@ pub(crate) fn cascade(runs: &[Run], root: &str, version: u32) -> Result<Cascade>
     let mut adopted = BTreeMap::new();
     let mut began = None;
     for run in runs {
-        let Some(task) = adopting_task(run, &value) else { continue };
+        let Some(task) = adopting_task(run, &value) else {
+            continue;
+        };
         let completed = run.events.iter().find(|event| event.event_id == task);
-        let Some(at) = completed.and_then(time) else { continue };
+        let Some(at) = completed.and_then(time) else {
+            continue;
+        };
         if run.workflow_id == root && began.is_none() {
             let signals = run.events.iter().take_while(|event| event.event_id < task);
-            began = signals.filter(|event| is_api_token(event)).last().and_then(time);
+            began = signals
+                .filter(|event| is_api_token(event))
+                .last()
+                .and_then(time);
         }
         adopted.entry(run.workflow_id.clone()).or_insert(at);
     }
@@ -90,7 +100,9 @@ fn adopting_task(run: &Run, value: &str) -> Option<i64> {
         };
         let fields = &upsert.search_attributes.as_ref()?.indexed_fields;
         let tokens = String::from_utf8_lossy(&fields.get("XylemTokens")?.data);
-        tokens.contains(value).then_some(upsert.workflow_task_completed_event_id)
+        tokens
+            .contains(value)
+            .then_some(upsert.workflow_task_completed_event_id)
     })
 }
 

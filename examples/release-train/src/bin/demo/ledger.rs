@@ -97,13 +97,22 @@ impl Ledger {
 
     /// How often the vault has given a version out after a place.
     pub(crate) fn leases(&self, version: u32, mark: Mark) -> usize {
-        let leases = self.since(mark).filter(|entry| is(entry, "redeem", "granted"));
-        leases.filter(|entry| version_of(entry) == Some(version)).count()
+        let leases = self
+            .since(mark)
+            .filter(|entry| is(entry, "redeem", "granted"));
+        leases
+            .filter(|entry| version_of(entry) == Some(version))
+            .count()
     }
 
     /// How often a node was given a token after a place, and how often refused, by reason.
-    pub(crate) fn of_node(&self, workflow_id: &str, mark: Mark) -> (usize, BTreeMap<String, usize>) {
-        let mine = |entry: &&AuditEntry| entry.action == "redeem" && entry.workflow_id == workflow_id;
+    pub(crate) fn of_node(
+        &self,
+        workflow_id: &str,
+        mark: Mark,
+    ) -> (usize, BTreeMap<String, usize>) {
+        let mine =
+            |entry: &&AuditEntry| entry.action == "redeem" && entry.workflow_id == workflow_id;
         let mut granted = 0;
         let mut denied = BTreeMap::new();
         for entry in self.since(mark).filter(mine) {
@@ -117,8 +126,13 @@ impl Ledger {
 
     /// Answered calls of a node.
     pub(crate) fn calls_of(&self, workflow_id: &str) -> usize {
-        let answered = self.entries.iter().filter(|entry| is(entry, "outcome", "succeeded"));
-        answered.filter(|entry| entry.workflow_id == workflow_id).count()
+        let answered = self
+            .entries
+            .iter()
+            .filter(|entry| is(entry, "outcome", "succeeded"));
+        answered
+            .filter(|entry| entry.workflow_id == workflow_id)
+            .count()
     }
 
     /// Refusals of nodes other than this one, by reason: there should be none.
@@ -136,7 +150,9 @@ impl Ledger {
     pub(crate) fn calls(&self) -> BTreeMap<u32, Calls> {
         let mut calls: BTreeMap<u32, Calls> = BTreeMap::new();
         for entry in &self.entries {
-            let Some(version) = version_of(entry) else { continue };
+            let Some(version) = version_of(entry) else {
+                continue;
+            };
             let of_version = calls.entry(version).or_default();
             match (entry.action.as_str(), entry.outcome.as_str()) {
                 ("redeem", "granted") if entry.attempt > 1 => of_version.retries += 1,

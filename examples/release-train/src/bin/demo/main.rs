@@ -69,7 +69,11 @@ async fn in_a_directory(options: &Options) -> Result<()> {
     let done = run(options, directory.path()).await;
     if done.is_err() {
         let kept = directory.keep();
-        let _ = writeln!(io::stderr(), "databases and logs are kept in {}", kept.display());
+        let _ = writeln!(
+            io::stderr(),
+            "databases and logs are kept in {}",
+            kept.display()
+        );
     }
     done
 }
@@ -93,27 +97,26 @@ async fn run(options: &Options, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn show(
-    options: &Options,
-    directory: &Path,
-    progress: &Progress,
-) -> Result<(Stack, Report)> {
+async fn show(options: &Options, directory: &Path, progress: &Progress) -> Result<(Stack, Report)> {
     let mut stack = Stack::start(directory, |step| progress.step(step)).await?;
     let story = Story::new(&mut stack, progress, pace(options))?;
-    let (mut report, runs) = story.tell(options.stay).await?;
+    let (mut report, runs) = story.tell(options.stay || options.record.is_some()).await?;
     if let Some(directory) = &options.record {
-        record::record(runs, directory).await.context("recording histories")?;
+        record::record(runs, directory)
+            .await
+            .context("recording histories")?;
     }
     report.took_ms = progress.finish().as_millis();
     report.judge();
     Ok((stack, report))
 }
 
-/// A call a second and workflow; fewer where histories are recorded, so that they are short.
+/// A call a second and workflow, and new runs often, so that the token is rotated while workflows
+/// continue as new; slower where histories are recorded, so that they are short.
 fn pace(options: &Options) -> Pace {
     let (pause_ms, rounds_per_run) = match options.record {
-        None => (1_000, 20),
-        Some(_) => (3_000, 3),
+        None => (1_000, 6),
+        Some(_) => (4_000, 3),
     };
     Pace {
         pause_ms,

@@ -122,7 +122,8 @@ impl Search {
     /// What is in these bytes. Forms that read alike are all found.
     pub(crate) fn run(&self, bytes: &[u8]) -> Finds {
         let hits = self.automaton.find_overlapping_iter(bytes);
-        hits.map(|hit| self.owners[hit.pattern().as_usize()]).collect()
+        hits.map(|hit| self.owners[hit.pattern().as_usize()])
+            .collect()
     }
 }
 
@@ -145,7 +146,10 @@ mod tests {
         let search = search();
         for form in Form::ALL {
             let text = format!("before {} after", form.write(SECRET));
-            assert!(search.run(text.as_bytes()).contains(&("secret", form)), "{form:?}");
+            assert!(
+                search.run(text.as_bytes()).contains(&("secret", form)),
+                "{form:?}"
+            );
         }
     }
 
@@ -156,7 +160,10 @@ mod tests {
             for after in 0..6 {
                 let text = format!("{}{SECRET}{}", "a".repeat(before), "z".repeat(after));
                 let finds = search.run(STANDARD_NO_PAD.encode(text).as_bytes());
-                assert!(finds.contains(&("secret", Form::Base64(before % 3))), "{before} {after}");
+                assert!(
+                    finds.contains(&("secret", Form::Base64(before % 3))),
+                    "{before} {after}"
+                );
             }
         }
     }
@@ -168,7 +175,10 @@ mod tests {
             let text = form.write(SECRET);
             for tear in 0..text.len() {
                 let torn = format!("{}\0\0\0\u{7}{}", &text[..tear], &text[tear..]);
-                assert!(search.run(torn.as_bytes()).contains(&("secret", form)), "{form:?} {tear}");
+                assert!(
+                    search.run(torn.as_bytes()).contains(&("secret", form)),
+                    "{form:?} {tear}"
+                );
             }
         }
     }

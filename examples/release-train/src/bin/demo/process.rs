@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -30,8 +30,8 @@ impl Program {
         let log = logs.join(format!("{name}.log"));
         let child = command
             .stdin(Stdio::null())
-            .stdout(File::create(&output)?)
-            .stderr(File::create(&log)?)
+            .stdout(appended(&output)?)
+            .stderr(appended(&log)?)
             // A group of its own: Ctrl-C reaches the demonstration only, which stops the rest in
             // the right order.
             .process_group(0)
@@ -115,6 +115,11 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.stop();
     }
+}
+
+fn appended(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    file.with_context(|| format!("{} could not be opened", path.display()))
 }
 
 /// Runs a command to its end and answers with what it printed. The error shows what it said.

@@ -36,7 +36,11 @@ pub(crate) async fn record(runs: Vec<Run>, directory: &Path) -> Result<()> {
 
 fn is_of_the_train(workflow_type: &str) -> bool {
     let types = release_train::workflows().map(|workflows| workflows.definitions().to_vec());
-    types.is_ok_and(|types| types.iter().any(|of| of.workflow_type.as_str() == workflow_type))
+    types.is_ok_and(|types| {
+        types
+            .iter()
+            .any(|of| of.workflow_type.as_str() == workflow_type)
+    })
 }
 
 /// Identities name a process and a machine.

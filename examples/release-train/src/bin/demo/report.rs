@@ -42,9 +42,7 @@ pub(crate) struct Report {
     pub(crate) other_refusals: BTreeMap<String, u64>,
     /// Workflows of the tree that had ended before it was stopped.
     pub(crate) not_running: Vec<String>,
-    /// The API's own count of calls, by token.
-    pub(crate) calls_at_api: BTreeMap<String, u64>,
-    /// The API's own count of calls it refused.
+    /// The API's own count of calls that it refused to the train.
     pub(crate) refusals_at_api: u64,
     /// Canaries: one for each form and place.
     pub(crate) canaries_planted: usize,
@@ -133,20 +131,35 @@ impl Report {
         let outdated = &self.outdated;
         let conditions = [
             (self.calls_failed == 0, "calls failed"),
-            (self.not_running.is_empty(), "workflows of the tree have ended"),
+            (
+                self.not_running.is_empty(),
+                "workflows of the tree have ended",
+            ),
             (
                 self.called_after_revocation == self.entitled && self.entitled > 0,
                 "not every entitled workflow has called under version 2 after the revocation",
             ),
             (outdated.is_revoked, "version 1 is not revoked"),
-            (outdated.leases_since == 0, "version 1 was given out after its revocation"),
-            (outdated.stragglers == 0, "version 1 was revoked over stragglers"),
+            (
+                outdated.leases_since == 0,
+                "version 1 was given out after its revocation",
+            ),
+            (
+                outdated.stragglers == 0,
+                "version 1 was revoked over stragglers",
+            ),
             (
                 !outdated.rollback_refused.is_empty(),
                 "the vault did not say why it refuses version 1",
             ),
-            (outdated.api_status == 401, "the API does not refuse version 1"),
-            (outdated.api_status_of_new == 200, "the API does not take version 2"),
+            (
+                outdated.api_status == 401,
+                "the API does not refuse version 1",
+            ),
+            (
+                outdated.api_status_of_new == 200,
+                "the API does not take version 2",
+            ),
             (
                 self.excluded.refusals.contains_key("excluded") && self.excluded.granted_since == 0,
                 "the excluded workflow was not refused",
@@ -172,7 +185,11 @@ impl Report {
     }
 
     fn draw(&self, parent: &str, indent: &str, text: &mut String) {
-        let children: Vec<_> = self.tree.iter().filter(|node| node.parent == parent).collect();
+        let children: Vec<_> = self
+            .tree
+            .iter()
+            .filter(|node| node.parent == parent)
+            .collect();
         for (index, node) in children.iter().enumerate() {
             let is_last = index + 1 == children.len();
             let (branch, below) = match (node.depth, is_last) {
@@ -224,7 +241,11 @@ impl Report {
             text,
             "v1 at the vault: given out {leases_since} times since, and not taken back ({rollback_refused})"
         )?;
-        writeln!(text, "v1 at the API: {api_status}; v2: {}", self.outdated.api_status_of_new)?;
+        writeln!(
+            text,
+            "v1 at the API: {api_status}; v2: {}",
+            self.outdated.api_status_of_new
+        )?;
         let refusals: usize = self.excluded.refusals.values().sum();
         writeln!(
             text,
@@ -233,15 +254,26 @@ impl Report {
         )?;
         self.search_section(text)?;
         match self.passed {
-            true => writeln!(text, "\nall as it should be, after {} s", self.took_ms / 1000),
+            true => writeln!(
+                text,
+                "\nall as it should be, after {} s",
+                self.took_ms / 1000
+            ),
             false => writeln!(text, "\nNOT as it should be: {}", self.problems.join("; ")),
         }
     }
 
     fn search_section(&self, text: &mut String) -> std::fmt::Result {
-        writeln!(text, "\nsearched for both tokens in plain, base64, hex and URL encoding:")?;
+        writeln!(
+            text,
+            "\nsearched for both tokens in plain, base64, hex and URL encoding:"
+        )?;
         for place in &self.searched {
-            let SearchedPlace { place, parts, bytes } = place;
+            let SearchedPlace {
+                place,
+                parts,
+                bytes,
+            } = place;
             writeln!(text, "  {place:36} {bytes:>10} bytes in {parts}")?;
         }
         writeln!(

@@ -41,9 +41,18 @@ pub(crate) async fn plant(stack: &Stack, canary: &SecretString) -> Result<()> {
         .collect();
     let input = json!(forms).to_string();
     // Nobody polls this task queue: the workflow does nothing but keep its input.
-    let arguments = ["workflow", "start", "--type", "Canary", "--task-queue", "canary"];
+    let arguments = [
+        "workflow",
+        "start",
+        "--type",
+        "Canary",
+        "--task-queue",
+        "canary",
+    ];
     let named = ["--workflow-id", "canary", "--input", input.as_str()];
-    stack.temporal_cli(&[&arguments[..], &named[..]].concat()).await?;
+    stack
+        .temporal_cli(&[&arguments[..], &named[..]].concat())
+        .await?;
 
     for (index, forms) in forms.chunks(4).enumerate() {
         let tool = Tool {
@@ -54,11 +63,18 @@ pub(crate) async fn plant(stack: &Stack, canary: &SecretString) -> Result<()> {
             path: "/v1/status".to_owned(),
             ..Tool::default()
         };
-        stack.client.register_tool(tool).await.context("planting the canary in a tool")?;
+        stack
+            .client
+            .register_tool(tool)
+            .await
+            .context("planting the canary in a tool")?;
     }
 
     let line = forms.join(" ");
-    for log in files(stack.directory())?.iter().filter(|file| kind(file) == Kind::Log) {
+    for log in files(stack.directory())?
+        .iter()
+        .filter(|file| kind(file) == Kind::Log)
+    {
         let mut log = OpenOptions::new().append(true).open(log)?;
         writeln!(log, "{line}")?;
     }
@@ -183,6 +199,8 @@ pub(crate) fn described(places: &[Place]) -> Vec<Value> {
 
 /// Places where a form of the canary was missed.
 pub(crate) fn blind(places: &[Place]) -> Vec<String> {
-    let missed = places.iter().filter(|place| place.finds.len() < Form::ALL.len());
+    let missed = places
+        .iter()
+        .filter(|place| place.finds.len() < Form::ALL.len());
     missed.map(|place| place.place.clone()).collect()
 }

@@ -116,7 +116,12 @@ impl Stack {
             "--namespace",
             &self.endpoints.namespace,
         ]);
-        let name = arguments.iter().take(3).copied().collect::<Vec<_>>().join(" ");
+        let name = arguments
+            .iter()
+            .take(3)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ");
         process::run(&format!("temporal {name}"), command).await
     }
 
@@ -175,7 +180,14 @@ async fn enrol(directory: &Path, data: &DataDir) -> Result<PathBuf> {
     let key = directory.join("train-worker.key");
     let mut command = xylem_command(data)?;
     command
-        .args(["key", "create", "--agent", "train-worker", "--role", "worker"])
+        .args([
+            "key",
+            "create",
+            "--agent",
+            "train-worker",
+            "--role",
+            "worker",
+        ])
         .args(["--task-queue", TASK_QUEUE, "--to"])
         .arg(&key);
     process::run("xylem key create", command).await?;

@@ -81,8 +81,13 @@ impl<'a> Story<'a> {
         let second = self.rotate(entitled.len()).await?;
         let revocation = self.revoke().await?;
         let revoked = self.ledger.mark();
-        self.until_called(&entitled, 2, revoked, "calling under version 2 after the revocation")
-            .await?;
+        self.until_called(
+            &entitled,
+            2,
+            revoked,
+            "calling under version 2 after the revocation",
+        )
+        .await?;
         let tokens = Tokens { first, second };
         let rotated = Rotated {
             tokens,
@@ -96,7 +101,8 @@ impl<'a> Story<'a> {
 
     /// Deposits version 1 and starts the tree with it.
     async fn start(&mut self) -> Result<SecretString> {
-        self.progress.step("starting the release train with version 1 of the token");
+        self.progress
+            .step("starting the release train with version 1 of the token");
         let token = self.stack.acme.issue("v1").await?;
         let start = StartTree {
             workflow_id: self.tree.clone(),
@@ -107,11 +113,18 @@ impl<'a> Story<'a> {
                 slot: self.slot.clone(),
                 deposit: self.deposit(&token)?,
             }],
-            tools: TOOLS.iter().map(|tool| tool.parse()).collect::<Result<_, _>>()?,
+            tools: TOOLS
+                .iter()
+                .map(|tool| tool.parse())
+                .collect::<Result<_, _>>()?,
             intake: Some(false),
             request_id: String::new(),
         };
-        self.stack.client.start_tree(start).await.context("starting the tree")?;
+        self.stack
+            .client
+            .start_tree(start)
+            .await
+            .context("starting the tree")?;
         Ok(token)
     }
 
@@ -130,7 +143,8 @@ impl<'a> Story<'a> {
     async fn until_all_work(&mut self) -> Result<BTreeSet<String>> {
         let total = self.plan.nodes();
         let query = format!("RootWorkflowId = '{TREE}' AND ExecutionStatus = 'Running'");
-        self.until_counted("workflows running", &query, total).await?;
+        self.until_counted("workflows running", &query, total)
+            .await?;
         let view = self.converged().await?;
         let entitled: BTreeSet<String> = view
             .nodes
@@ -139,7 +153,8 @@ impl<'a> Story<'a> {
             .map(|node| node.workflow_id.clone())
             .collect();
         let begin = self.ledger.mark();
-        self.until_called(&entitled, 1, begin, "calling under version 1").await?;
+        self.until_called(&entitled, 1, begin, "calling under version 1")
+            .await?;
         Ok(entitled)
     }
 
@@ -151,18 +166,26 @@ impl<'a> Story<'a> {
             held: true,
         };
         let input = json!(change).to_string();
-        self.progress.step("excluding one rollout, with an update of the stock Temporal CLI");
+        self.progress
+            .step("excluding one rollout, with an update of the stock Temporal CLI");
         let update = ["workflow", "update", "execute", "--workflow-id", &fleet];
         let named = ["--name", "hold", "--input", &input];
-        self.stack.temporal_cli(&[&update[..], &named[..]].concat()).await?;
+        self.stack
+            .temporal_cli(&[&update[..], &named[..]].concat())
+            .await?;
         self.ledger.read_on().await?;
         let mark = self.ledger.mark();
         let ledger = &mut self.ledger;
         self.progress
-            .until("refusals of the excluded rollout", 1, PATIENCE, async || {
-                ledger.read_on().await?;
-                Ok(ledger.of_node(&held(), mark).1.values().sum())
-            })
+            .until(
+                "refusals of the excluded rollout",
+                1,
+                PATIENCE,
+                async || {
+                    ledger.read_on().await?;
+                    Ok(ledger.of_node(&held(), mark).1.values().sum())
+                },
+            )
             .await?;
         Ok(mark)
     }
@@ -175,16 +198,21 @@ impl<'a> Story<'a> {
             ..self.deposit(&token)?
         };
         let client = self.stack.client.clone();
-        client.rotate_token(&self.tree, &self.slot, deposit).await.context("rotating")?;
+        client
+            .rotate_token(&self.tree, &self.slot, deposit)
+            .await
+            .context("rotating")?;
         let query = format!("RootWorkflowId = '{TREE}' AND XylemTokens = 'default@2'");
-        self.until_counted("workflows on version 2", &query, entitled).await?;
+        self.until_counted("workflows on version 2", &query, entitled)
+            .await?;
         self.converged().await?;
         Ok(token)
     }
 
     /// Revokes version 1, in Xylem behind the gate and then at the API.
     async fn revoke(&mut self) -> Result<v1::RevokeTokenResponse> {
-        self.progress.step("revoking version 1, in Xylem and at the API");
+        self.progress
+            .step("revoking version 1, in Xylem and at the API");
         let request = RevokeTokenRequest {
             tree: TREE.to_owned(),
             slot: self.slot.to_string(),
@@ -202,7 +230,7 @@ impl<'a> Story<'a> {
 
     async fn conclude(mut self, rotated: Rotated, stay: bool) -> Result<(Report, Vec<Run>)> {
         self.progress.step("looking at what has happened");
-        let counts = self.stack.acme.counts().await?;
+        let refusals_at_api = self.stack.acme.refusals().await?;
         let outdated = self.outdated(&rotated).await?;
         let view = self.view().await?;
         self.ledger.read_on().await?;
@@ -214,7 +242,12 @@ impl<'a> Story<'a> {
         let (granted, refusals) = self.ledger.of_node(&held(), rotated.held_since);
         let mut report = Report {
             nodes: view.nodes.len(),
-            levels: view.nodes.iter().map(|node| node.depth + 1).max().unwrap_or(0),
+            levels: view
+                .nodes
+                .iter()
+                .map(|node| node.depth + 1)
+                .max()
+                .unwrap_or(0),
             entitled: rotated.entitled.len(),
             called_after_revocation: self.ledger.callers(2, rotated.revoked).len(),
             cascade_ms: cascade.duration().as_millis(),
@@ -228,11 +261,7 @@ impl<'a> Story<'a> {
             other_refusals: self.ledger.refusals_of_others(&held()),
             outdated,
             not_running: not_running(&view),
-            refusals_at_api: counts.iter().map(|count| count.refusals).sum(),
-            calls_at_api: counts
-                .into_iter()
-                .map(|count| (count.label, count.calls))
-                .collect(),
+            refusals_at_api,
             ..Report::default()
         };
         report.count(self.ledger.calls());
@@ -244,11 +273,13 @@ impl<'a> Story<'a> {
     async fn outdated(&mut self, rotated: &Rotated) -> Result<Outdated> {
         let client = &self.stack.client;
         let versions = client.token_status(&self.tree, Some(&self.slot)).await?;
-        let first = versions.iter().find(|version| {
-            version.order.is_some_and(|order| order.version == 1)
-        });
+        let first = versions
+            .iter()
+            .find(|version| version.order.is_some_and(|order| order.version == 1));
         let first = first.context("the vault does not know version 1")?;
-        let again = client.rollback_token(&self.tree, &self.slot, Some(Version(1))).await;
+        let again = client
+            .rollback_token(&self.tree, &self.slot, Some(Version(1)))
+            .await;
         let refused = match again {
             Ok(_) => bail!("the vault has taken version 1 back although it is revoked"),
             Err(error) => error.reason().unwrap_or_default().to_owned(),
@@ -264,7 +295,10 @@ impl<'a> Story<'a> {
     }
 
     fn line(&self, node: &Node) -> NodeLine {
-        let slot = node.slots.iter().find(|slot| slot.slot == self.slot.as_str());
+        let slot = node
+            .slots
+            .iter()
+            .find(|slot| slot.slot == self.slot.as_str());
         NodeLine {
             workflow_id: node.workflow_id.clone(),
             parent: node.parent_workflow_id.clone(),
@@ -307,14 +341,16 @@ impl<'a> Story<'a> {
 
     /// Plants a canary and finds it; then searches for the tokens in the same way.
     async fn search(&mut self, report: &mut Report, tokens: Tokens) -> Result<()> {
-        self.progress.step("searching for a canary in everything that was written");
+        self.progress
+            .step("searching for a canary in everything that was written");
         let canary = self.stack.acme.issue("canary").await?;
         scan::plant(self.stack, &canary).await?;
         let places = scan::search(self.stack, &[scan::canary(&canary)]).await?;
         (report.canaries_found, report.canaries_planted) = scan::canaries(&places);
         report.blind = scan::blind(&places);
 
-        self.progress.step("searching for both tokens in the same places");
+        self.progress
+            .step("searching for both tokens in the same places");
         let secret = |label, value| Secret { label, value };
         let secrets = [secret("v1", tokens.first), secret("v2", tokens.second)];
         let places = scan::search(self.stack, &secrets).await?;
@@ -336,7 +372,10 @@ impl<'a> Story<'a> {
         self.progress
             .until(what, total, PATIENCE, async || {
                 stack.check()?;
-                let count = stack.temporal.count_workflows(query, Default::default()).await?;
+                let count = stack
+                    .temporal
+                    .count_workflows(query, Default::default())
+                    .await?;
                 Ok(count.count())
             })
             .await
@@ -355,7 +394,10 @@ impl<'a> Story<'a> {
                 stack.check()?;
                 ledger.read_on().await?;
                 let callers = ledger.callers(version, since);
-                Ok(nodes.iter().filter(|node| callers.contains(node.as_str())).count())
+                Ok(nodes
+                    .iter()
+                    .filter(|node| callers.contains(node.as_str()))
+                    .count())
             })
             .await
     }
