@@ -17,9 +17,13 @@ use xylem_stateful::{Child, ChildOptions, Selection, StatefulContext, stateful};
 pub struct Step {
     /// The registered name of the tool.
     pub tool: String,
-    /// Its parameters.
-    #[serde(default)]
+    /// Its parameters; an empty object where they are left out.
+    #[serde(default = "no_parameters")]
     pub parameters: Value,
+}
+
+fn no_parameters() -> Value {
+    Value::Object(serde_json::Map::new())
 }
 
 /// A child of a node.

@@ -140,7 +140,8 @@ impl AuditSink for ControlPlane {
     ) -> Result<(), PortError> {
         let entry = v1::NewAuditEntry {
             action: "tool.refused".to_owned(),
-            reason: reason.to_owned(),
+            // Failure types are dotted, audit reasons are not.
+            reason: reason.trim_start_matches("xylem.").to_owned(),
             slot: slot.to_string(),
             tool: tool.to_string(),
             count: 1,
