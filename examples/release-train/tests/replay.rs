@@ -15,6 +15,8 @@ use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOption
 
 fn replayer() -> Result<WorkflowReplayer> {
     let options = WorkflowReplayerOptions::new()
+        // A grant is for a tree, and a tree is in a namespace.
+        .namespace("default")
         .task_queue(TASK_QUEUE)
         .workflow_interceptor(workflows()?.interceptor())
         .register_workflow::<Train>()?

@@ -102,7 +102,7 @@ async fn show(options: &Options, directory: &Path, progress: &Progress) -> Resul
     let story = Story::new(&mut stack, progress, pace(options))?;
     let (mut report, runs) = story.tell(options.stay || options.record.is_some()).await?;
     if let Some(directory) = &options.record {
-        record::record(runs, directory)
+        record::record(runs, &story::SPECIAL, directory)
             .await
             .context("recording histories")?;
     }

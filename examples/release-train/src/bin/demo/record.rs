@@ -10,8 +10,10 @@ use temporalio_common::protos::temporal::api::history::v1::History;
 const RUNS: usize = 2;
 
 /// Writes histories of every workflow type of the train: the first run of some workflow and the
-/// one that continued it, where there is one. Who polled is left out.
-pub(crate) async fn record(runs: Vec<Run>, directory: &Path) -> Result<()> {
+/// one that continued it, where there is one. `first` names workflows that something special has
+/// happened to. Who polled is left out.
+pub(crate) async fn record(mut runs: Vec<Run>, first: &[&str], directory: &Path) -> Result<()> {
+    runs.sort_by_key(|run| !first.contains(&run.workflow_id.as_str()));
     fs::create_dir_all(directory)?;
     let mut kept: BTreeMap<String, (String, usize)> = BTreeMap::new();
     for run in runs {

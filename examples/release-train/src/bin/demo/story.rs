@@ -25,6 +25,8 @@ const TREE: &str = "release-42";
 /// The stage that holds one of its rollouts back, and the rollout.
 const FLEET: &str = "fleet-us";
 const SERVICE: &str = "mail";
+/// The workflows of both.
+pub(crate) const SPECIAL: [&str; 2] = ["release-42/fleet-us", "release-42/fleet-us/mail"];
 
 /// How long any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(90);
