@@ -153,6 +153,12 @@ mod tests {
     }
 
     #[test]
+    fn the_plan_in_the_package_is_the_standard_one() {
+        let plan: TrainPlan = serde_json::from_str(include_str!("../train.json")).expect("a plan");
+        assert_eq!(plan, TrainPlan::standard(Pace::steady()));
+    }
+
+    #[test]
     fn a_plan_is_read_as_people_write_it() {
         let text = r#"{"pace":{"pauseMs":500},"stages":[{"name":"build","kind":"build","leaves":["api"]}]}"#;
         let plan: TrainPlan = serde_json::from_str(text).expect("a plan");

@@ -130,7 +130,7 @@ impl Pace {
 
     fn is_run_over_after(&self, progress: Progress) -> bool {
         let run = self.rounds_per_run.filter(|rounds| *rounds > 0);
-        run.is_some_and(|rounds| progress.rounds % rounds == 0)
+        run.is_some_and(|rounds| progress.rounds.is_multiple_of(rounds))
     }
 }
 
