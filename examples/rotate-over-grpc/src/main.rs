@@ -1,5 +1,5 @@
 //! What a service does: starts a tree of workflows with a token, rotates it when a new one is
-//! there, waits until the tree has converged, and revokes the old version.
+//! there, and waits until the tree has converged. To revoke the old version is for an operator.
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -13,11 +13,11 @@ use std::{
 };
 use xylem_client::{
     Client, Deposit, InitialToken, StartTree,
-    v1::{RevokeTokenRequest, WatchTreeRequest},
+    v1::{TokenVersion, WatchTreeRequest},
 };
 use xylem_ids::{Audience, Slot, WorkflowId};
 
-/// Starts a tree, rotates its token and revokes the old version, over gRPC.
+/// Starts a tree of workflows and rotates its token, over gRPC.
 #[derive(Parser)]
 struct Options {
     /// The control plane.
@@ -53,9 +53,8 @@ async fn main() -> Result<()> {
     };
     service.start(secret(&options.token_file)?).await?;
     service.converged().await?;
-    let replaced = service.rotate(secret(&options.next_token_file)?).await?;
-    service.converged().await?;
-    service.revoke(replaced).await
+    service.rotate(secret(&options.next_token_file)?).await?;
+    service.converged().await
 }
 
 /// A secret comes from a file that only its owner reads, never from the command line.
@@ -110,26 +109,20 @@ impl Service {
         }
     }
 
-    /// Deposits the next version; the answer is the version that it replaces.
-    async fn rotate(&self, token: SecretString) -> Result<u32> {
+    /// Deposits the next version; the one before is superseded at that moment.
+    async fn rotate(&self, token: SecretString) -> Result<()> {
         let deposit = self.deposit(token);
         let changed = self
             .client
             .rotate_token(&self.tree, &self.slot, deposit)
             .await;
         let changed = changed.context("rotating the token")?;
-        let order = |version: Option<&xylem_client::v1::TokenVersion>| version?.order;
-        let (Some(now), Some(before)) = (
-            order(changed.version.as_ref()),
-            order(changed.superseded.as_ref()),
-        ) else {
-            bail!("the control plane does not say which version replaces which");
+        let number = |version: Option<TokenVersion>| {
+            let order = version.and_then(|version| version.order);
+            order.map_or(0, |order| order.version)
         };
-        say(&format!(
-            "rotated from version {} to {}",
-            before.version, now.version
-        ))?;
-        Ok(before.version)
+        let (before, now) = (number(changed.superseded), number(changed.version));
+        say(&format!("rotated from version {before} to {now}"))
     }
 
     /// Follows the tree until every workflow has the newest version.
@@ -146,22 +139,6 @@ impl Service {
             }
         }
         bail!("the tree has ended before it converged")
-    }
-
-    /// Revokes a version. The control plane refuses while anything relies on it.
-    async fn revoke(&self, version: u32) -> Result<()> {
-        let request = RevokeTokenRequest {
-            tree: self.tree.to_string(),
-            slot: self.slot.to_string(),
-            version,
-            reason: "rotated".to_owned(),
-            ..RevokeTokenRequest::default()
-        };
-        self.client
-            .revoke_token(request)
-            .await
-            .context("revoking the old version")?;
-        say(&format!("revoked version {version}"))
     }
 }
 
