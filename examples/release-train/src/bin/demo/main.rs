@@ -65,9 +65,10 @@ async fn main() -> ExitCode {
 
 /// Runs in a temporary directory, which is kept where something is not as it should be.
 async fn in_a_directory(options: &Options) -> Result<()> {
+    let interrupted = xylem::interrupted()?;
     let directory = tempfile::Builder::new().prefix("xylem-demo-").tempdir()?;
-    let done = run(options, directory.path()).await;
-    if done.is_err() {
+    let done = run(options, directory.path(), &interrupted).await;
+    if done.is_err() && !interrupted.is_cancelled() {
         let kept = directory.keep();
         let _ = writeln!(
             io::stderr(),
@@ -78,8 +79,7 @@ async fn in_a_directory(options: &Options) -> Result<()> {
     done
 }
 
-async fn run(options: &Options, directory: &Path) -> Result<()> {
-    let interrupted = xylem::interrupted()?;
+async fn run(options: &Options, directory: &Path, interrupted: &CancellationToken) -> Result<()> {
     let progress = Progress::new();
     let told = tokio::select! {
         told = show(options, directory, &progress) => told,
@@ -88,7 +88,7 @@ async fn run(options: &Options, directory: &Path) -> Result<()> {
     let (stack, report) = told?;
     print(&report, options.output)?;
     if options.stay {
-        stay(&stack, &interrupted).await?;
+        stay(&stack, interrupted).await?;
     }
     stack.stop()?;
     if !report.passed {
