@@ -126,7 +126,7 @@ async fn bad_starts_name_the_field() {
     assert_eq!(field(|s| s.input_json = "{".to_owned()).await, "input_json");
     assert_eq!(
         field(|s| s.tokens[0].deposit.audiences.clear()).await,
-        "audiences"
+        "tokens.audiences"
     );
     assert_eq!(
         field(|s| s.tokens[0].deposit.token = "short".into()).await,

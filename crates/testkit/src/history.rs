@@ -1,6 +1,8 @@
 //! Looking at histories.
 
-use temporalio_client::{Client, UntypedWorkflow, WorkflowFetchHistoryOptions};
+use temporalio_client::{
+    Client, NamespacedClient, UntypedWorkflow, WorkflowExecutionInfo, WorkflowFetchHistoryOptions,
+};
 use temporalio_common::protos::temporal::api::{enums::v1::EventType, history::v1::HistoryEvent};
 
 /// The events of a workflow's current run.
@@ -9,6 +11,25 @@ use temporalio_common::protos::temporal::api::{enums::v1::EventType, history::v1
 /// The server does not know it.
 pub async fn events(client: &Client, workflow_id: &str) -> anyhow::Result<Vec<HistoryEvent>> {
     let handle = client.get_workflow_handle::<UntypedWorkflow>(workflow_id);
+    let history = handle.fetch_history(WorkflowFetchHistoryOptions::default());
+    Ok(history.into_events().await?)
+}
+
+/// The events of one run.
+///
+/// # Errors
+/// The server does not know it.
+pub(crate) async fn events_of_run(
+    client: &Client,
+    workflow_id: &str,
+    run_id: &str,
+) -> anyhow::Result<Vec<HistoryEvent>> {
+    let run = WorkflowExecutionInfo::builder()
+        .namespace(client.namespace())
+        .workflow_id(workflow_id)
+        .run_id(run_id)
+        .build();
+    let handle = run.bind_untyped(client.clone());
     let history = handle.fetch_history(WorkflowFetchHistoryOptions::default());
     Ok(history.into_events().await?)
 }

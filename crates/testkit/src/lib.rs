@@ -1,10 +1,12 @@
-//! What the tests of Xylem need: a real Temporal server of their own, a worker on it, and ways to
-//! look at histories. A dev-dependency only.
+//! What the tests of Xylem need: a real Temporal server of their own, a worker on it, the whole
+//! stack with an external API, and ways to look at histories. A dev-dependency only.
 
 mod history;
 mod issuer;
 mod plane;
+mod secrets;
 mod server;
+mod stack;
 mod wait;
 #[expect(
     missing_docs,
@@ -16,7 +18,9 @@ mod worker;
 pub use history::{added_since, events, payload_strings};
 pub use issuer::{BareTree, json_payload, query, signal, status};
 pub use plane::AbsentPlane;
+pub use secrets::Searcher;
 pub use server::{Settings, TemporalServer};
+pub use stack::{Called, Node, Stack, Start, Tree};
 pub use wait::{eventually, eventually_within};
 pub use walker::{Order, Orders, Walker};
 pub use worker::{NodeWorker, TestWorker, test_workflows};

@@ -58,7 +58,7 @@ impl TemporalServer {
     /// # Errors
     /// There is no Temporal CLI, or the server does not answer within half a minute.
     pub async fn start_with(settings: &Settings) -> anyhow::Result<Self> {
-        let cli = cli()?;
+        let cli = temporal_cli()?;
         let port = free_port()?;
         let process = spawn(&cli, port, settings)?;
         let client = connect(port).await?;
@@ -124,7 +124,7 @@ impl Drop for TemporalServer {
 }
 
 /// The pinned CLI: `TEMPORAL_CLI`, or where `cargo xtask test` has put it.
-fn cli() -> anyhow::Result<PathBuf> {
+pub(crate) fn temporal_cli() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("TEMPORAL_CLI") {
         return Ok(path.into());
     }

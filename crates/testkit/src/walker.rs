@@ -2,7 +2,8 @@
 //! into any situation. It has a signal, a query and an update of its own beside the library's.
 
 use serde::{Deserialize, Serialize};
-use std::{collections::VecDeque, time::Duration};
+use serde_json::{Value, json};
+use std::{collections::VecDeque, error::Error, time::Duration};
 use temporalio_common::error::ApplicationFailure;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
@@ -37,6 +38,17 @@ pub enum Order {
         /// Which slots are passed to it.
         selection: Selection,
     },
+    /// Call a tool; the query `answers` shows what came of it.
+    Call {
+        /// The tool.
+        tool: String,
+        /// The slot.
+        #[serde(default = "default_slot")]
+        slot: String,
+        /// Its parameters.
+        #[serde(default = "no_parameters")]
+        parameters: Value,
+    },
     /// Continue as new.
     Continue,
     /// Wait for a child of an earlier run and return its result.
@@ -55,6 +67,14 @@ pub enum Order {
     Fail,
 }
 
+fn default_slot() -> String {
+    "default".to_owned()
+}
+
+fn no_parameters() -> Value {
+    json!({})
+}
+
 /// A workflow's first orders.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Orders {
@@ -69,6 +89,7 @@ pub struct Orders {
 pub struct Walker {
     orders: VecDeque<Order>,
     notes: u32,
+    answers: Vec<Value>,
 }
 
 #[stateful(slots("default", "github"), transit("aws"))]
@@ -112,6 +133,12 @@ impl Walker {
     pub fn notes(&self, _ctx: &WorkflowContextView) -> u32 {
         self.notes
     }
+
+    /// What came of the calls of this run: answers, or `{"error": ".."}`.
+    #[query]
+    pub fn answers(&self, _ctx: &WorkflowContextView) -> Vec<Value> {
+        self.answers.clone()
+    }
 }
 
 fn child_id(ctx: &WorkflowContext<Walker>, name: &str) -> String {
@@ -146,6 +173,18 @@ async fn carry_out(
             let id = id.map_err(ApplicationFailure::non_retryable)?;
             ctx.select(&id, selection).await?;
         }
+        Order::Call {
+            tool,
+            slot,
+            parameters,
+        } => {
+            let called = ctx.tool(tool).slot(slot).parameters(parameters).call();
+            let answer = match called.await {
+                Ok(answer) => json!(answer),
+                Err(error) => json!({ "error": in_full(&error) }),
+            };
+            ctx.state_mut(|walker| walker.answers.push(answer));
+        }
         Order::Continue => {
             let orders = ctx.state_mut(|walker| std::mem::take(&mut walker.orders));
             ctx.checkpoint_now(Orders { orders }).await?;
@@ -168,4 +207,13 @@ async fn carry_out(
         }
     }
     Ok(None)
+}
+
+/// An error and everything that caused it, in one line.
+fn in_full(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -22,7 +22,7 @@ use xylem_ids::{Audience, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId, 
 use xylem_proto::v1;
 use xylem_registry::Principal;
 use xylem_stateful::header::{PROTOCOL, Slots, TREE_HEADER, TreeHeader};
-use xylem_vault::{Audiences, Bound, Deposit, NewTree, StartId, Target, Tree};
+use xylem_vault::{Audiences, Bound, Deposit, NewTree, StartId, Target, Tree, VaultError};
 
 /// No grant is issued for less,
 const SHORTEST: Duration = Duration::from_secs(10);
@@ -427,5 +427,10 @@ impl Handlers {
 /// Reads where a token may be sent.
 pub(super) fn audiences(given: Vec<String>, field: &str) -> Result<Audiences, Fault> {
     let list: Vec<Audience> = convert::ids(given, field)?;
-    Ok(Audiences::new(list)?)
+    Audiences::new(list).map_err(|error| match error {
+        VaultError::Invalid { rule, .. } => {
+            Fault::invalid(field, format!("{field} must be {rule}"))
+        }
+        other => other.into(),
+    })
 }

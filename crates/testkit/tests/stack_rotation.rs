@@ -1,0 +1,213 @@
+//! The main job on everything at once: a token rotated at the root reaches every workflow while
+//! they work, and the old one can be revoked.
+
+use serde_json::json;
+use std::time::Duration;
+use xylem_client::{Error, v1};
+use xylem_testkit::{Stack, Tree, eventually};
+use xylem_workflows::{Branch, Step, ToolTreeInput};
+
+const NOW: Duration = Duration::from_secs(0);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node that calls the external API for ever.
+fn working(children: Vec<Branch>) -> ToolTreeInput {
+    ToolTreeInput {
+        steps: vec![Step {
+            tool: "acme.status".to_owned(),
+            parameters: json!({}),
+        }],
+        pause_ms: 100,
+        children,
+        ..ToolTreeInput::default()
+    }
+}
+
+fn branch(name: &str, children: Vec<Branch>) -> Branch {
+    Branch {
+        name: name.to_owned(),
+        node: working(children),
+        selection: Default::default(),
+    }
+}
+
+/// Waits until the API has counted so many more calls of a version.
+async fn calls(tree: &Tree<'_>, version: u32, more: u64) -> anyhow::Result<()> {
+    let before = tree.stats("default", version).calls;
+    let what = format!("{more} more calls under version {version}");
+    let count = || async { Ok(tree.stats("default", version).calls) };
+    eventually(&what, count, |count| *count >= before + more).await?;
+    Ok(())
+}
+
+fn reason(refused: Result<v1::RevokeTokenResponse, Error>) -> String {
+    match refused {
+        Err(error) => error
+            .answer()
+            .and_then(|a| a.reason.clone())
+            .unwrap_or_default(),
+        Ok(revoked) => format!("{revoked:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_token_reaches_a_working_tree_and_the_old_one_is_revoked() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let input = working(vec![branch("a", vec![branch("b", Vec::new())])]);
+    let tree = stack.tree("train").start("ToolTree", &input).await?;
+    calls(&tree, 1, 6).await?;
+    assert_eq!(
+        reason(tree.revoke("default", 1, NOW).await),
+        "version_active"
+    );
+
+    assert_eq!(tree.rotate("default").await?, 2);
+    let view = tree.converged(2).await?;
+    assert_eq!((view.nodes.len(), view.current), (3, 3), "{view:?}");
+    let revoked = tree.revoke("default", 1, PATIENCE).await?;
+    assert!(
+        revoked.stragglers.is_empty() && revoked.breaks.is_empty(),
+        "{revoked:?}"
+    );
+    assert_eq!(revoked.current, 3);
+    let under_v1 = tree.stats("default", 1).calls;
+    assert!(stack.acme.revoke(&tree.label("default", 1)));
+    calls(&tree, 2, 12).await?;
+
+    assert_eq!(tree.stats("default", 1).calls, under_v1);
+    let refusals: u64 = stack.acme.stats().iter().map(|stats| stats.refusals).sum();
+    assert_eq!(refusals, 0, "{:?}", stack.acme.stats());
+    for id in ["train", "train/a", "train/a/b"] {
+        let filter = v1::AuditFilter {
+            workflow_id: id.to_owned(),
+            action: "outcome".to_owned(),
+            ..v1::AuditFilter::default()
+        };
+        let outcomes = stack.audit(filter).await?;
+        let under = |version| {
+            let orders = outcomes.iter().filter_map(|entry| entry.order.as_ref());
+            orders.filter(|order| order.version == version).count()
+        };
+        assert!(under(1) > 0 && under(2) > 0, "{id}: {outcomes:?}");
+        assert!(
+            outcomes.iter().all(|entry| entry.outcome == "succeeded"),
+            "{outcomes:?}"
+        );
+        assert!(
+            outcomes
+                .iter()
+                .all(|e| e.http_status == Some(200) && e.tool == "acme.status")
+        );
+    }
+    let status = tree.status("default").await?;
+    assert!(status.iter().all(|version| !version.exposed), "{status:?}");
+
+    // The search would find them: a canary in a history is found in history and database.
+    let canary = "canary-0123456789-abcdef";
+    tree.node("a").signal("nobodyHandlesThis", &canary).await?;
+    let found = stack.search(&[canary.to_owned()]).await?;
+    let found = found.found_in();
+    assert!(
+        found
+            .iter()
+            .any(|place| place.starts_with("history of train/a ")),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|place| place.contains("temporal.db")),
+        "{found:?}"
+    );
+    let searched = stack.search(&stack.issued()).await?;
+    assert_eq!(searched.found_in(), [""; 0]);
+    assert!(searched.bytes() > 100_000);
+    stack.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_version_whose_lease_is_open_is_not_revoked() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let tree = stack.tree("slow").walk(Vec::new()).await?;
+    let slow = acme_api::Behaviour::Slow { ms: 6_000 };
+    stack.acme.behave_times(None, slow, 1);
+    let root = tree.node("");
+    let call = root.begin("acme.status", "default").await?;
+    let begun = || async { Ok(tree.stats("default", 1).calls) };
+    eventually("the call is under way", begun, |calls| *calls == 1).await?;
+
+    tree.rotate("default").await?;
+    tree.converged(2).await?;
+    assert_eq!(reason(tree.revoke("default", 1, NOW).await), "leases_open");
+    let open = tree.status("default").await?;
+    assert_eq!(
+        open.iter().map(|version| version.open_leases).sum::<u32>(),
+        1
+    );
+    tree.revoke("default", 1, PATIENCE).await?;
+    // It had waited for the call, which ended well and under the version it began with.
+    assert_eq!(root.called(call).await?.version()?, 1);
+    assert_eq!(root.call("acme.status", "default").await?.version()?, 2);
+    stack.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn slots_are_rotated_apart_and_the_newest_wins() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let tree = stack
+        .tree("two")
+        .slots(&["default", "github"])
+        .walk(Vec::new())
+        .await?;
+    let root = tree.node("");
+    assert_eq!(root.call("acme.repository", "github").await?.version()?, 1);
+    assert_eq!(tree.stats("github", 1).calls, 1);
+    assert_eq!(tree.rotate("github").await?, 2);
+    tree.slot_converged("github", 2).await?;
+    assert_eq!(root.call("acme.repository", "github").await?.version()?, 2);
+    assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
+
+    // Three at once: nobody waits for a cascade, and all end on the last.
+    for version in [2, 3, 4] {
+        assert_eq!(tree.rotate("default").await?, version);
+    }
+    tree.converged(4).await?;
+    assert_eq!(root.call("acme.status", "default").await?.version()?, 4);
+    assert_eq!(root.call("acme.repository", "github").await?.version()?, 2);
+    // A tool goes with its own slot's token only.
+    let wrong = root.call("acme.repository", "default").await?;
+    assert!(wrong.failure()?.contains("github"), "{wrong:?}");
+    stack.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reissue_keeps_a_tree_alive_without_a_rotation() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let ttl = Duration::from_secs(10);
+    let tree = stack.tree("brief").ttl(ttl).walk(Vec::new()).await?;
+    let root = tree.node("");
+    assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
+    let slot = "default".parse()?;
+    let longer = Some(Duration::from_secs(3600));
+    let changed = stack
+        .control
+        .reissue_token(tree.id(), &slot, longer)
+        .await?;
+    let order = changed
+        .version
+        .and_then(|version| version.order)
+        .unwrap_or_default();
+    assert_eq!((order.version, order.serial), (1, 2));
+    let expired = || async {
+        let first = tree.status("default").await?;
+        let deposited = first[0].deposited_at.as_ref().map_or(0, |at| at.seconds);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        Ok(now.as_secs() > u64::try_from(deposited)? + ttl.as_secs())
+    };
+    eventually("the first grant has expired", expired, |expired| *expired).await?;
+    assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
+    assert_eq!(tree.status("default").await?.len(), 1);
+    stack.stop().await;
+    Ok(())
+}
