@@ -32,7 +32,9 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} cores, {}", self.cores, self.platform)?;
-        self.processor.iter().try_for_each(|name| write!(f, ", {name}"))
+        self.processor
+            .iter()
+            .try_for_each(|name| write!(f, ", {name}"))
     }
 }
 

@@ -40,7 +40,9 @@ impl Timing {
         while batch(size) < BATCH {
             size *= 2;
         }
-        let each = |_| batch(size).as_secs_f64() * 1e9 / f64::from(u32::try_from(size).unwrap_or(u32::MAX));
+        let each = |_| {
+            batch(size).as_secs_f64() * 1e9 / f64::from(u32::try_from(size).unwrap_or(u32::MAX))
+        };
         let samples: Vec<f64> = (0..BATCHES).map(each).collect();
         Self::new(what, &samples, BATCHES * size)
     }

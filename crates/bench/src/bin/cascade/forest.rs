@@ -173,7 +173,10 @@ fn held(event: &HistoryEvent) -> Vec<String> {
     else {
         return Vec::new();
     };
-    let fields = upsert.search_attributes.as_ref().map(|all| &all.indexed_fields);
+    let fields = upsert
+        .search_attributes
+        .as_ref()
+        .map(|all| &all.indexed_fields);
     fields
         .and_then(|fields| fields.get("XylemTokens"))
         .and_then(|payload| serde_json::from_slice(&payload.data).ok())

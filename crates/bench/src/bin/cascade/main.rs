@@ -137,7 +137,10 @@ async fn measure_one(shape: &Shape, upsert: bool, what: &str) -> Result<(Cascade
         }
         limit_ms.push(convergence_ms(&stand.rotate_idle(version).await?));
         let (tree, limit) = (tree_ms.last(), limit_ms.last());
-        say(&format!("{what}: rotation {}: {tree:?} ms, limit {limit:?} ms", version - 1));
+        say(&format!(
+            "{what}: rotation {}: {tree:?} ms, limit {limit:?} ms",
+            version - 1
+        ));
     }
     let burst = if upsert && shape.to_string() == BURST_SHAPE {
         Some(burst(&mut stand, last + 1).await?)
@@ -187,7 +190,11 @@ async fn server() -> Result<Server> {
     Ok(Server {
         version: version.to_owned(),
         database: "memory",
-        dynamic_config: stand::SERVER.fast_transfer_queue.then_some(fast).into_iter().collect(),
+        dynamic_config: stand::SERVER
+            .fast_transfer_queue
+            .then_some(fast)
+            .into_iter()
+            .collect(),
         search_attributes: vec!["XylemTokens=KeywordList"],
     })
 }

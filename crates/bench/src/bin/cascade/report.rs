@@ -98,7 +98,11 @@ impl Cascade {
             };
             let of = |figure: &str| what(&format!("{figure} per {}", word(*role)));
             bars.push(Bar::at_most(of("events"), count(adds.events), events));
-            bars.push(Bar::at_most(of("workflow tasks"), count(adds.workflow_tasks), tasks));
+            bars.push(Bar::at_most(
+                of("workflow tasks"),
+                count(adds.workflow_tasks),
+                tasks,
+            ));
         }
         bars
     }
@@ -111,7 +115,11 @@ impl Burst {
         let behind = self.nodes - self.nodes_on_last_version;
         vec![
             Bar::at_most(what("nodes behind"), count(behind), 0.0),
-            Bar::below(what("adoptions per node"), self.adoptions_per_node, ADOPTIONS),
+            Bar::below(
+                what("adoptions per node"),
+                self.adoptions_per_node,
+                ADOPTIONS,
+            ),
         ]
     }
 }
@@ -175,7 +183,15 @@ impl Report {
     fn cascades(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
-            "shape", "nodes", "upsert", "tree ms", "limit ms", "ratio", "root", "inner", "leaf",
+            "shape",
+            "nodes",
+            "upsert",
+            "tree ms",
+            "limit ms",
+            "ratio",
+            "root",
+            "inner",
+            "leaf",
             "KiB/workflow",
         ]);
         for cascade in &self.cascades {

@@ -33,17 +33,20 @@ impl Shape {
 
     /// What the root is told to do: its whole tree, which does nothing but be there.
     pub(crate) fn input(&self) -> ToolTreeInput {
-        self.0.iter().rev().fold(ToolTreeInput::default(), |below, width| {
-            let branch = |index: usize| Branch {
-                name: name(index),
-                node: below.clone(),
-                selection: Selection::All,
-            };
-            ToolTreeInput {
-                children: (0..*width).map(branch).collect(),
-                ..ToolTreeInput::default()
-            }
-        })
+        self.0
+            .iter()
+            .rev()
+            .fold(ToolTreeInput::default(), |below, width| {
+                let branch = |index: usize| Branch {
+                    name: name(index),
+                    node: below.clone(),
+                    selection: Selection::All,
+                };
+                ToolTreeInput {
+                    children: (0..*width).map(branch).collect(),
+                    ..ToolTreeInput::default()
+                }
+            })
     }
 
     /// Every node, the root first, level by level.
@@ -54,13 +57,20 @@ impl Shape {
         }];
         let mut level = vec![root.to_owned()];
         for (depth, width) in self.0.iter().enumerate() {
-            let role = if depth + 1 == self.0.len() { Role::Leaf } else { Role::Inner };
+            let role = if depth + 1 == self.0.len() {
+                Role::Leaf
+            } else {
+                Role::Inner
+            };
             let below = |parent: &String| {
                 let parent = parent.clone();
                 (0..*width).map(move |index| format!("{parent}/{}", name(index)))
             };
             level = level.iter().flat_map(below).collect();
-            nodes.extend(level.iter().map(|id| Node { id: id.clone(), role }));
+            nodes.extend(level.iter().map(|id| Node {
+                id: id.clone(),
+                role,
+            }));
         }
         nodes
     }
@@ -74,7 +84,10 @@ impl FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let widths = text.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>();
+        let widths = text
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<usize>, _>>();
         let widths = widths.map_err(|_| "children per level, such as 10,10".to_owned())?;
         if widths.contains(&0) {
             return Err("a level has at least one node".to_owned());

@@ -60,10 +60,12 @@ impl Stand {
         let tree = root(&client, ROOT, &shape.input(), upsert).await?;
         let mut nodes = Forest::new(client.clone(), shape.nodes(ROOT));
         nodes.settled(|_| true).await?;
-        let ids: Vec<String> = (0..nodes.nodes.len()).map(|n| format!("idle-{n}")).collect();
-        let starts = ids.iter().map(|id| async {
-            root(&client, id, &ToolTreeInput::default(), upsert).await
-        });
+        let ids: Vec<String> = (0..nodes.nodes.len())
+            .map(|n| format!("idle-{n}"))
+            .collect();
+        let starts = ids
+            .iter()
+            .map(|id| async { root(&client, id, &ToolTreeInput::default(), upsert).await });
         let starts = futures::stream::iter(starts).buffered(IN_FLIGHT);
         let roots: Vec<BareTree> = starts.try_collect().await?;
         let mut idle = Forest::new(client.clone(), roots_named(&ids));
@@ -111,7 +113,11 @@ impl Stand {
 
     /// So many rotations of the tree as fast as they can be sent, from `first` on: how long
     /// sending took, and what they added to each node.
-    pub(crate) async fn burst(&mut self, first: u32, rotations: u32) -> Result<(Duration, Vec<Added>)> {
+    pub(crate) async fn burst(
+        &mut self,
+        first: u32,
+        rotations: u32,
+    ) -> Result<(Duration, Vec<Added>)> {
         let last = first + rotations - 1;
         let grants = (first..=last).map(|version| self.tree.grant(version));
         let grants: Vec<VerifiedGrant> = grants.collect::<Result<_>>()?;
@@ -128,7 +134,10 @@ impl Stand {
     fn hold(&self, all: &[Added], version: u32) -> Result<()> {
         let held = [format!("default@{version}")];
         let behind = all.iter().filter(|added| added.held != held).count();
-        ensure!(!self.upsert || behind == 0, "{behind} nodes are not at version {version}");
+        ensure!(
+            !self.upsert || behind == 0,
+            "{behind} nodes are not at version {version}"
+        );
         Ok(())
     }
 
@@ -137,7 +146,11 @@ impl Stand {
     pub(crate) async fn ask(&self, version: u32) -> Result<()> {
         for node in &self.nodes.nodes {
             let held = self.tree.version(&node.id).await?;
-            ensure!(held == Some(version), "{} is at version {held:?}, not {version}", node.id);
+            ensure!(
+                held == Some(version),
+                "{} is at version {held:?}, not {version}",
+                node.id
+            );
         }
         Ok(())
     }

@@ -27,8 +27,14 @@ pub(crate) fn timings() -> Result<Vec<Timing>> {
         Timing::of_fast("check the two addresses of a name", || {
             policy.check_answer(black_box(name), black_box(&public))
         }),
-        Timing::of_fast("refuse a private address", || policy.check(black_box(private))),
-        Timing::of_fast("check a URL's scheme and host", || policy.check_url(black_box(&url))),
-        Timing::of_fast("check a URL against an audience", || black_box(&audience).covers(&url)),
+        Timing::of_fast("refuse a private address", || {
+            policy.check(black_box(private))
+        }),
+        Timing::of_fast("check a URL's scheme and host", || {
+            policy.check_url(black_box(&url))
+        }),
+        Timing::of_fast("check a URL against an audience", || {
+            black_box(&audience).covers(&url)
+        }),
     ])
 }

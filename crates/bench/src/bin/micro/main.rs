@@ -51,7 +51,12 @@ async fn measure(output: Output) -> Result<()> {
     };
     let mut stdout = io::stdout();
     match output {
-        Output::Text => writeln!(stdout, "machine: {}\n{}", report.machine, table(&report.timings))?,
+        Output::Text => writeln!(
+            stdout,
+            "machine: {}\n{}",
+            report.machine,
+            table(&report.timings)
+        )?,
         Output::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?,
     }
     Ok(())
@@ -59,9 +64,12 @@ async fn measure(output: Output) -> Result<()> {
 
 fn table(timings: &[Timing]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_FULL_CONDENSED)
-        .set_header(["operation", "median", "99 %", "operations"]);
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        "operation",
+        "median",
+        "99 %",
+        "operations",
+    ]);
     for timing in timings {
         table.add_row([
             timing.what.clone(),

@@ -35,7 +35,10 @@ pub(crate) async fn start(client: &Client, workflow_id: &str) -> Result<Claims> 
     let input = RawValue::new(Vec::new());
     let workflow = UntypedWorkflow::new(TYPE);
     let handle = client.start_workflow(workflow, input, options).await?;
-    let run_id = handle.run_id().context("the start has no run id")?.to_owned();
+    let run_id = handle
+        .run_id()
+        .context("the start has no run id")?
+        .to_owned();
     schedule(client).await?;
     let poll = PollActivityTaskQueueRequest {
         namespace: NAMESPACE.to_owned(),
@@ -44,7 +47,10 @@ pub(crate) async fn start(client: &Client, workflow_id: &str) -> Result<Claims> 
         ..PollActivityTaskQueueRequest::default()
     };
     let mut service = client.connection().workflow_service();
-    let task = service.poll_activity_task_queue(Request::new(poll)).await?.into_inner();
+    let task = service
+        .poll_activity_task_queue(Request::new(poll))
+        .await?
+        .into_inner();
     let attempt = u32::try_from(task.attempt)?;
     let activity = Activity::new(&task.activity_id, attempt);
     Ok(Claims {
@@ -66,7 +72,10 @@ async fn schedule(client: &Client) -> Result<()> {
         identity: "bench".to_owned(),
         ..PollWorkflowTaskQueueRequest::default()
     };
-    let task = service.poll_workflow_task_queue(Request::new(poll)).await?.into_inner();
+    let task = service
+        .poll_workflow_task_queue(Request::new(poll))
+        .await?
+        .into_inner();
     let activity = ScheduleActivityTaskCommandAttributes {
         activity_id: "1".to_owned(),
         activity_type: Some(ActivityType {
@@ -88,7 +97,9 @@ async fn schedule(client: &Client) -> Result<()> {
         identity: "bench".to_owned(),
         ..RespondWorkflowTaskCompletedRequest::default()
     };
-    service.respond_workflow_task_completed(Request::new(answer)).await?;
+    service
+        .respond_workflow_task_completed(Request::new(answer))
+        .await?;
     Ok(())
 }
 

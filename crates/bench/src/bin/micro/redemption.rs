@@ -85,7 +85,9 @@ impl House {
         let redemption = Redemption {
             worker: worker()?,
             claims: claims.clone(),
-            grant: grant.map(|grant| grant.as_str().to_owned()).unwrap_or_default(),
+            grant: grant
+                .map(|grant| grant.as_str().to_owned())
+                .unwrap_or_default(),
             tool: tool.name().clone(),
             destination: tool.destination(None)?,
             lease_for: Duration::from_secs(30),
@@ -132,14 +134,18 @@ impl House {
 
 async fn furnish(registry: &Registry, namespace: &Namespace, tool: &Tool) -> Result<()> {
     let now = SystemTime::now();
-    registry.register_tool(namespace, tool, Existing::Refuse, now).await?;
+    registry
+        .register_tool(namespace, tool, Existing::Refuse, now)
+        .await?;
     let definition = WorkflowDefinition {
         workflow_type: pending::TYPE.parse()?,
         slots: BTreeSet::from([Slot::default_slot()]),
         transit: BTreeSet::new(),
     };
     let queue: TaskQueue = pending::QUEUE.parse()?;
-    registry.register_definitions(namespace, &queue, &[definition]).await?;
+    registry
+        .register_definitions(namespace, &queue, &[definition])
+        .await?;
     Ok(())
 }
 
