@@ -39,6 +39,14 @@ impl NodeWorker {
         task_queue: &str,
         plane: &Arc<AbsentPlane>,
     ) -> anyhow::Result<Self> {
+        Self::on_port(server.port(), task_queue, plane)
+    }
+
+    /// Starts both on a server of another process on this machine.
+    ///
+    /// # Errors
+    /// A worker refused its options.
+    pub fn on_port(port: u16, task_queue: &str, plane: &Arc<AbsentPlane>) -> anyhow::Result<Self> {
         let activities = || Activities::new(Ports::all(plane.clone()), Settings::default());
         let mut nodes = WorkerOptions::new(task_queue)
             .register_activities(activities()?)
@@ -51,8 +59,8 @@ impl NodeWorker {
             .graceful_shutdown_period(Duration::from_millis(200))
             .build();
         Ok(Self {
-            _nodes: TestWorker::start(server, nodes)?,
-            _watch: TestWorker::start(server, watch)?,
+            _nodes: TestWorker::on_port(port, nodes)?,
+            _watch: TestWorker::on_port(port, watch)?,
         })
     }
 }
@@ -70,9 +78,12 @@ impl TestWorker {
     /// # Errors
     /// The worker refused its options.
     pub fn start(server: &TemporalServer, options: WorkerOptions) -> anyhow::Result<Self> {
+        Self::on_port(server.port(), options)
+    }
+
+    fn on_port(port: u16, options: WorkerOptions) -> anyhow::Result<Self> {
         let (ready, is_ready) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let port = server.port();
         let thread = std::thread::spawn(move || {
             let tokio = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)

@@ -1,0 +1,221 @@
+//! What the design claims about the worst moments, tried on a real server: a worker that is killed
+//! in the middle of a wide forward, and a walk over nodes while they start and end children.
+
+use std::{
+    collections::BTreeSet,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use temporalio_client::Client;
+use temporalio_common::protos::temporal::api::{
+    enums::v1::EventType::{
+        self, UpsertWorkflowSearchAttributes, WorkflowExecutionSignaled, WorkflowTaskCompleted,
+    },
+    history::v1::{HistoryEvent, history_event::Attributes},
+};
+use xylem_stateful::{ChildStatus, Selection};
+use xylem_testkit::{
+    AbsentPlane, BareTree, NodeWorker, Order, Orders, Settings, TemporalServer, added_since,
+    events, eventually, eventually_within, json_payload, signal, status,
+};
+use xylem_workflows::{Branch, ToolTreeInput};
+
+const QUEUE: &str = "crash";
+
+/// Wide enough that one forward takes the better part of a second.
+const LEAVES: usize = 150;
+
+/// Workflow tasks that the dead worker held are given to another one after 10 s, and what was
+/// scheduled for its cache after 10 s more.
+const AFTER_A_CRASH: Duration = Duration::from_secs(120);
+
+/// A worker process. Dropping it kills it.
+struct Worker(Child);
+
+impl Worker {
+    fn start(server: &TemporalServer) -> anyhow::Result<Self> {
+        let process = Command::new(env!("CARGO_BIN_EXE_testkit-worker"))
+            .args([&server.address(), QUEUE])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self(process))
+    }
+}
+
+impl Drop for Worker {
+    /// `kill -9`.
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn leaf(index: usize) -> String {
+    format!("root/leaf-{index:03}")
+}
+
+fn wide() -> ToolTreeInput {
+    let branch = |index| Branch {
+        name: format!("leaf-{index:03}"),
+        node: ToolTreeInput::default(),
+        selection: Selection::All,
+    };
+    ToolTreeInput {
+        children: (0..LEAVES).map(branch).collect(),
+        ..ToolTreeInput::default()
+    }
+}
+
+async fn all_at(tree: &BareTree, version: u32) -> anyhow::Result<()> {
+    for id in std::iter::once("root".to_owned()).chain((0..LEAVES).map(leaf)) {
+        let what = format!("{id} at version {version}");
+        let held = || tree.version(&id);
+        eventually_within(AFTER_A_CRASH, &what, held, |seen| *seen == Some(version)).await?;
+    }
+    Ok(())
+}
+
+/// How often this grant was signalled to a workflow.
+fn signals(events: &[HistoryEvent], grant: &str) -> usize {
+    let text = serde_json::to_vec(grant).unwrap_or_default();
+    let is_grant = |event: &&HistoryEvent| match &event.attributes {
+        Some(Attributes::WorkflowExecutionSignaledEventAttributes(signal)) => {
+            let payloads = signal.input.as_ref().map(|input| input.payloads.as_slice());
+            payloads
+                .unwrap_or_default()
+                .iter()
+                .any(|payload| payload.data == text)
+        }
+        _ => false,
+    };
+    events.iter().filter(is_grant).count()
+}
+
+fn count(events: &[EventType], of: EventType) -> usize {
+    events.iter().filter(|event| **event == of).count()
+}
+
+/// The leaves that have not been sent the grant.
+async fn missed(client: &Client, grant: &str) -> anyhow::Result<usize> {
+    let mut missed = 0;
+    for index in 0..LEAVES {
+        let events = events(client, &leaf(index)).await?;
+        missed += usize::from(signals(&events, grant) == 0);
+    }
+    Ok(missed)
+}
+
+#[tokio::test]
+async fn a_worker_killed_in_the_middle_of_a_wide_forward_loses_and_repeats_nothing()
+-> anyhow::Result<()> {
+    let server = TemporalServer::start().await?;
+    let worker = Worker::start(&server)?;
+    let client = server.client();
+    let tree = BareTree::start(&client, QUEUE, "ToolTree", "root", &wide()).await?;
+    tree.rotate(1).await?;
+    all_at(&tree, 1).await?;
+    let root_before = events(&client, "root").await?.len();
+    let first_before = events(&client, &leaf(0)).await?.len();
+
+    let grant = tree.grant(2)?;
+    tree.signal("root", &grant).await?;
+    let first_leaf = leaf(0);
+    let first = || added_since(&client, &first_leaf, first_before);
+    let adopted = |added: &Vec<EventType>| added.contains(&WorkflowTaskCompleted);
+    eventually("the first leaf has adopted", first, adopted).await?;
+    drop(worker);
+    let missed = missed(&client, grant.as_str()).await?;
+    assert!(
+        missed > 0,
+        "the forward had ended before the worker was killed"
+    );
+
+    let _worker = Worker::start(&server)?;
+    all_at(&tree, 2).await?;
+    for index in 0..LEAVES {
+        let events = events(&client, &leaf(index)).await?;
+        assert_eq!(signals(&events, grant.as_str()), 1, "{}", leaf(index));
+    }
+    let root = added_since(&client, "root", root_before).await?;
+    assert_eq!(count(&root, WorkflowExecutionSignaled), 1, "{root:?}");
+    assert_eq!(count(&root, UpsertWorkflowSearchAttributes), 1, "{root:?}");
+    Ok(())
+}
+
+/// Children that the root has named while they were starting, and all it has named.
+#[derive(Default)]
+struct Seen {
+    starting: BTreeSet<String>,
+    all: BTreeSet<String>,
+}
+
+impl Seen {
+    fn note(&mut self, children: &[ChildStatus]) {
+        for child in children {
+            let id = child.workflow_id.to_string();
+            if child.first_run_id.is_none() {
+                self.starting.insert(id.clone());
+            }
+            self.all.insert(id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_walk_sees_every_child_while_children_start_and_end() -> anyhow::Result<()> {
+    const CHILDREN: usize = 30;
+    let settings = Settings {
+        // Children start slowly then, one after the other.
+        fast_transfer_queue: false,
+        ..Settings::default()
+    };
+    let server = TemporalServer::start_with(&settings).await?;
+    let _worker = NodeWorker::start(&server, QUEUE, &AbsentPlane::new())?;
+    let client = server.client();
+    let tree = BareTree::start(&client, QUEUE, "Walker", "root", &Orders::default()).await?;
+    tree.rotate(1).await?;
+    eventually(
+        "the root at version 1",
+        || tree.version("root"),
+        |seen| *seen == Some(1),
+    )
+    .await?;
+
+    let child = |index: usize| format!("root/{index}");
+    let disturb = async {
+        for index in 0..CHILDREN {
+            let name = index.to_string();
+            let seed = json_payload(&Order::Seed { name });
+            signal(&client, "root", "order", vec![seed]).await?;
+        }
+        for index in 0..CHILDREN {
+            let id = child(index);
+            let finish = || signal(&client, &id, "order", vec![json_payload(&Order::Finish)]);
+            eventually(&format!("{id} can be told to finish"), finish, |()| true).await?;
+        }
+        anyhow::Ok(())
+    };
+    let mut seen = Seen::default();
+    let walk = async {
+        loop {
+            // One query at a time; every one must be answered, whatever the root is doing.
+            let children = status(&client, "root").await?.children;
+            seen.note(&children);
+            if seen.all.len() == CHILDREN && children.is_empty() {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    let walk = tokio::time::timeout(Duration::from_secs(120), walk);
+    let (disturbed, walked) = tokio::join!(disturb, walk);
+    disturbed?;
+    walked??;
+    assert_eq!(seen.all, (0..CHILDREN).map(child).collect());
+    assert!(
+        !seen.starting.is_empty(),
+        "no child was seen while it started"
+    );
+    Ok(())
+}
