@@ -46,6 +46,12 @@ impl Fault {
         fault
     }
 
+    /// Says first what the message is about.
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     pub(crate) fn not_found(what: &str) -> Self {
         Self::new(Code::NotFound, "not_found", format!("no such {what}"))
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tonic::{Request, Response, Status};
 use v1::grants_server::Grants;
 use xylem_audit::{Entry, Kind, Reason, Verdict};
-use xylem_grant::UnixSeconds;
+use xylem_grant::{UnixSeconds, VerifiedGrant};
 use xylem_ids::{Audience, LeaseId, Order, Origin, Slot, ToolName, TreeId, WorkflowId};
 use xylem_proto::v1::{self, CallOutcome};
 use xylem_registry::{Principal, RegistryError, Tool};
@@ -72,10 +72,10 @@ impl Handlers {
         self.check_namespace(&claims)?;
         let tool: ToolName = convert::id(given.tool, "tool")?;
         let slot = convert::slot(given.slot, "slot")?;
-        if self
-            .vault
-            .verify(&given.grant)
-            .is_ok_and(|grant| *grant.slot() != slot)
+        let presented = self.vault.verify(&given.grant).ok();
+        if presented
+            .as_ref()
+            .is_some_and(|grant| *grant.slot() != slot)
         {
             let rule = "slot must be the grant's slot";
             return Err(Fault::invalid("slot", rule));
@@ -94,7 +94,8 @@ impl Handlers {
                 destination: destination.clone(),
                 lease_for: timeout + LEASE_MARGIN,
             };
-            let redeemed = self.vault.redeem(redemption, &self.claims).await?;
+            let redeemed = self.vault.redeem(redemption, &self.claims).await;
+            let redeemed = redeemed.map_err(|error| refused(error, presented.as_ref()))?;
             self.remember(&redeemed);
             if redeemed.tool_hash == known.hash().as_str() {
                 return Ok(wire_redeemed(redeemed, &known, &slot, &destination));
@@ -212,6 +213,17 @@ impl Handlers {
         let of_slot = grants.iter().find(|grant| grant.slot() == slot);
         Ok(of_slot.map(|grant| grant.order()))
     }
+}
+
+/// Why nothing was redeemed, and under which grant.
+fn refused(error: VaultError, presented: Option<&VerifiedGrant>) -> Fault {
+    let fault = Fault::from(error);
+    let Some(claims) = presented.map(VerifiedGrant::claims) else {
+        return fault;
+    };
+    let (slot, tree) = (&claims.slot, &claims.tree.workflow_id);
+    let version = claims.order.version;
+    fault.about(&format!("slot {slot} of tree {tree}, version {version}"))
 }
 
 fn wire_redeemed(
