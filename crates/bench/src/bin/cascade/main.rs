@@ -12,9 +12,9 @@ mod worker;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use forest::{convergence_ms, most};
+use forest::{Added, convergence_ms, most};
 use report::{Adds, Burst, Cascade, Report, Server, WorkerSettings, count};
-use shape::{Role, Shape};
+use shape::{Node, Role, Shape};
 use stand::Stand;
 use std::{
     collections::BTreeMap,
@@ -119,28 +119,16 @@ async fn measure_one(shape: &Shape, upsert: bool, what: &str) -> Result<(Cascade
     let mut stand = Stand::start(shape, upsert).await?;
     let nodes = stand.nodes.nodes.clone();
     let (mut tree_ms, mut limit_ms) = (Vec::new(), Vec::new());
-    let mut adds: BTreeMap<Role, Adds> = BTreeMap::new();
+    let mut adds = BTreeMap::new();
     let last = 1 + ROTATIONS;
     for version in 2..=last {
         let all = stand.rotate_tree(version).await?;
-        tree_ms.push(convergence_ms(&all));
-        for role in [Role::Root, Role::Inner, Role::Leaf] {
-            let Some((events, workflow_tasks)) = most(&nodes, &all, role) else {
-                continue;
-            };
-            let most = adds.entry(role).or_insert(Adds {
-                events,
-                workflow_tasks,
-            });
-            most.events = most.events.max(events);
-            most.workflow_tasks = most.workflow_tasks.max(workflow_tasks);
-        }
-        limit_ms.push(convergence_ms(&stand.rotate_idle(version).await?));
-        let (tree, limit) = (tree_ms.last(), limit_ms.last());
-        say(&format!(
-            "{what}: rotation {}: {tree:?} ms, limit {limit:?} ms",
-            version - 1
-        ));
+        note_most(&mut adds, &nodes, &all);
+        let tree = convergence_ms(&all);
+        let limit = convergence_ms(&stand.rotate_idle(version).await?);
+        say(&format!("{what}: {tree:.0} ms, limit {limit:.0} ms"));
+        tree_ms.push(tree);
+        limit_ms.push(limit);
     }
     let burst = if upsert && shape.to_string() == BURST_SHAPE {
         Some(burst(&mut stand, last + 1).await?)
@@ -163,6 +151,18 @@ async fn measure_one(shape: &Shape, upsert: bool, what: &str) -> Result<(Cascade
         bytes_per_workflow: stand.bytes_per_workflow,
     };
     Ok((cascade, burst))
+}
+
+/// Keeps the most that any rotation added to any node of each role.
+fn note_most(adds: &mut BTreeMap<Role, Adds>, nodes: &[Node], all: &[Added]) {
+    for role in [Role::Root, Role::Inner, Role::Leaf] {
+        let Some((events, workflow_tasks)) = most(nodes, all, role) else {
+            continue;
+        };
+        let most = adds.entry(role).or_default();
+        most.events = most.events.max(events);
+        most.workflow_tasks = most.workflow_tasks.max(workflow_tasks);
+    }
 }
 
 async fn burst(stand: &mut Stand, first: u32) -> Result<Burst> {

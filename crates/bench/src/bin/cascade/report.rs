@@ -64,7 +64,7 @@ pub(crate) struct Cascade {
 }
 
 /// What one rotation adds to a history.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Adds {
     pub(crate) events: usize,
     pub(crate) workflow_tasks: usize,
