@@ -172,10 +172,11 @@ async fn duplicates_stale_and_foreign_grants_change_nothing() -> anyhow::Result<
     .await?;
     all_at(&tree, &ids, 3).await?;
     assert_eq!(added_since(&client, "a/leaf-0", before).await?, []);
+    // Reports are a minute apart: which reasons are in the first one depends on what came together.
     eventually(
         "the audit log heard of it",
         || async { Ok(plane.reported()) },
-        |reported| reported.contains_key("other_tree"),
+        |reported| expected.iter().any(|reason| reported.contains_key(*reason)),
     )
     .await?;
     Ok(())
