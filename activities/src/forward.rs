@@ -5,7 +5,7 @@ use crate::executions::{Executions, Unanswered};
 use futures::StreamExt;
 use std::time::Duration;
 use tokio::time::Instant;
-use uuid::Uuid;
+use xylem_ids::{NodeId, signal_request_id};
 use xylem_stateful::activity::{Delivery, Forward, Forwarded};
 
 /// Signals in flight. More does not help: the server is the limit (our measurement, Temporal
@@ -64,9 +64,12 @@ async fn deliver(
             return Fared::Undelivered;
         };
         let timeout = left.min(SIGNAL_TIMEOUT);
-        let child = delivery.child.workflow_id.as_str();
-        let request_id = request_id(grant, delivery);
-        let signal = executions.signal(child, grant, request_id, timeout);
+        let NodeId {
+            workflow_id,
+            first_run_id,
+        } = &delivery.child;
+        let request_id = signal_request_id(grant, workflow_id, first_run_id, "");
+        let signal = executions.signal(workflow_id.as_str(), grant, request_id, timeout);
         match tokio::time::timeout(timeout, signal).await {
             Ok(Ok(())) => {}
             Ok(Err(Unanswered::NotFound)) => return missing(executions, delivery, deadline).await,
@@ -86,15 +89,6 @@ async fn missing(executions: &dyn Executions, delivery: &Delivery, deadline: Ins
         Ok(Ok(found)) if !found.is_open => Fared::Gone,
         _ => Fared::Undelivered,
     }
-}
-
-/// The same for the same grant and child, so that a repetition after a crash adds nothing to the
-/// child's history. A grant's text contains its tree, slot, epoch, version and serial.
-fn request_id(grant: &str, delivery: &Delivery) -> Uuid {
-    let child = &delivery.child;
-    let (workflow_id, run_id) = (&child.workflow_id, &child.first_run_id);
-    let name = format!("xylem:apiToken\n{grant}\n{workflow_id}\n{run_id}");
-    Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
 }
 
 #[cfg(test)]

@@ -11,9 +11,8 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use uuid::Uuid;
 use xylem_grant::VerifiedGrant;
-use xylem_ids::{RunId, TreeId, WorkflowId};
+use xylem_ids::{RunId, TreeId, WorkflowId, signal_request_id};
 
 /// After a signal, further rotations are gathered until none has come for this long,
 const QUIET: Duration = Duration::from_millis(250);
@@ -155,31 +154,13 @@ impl Plane {
             run_id: None,
             name: API_TOKEN,
             payload: grant.as_str().into(),
-            request_id: request_id(grant, workflow_id, first_run_id, again),
+            request_id: signal_request_id(grant.as_str(), workflow_id, first_run_id, again)
+                .to_string(),
         };
         self.temporal.signal(signal).await?;
         add(&self.metrics.signals, 1);
         Ok(())
     }
-}
-
-/// The request id that a parent uses when it forwards the same grant to the same node: whoever
-/// comes second adds no event.
-fn request_id(
-    grant: &VerifiedGrant,
-    workflow_id: &WorkflowId,
-    first_run_id: &RunId,
-    again: &str,
-) -> String {
-    let mut name = format!(
-        "xylem:apiToken\n{}\n{workflow_id}\n{first_run_id}",
-        grant.as_str()
-    );
-    if !again.is_empty() {
-        name.push('\n');
-        name.push_str(again);
-    }
-    Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes()).to_string()
 }
 
 #[cfg(test)]

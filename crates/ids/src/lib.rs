@@ -7,6 +7,7 @@
 mod address;
 mod name;
 mod order;
+mod signal;
 mod tree;
 
 pub use address::{Audience, Origin};
@@ -14,4 +15,5 @@ pub use name::{
     AgentId, AuditId, Fingerprint, IdError, KeyId, LeaseId, Slot, TaskQueue, ToolName, WorkflowType,
 };
 pub use order::{Epoch, Order, Serial, Version};
+pub use signal::signal_request_id;
 pub use tree::{Namespace, NodeId, RunId, TreeId, WorkflowId};
