@@ -3,17 +3,24 @@
 //! Every identifier that crosses a room boundary has a type here, so that a slot is never passed
 //! where a tool is meant. Parsing checks the rule of the identifier once; a value of the type is
 //! proof that the rule holds. Nothing here does I/O or reads a clock.
+//!
+//! Beside them are the few rules that rooms on both sides of a line must keep alike: what a tool's
+//! definition may say about HTTP, and how a signal with a grant is named.
 
 mod address;
+mod http;
 mod name;
 mod order;
 mod signal;
+mod template;
 mod tree;
 
 pub use address::{Audience, Origin};
+pub use http::{MAX_RESPONSE_BYTES, may_carry_parameter, may_carry_token, may_reach_workflow};
 pub use name::{
     AgentId, AuditId, Fingerprint, IdError, KeyId, LeaseId, Slot, TaskQueue, ToolName, WorkflowType,
 };
 pub use order::{Epoch, Order, Serial, Version};
 pub use signal::signal_request_id;
+pub use template::{PathTemplate, Segment, is_parameter_name};
 pub use tree::{Namespace, NodeId, RunId, TreeId, WorkflowId};

@@ -19,7 +19,6 @@ mod key;
 mod registry;
 mod schema;
 mod storage;
-mod template;
 mod tool;
 
 pub use agent::{Agent, Role, Roles};
@@ -28,5 +27,4 @@ pub use key::{ApiKey, IssuedKey, KEY_PREFIX, KeyHasher, NewKey, PresentedKey, Pr
 pub use registry::{Existing, Registered, Registry, RegistryError, Unauthenticated};
 pub use schema::MAX_SCHEMA_BYTES;
 pub use storage::{Storage, StorageError};
-pub use template::PathTemplate;
 pub use tool::{Auth, DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};

@@ -1,8 +1,9 @@
 //! The JSON Schema of a tool's parameters.
 
-use crate::{Invalid, template::is_parameter};
+use crate::Invalid;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
+use xylem_ids::is_parameter_name;
 
 /// No schema is larger, in bytes of JSON.
 pub const MAX_SCHEMA_BYTES: usize = 64 * 1024;
@@ -28,7 +29,7 @@ pub(crate) fn check(schema: &Value) -> Result<(), Invalid> {
             "a JSON Schema with \"type\": \"object\"",
         ));
     }
-    if !properties(schema).all(is_parameter) {
+    if !properties(schema).all(is_parameter_name) {
         return Err(Invalid::new(
             FIELD,
             "a JSON Schema whose property names are 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'",

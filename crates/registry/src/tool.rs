@@ -1,6 +1,6 @@
 //! Registered tools.
 
-use crate::{PathTemplate, schema};
+use crate::schema;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,7 +10,10 @@ use std::{
     str::FromStr,
 };
 use url::{Host, Url};
-use xylem_ids::{Audience, Origin, Slot, ToolName};
+use xylem_ids::{
+    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, may_carry_token,
+    may_reach_workflow,
+};
 
 /// A field that breaks its rule. Never quotes the field's content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +96,7 @@ pub enum Auth {
     Bearer,
     /// The token alone in a header of this name.
     Header {
-        /// The header, in lower case.
+        /// The header; kept in lower case.
         name: String,
     },
 }
@@ -140,10 +143,10 @@ pub struct ToolDefinition {
     pub api_urls: Vec<Audience>,
     /// How long a call may take, in seconds: 1 to 300.
     pub timeout_seconds: u32,
-    /// Response headers that reach the workflow, in lower case.
+    /// Response headers that reach the workflow, at most 50; kept in lower case.
     #[serde(default)]
     pub response_headers: Vec<String>,
-    /// The largest response that is read, in bytes: 1 to 16 MiB.
+    /// The largest response that is read, in bytes: 1 to [`MAX_RESPONSE_BYTES`].
     pub max_response_bytes: u64,
 }
 
@@ -180,19 +183,21 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// Checks a definition and completes its places, so that the hash covers them.
+    /// Checks a definition and completes it: every parameter has a place and every header is in
+    /// lower case, so that the hash covers what a call does.
     ///
     /// # Errors
     /// Names the first field that breaks its rule.
     pub fn new(mut definition: ToolDefinition) -> Result<Self, Invalid> {
         check_text(&definition)?;
         let origin = check_base_url(&definition.base_url)?;
-        let template = PathTemplate::parse(&definition.path)?;
-        check_auth(&definition.auth)?;
+        let template = definition.path.parse();
+        let template = template.map_err(|_| Invalid::new("path", PathTemplate::RULE))?;
+        definition.auth = auth(definition.auth)?;
         schema::check(&definition.parameters)?;
         definition.places = places(&definition, &template)?;
         check_limits(&definition)?;
-        check_response_headers(&definition.response_headers)?;
+        definition.response_headers = response_headers(definition.response_headers)?;
         if !definition.api_urls.iter().all(encrypted) {
             return Err(Invalid::new("api_urls", ENCRYPTED));
         }
@@ -304,62 +309,41 @@ fn encrypted(audience: &Audience) -> bool {
     url.scheme() == "https" || loopback
 }
 
-fn check_auth(auth: &Auth) -> Result<(), Invalid> {
-    const RESERVED: [&str; 13] = [
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    ];
+fn auth(auth: Auth) -> Result<Auth, Invalid> {
     match auth {
-        Auth::Bearer => Ok(()),
-        Auth::Header { name } if is_header(name) && !RESERVED.contains(&name.as_str()) => Ok(()),
+        Auth::Bearer => Ok(Auth::Bearer),
+        Auth::Header { name } if may_carry_token(&name) => Ok(Auth::Header {
+            name: name.to_ascii_lowercase(),
+        }),
         Auth::Header { .. } => Err(Invalid::new(
             "auth.name",
-            "a header name in lower case that is not reserved for the transport",
+            "the name of a header, at most 100 characters of A-Z, a-z, 0-9, '-' and '_', that is not reserved for the request itself",
         )),
     }
 }
 
-fn check_response_headers(names: &[String]) -> Result<(), Invalid> {
-    const RESERVED: [&str; 4] = [
-        "set-cookie",
-        "authorization",
-        "www-authenticate",
-        "proxy-authenticate",
-    ];
-    let fine = |name: &String| is_header(name) && !RESERVED.contains(&name.as_str());
-    if names.len() > 50 || !names.iter().all(fine) {
+fn response_headers(names: Vec<String>) -> Result<Vec<String>, Invalid> {
+    if names.len() > 50 || !names.iter().all(|name| may_reach_workflow(name)) {
         return Err(Invalid::new(
             "response_headers",
-            "at most 50 header names in lower case, none that carries credentials",
+            "at most 50 names of headers, at most 100 characters of A-Z, a-z, 0-9, '-' and '_' each, none that carries credentials",
         ));
     }
-    Ok(())
-}
-
-fn is_header(name: &str) -> bool {
-    (1..=100).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    Ok(names
+        .into_iter()
+        .map(|name| name.to_ascii_lowercase())
+        .collect())
 }
 
 fn check_limits(definition: &ToolDefinition) -> Result<(), Invalid> {
     if !(1..=300).contains(&definition.timeout_seconds) {
         return Err(Invalid::new("timeout_seconds", "1 to 300"));
     }
-    if !(1..=16 * 1024 * 1024).contains(&definition.max_response_bytes) {
-        return Err(Invalid::new("max_response_bytes", "1 to 16777216"));
+    if !(1..=u64::from(MAX_RESPONSE_BYTES)).contains(&definition.max_response_bytes) {
+        return Err(Invalid::new(
+            "max_response_bytes",
+            "1 to 8388608 (8 MiB): ask the API for less, or for pages",
+        ));
     }
     Ok(())
 }
@@ -371,7 +355,7 @@ fn places(
     template: &PathTemplate,
 ) -> Result<BTreeMap<String, Place>, Invalid> {
     let properties: BTreeSet<&str> = schema::properties(&definition.parameters).collect();
-    let in_path = template.parameters();
+    let in_path: BTreeSet<&str> = template.parameters().collect();
     if !in_path.is_subset(&schema::required(&definition.parameters))
         || !in_path.is_subset(&properties)
     {
@@ -528,10 +512,10 @@ mod tests {
         );
         assert_eq!(field_of(|d| d.parameters = json!({})), "parameters");
         assert_eq!(field_of(|d| d.timeout_seconds = 0), "timeout_seconds");
-        assert_eq!(
-            field_of(|d| d.max_response_bytes = 1 << 30),
-            "max_response_bytes"
-        );
+        for bytes in [0, u64::from(MAX_RESPONSE_BYTES) + 1] {
+            let field = field_of(|d| d.max_response_bytes = bytes);
+            assert_eq!(field, "max_response_bytes");
+        }
         assert_eq!(
             field_of(|d| d.description = "x".repeat(2001)),
             "description"
@@ -547,6 +531,37 @@ mod tests {
         assert_eq!(
             field_of(|d| d.api_urls = vec!["http://h".parse().unwrap()]),
             "api_urls"
+        );
+    }
+
+    #[test]
+    fn headers_are_kept_in_lower_case_and_reserved_ones_refused() {
+        let mut given = definition();
+        given.auth = Auth::Header {
+            name: "X-Api-Key".into(),
+        };
+        given.response_headers = vec!["ETag".into()];
+        let tool = Tool::new(given).unwrap();
+        let name = "x-api-key".to_owned();
+        assert_eq!(tool.definition().auth, Auth::Header { name });
+        assert_eq!(tool.definition().response_headers, ["etag"]);
+        for name in ["host", "Cookie", "transfer_encoding", "x-forwarded-for", ""] {
+            let name = name.to_owned();
+            assert_eq!(field_of(|d| d.auth = Auth::Header { name }), "auth.name");
+        }
+    }
+
+    /// The message of the limit is text, the limit a number: they must agree.
+    #[test]
+    fn the_largest_response_is_named() {
+        let mut large = definition();
+        large.max_response_bytes = u64::from(MAX_RESPONSE_BYTES);
+        assert!(Tool::new(large.clone()).is_ok());
+        large.max_response_bytes += 1;
+        let refused = Tool::new(large).unwrap_err().to_string();
+        assert!(
+            refused.contains(&MAX_RESPONSE_BYTES.to_string()),
+            "{refused}"
         );
     }
 
