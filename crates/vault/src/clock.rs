@@ -1,4 +1,5 @@
-//! The vault's clock: the one that decides at redemption.
+//! The vault's clock: the one that decides at redemption, and wherever the control plane compares
+//! times.
 
 use std::time::SystemTime;
 

@@ -139,7 +139,7 @@ struct Next<'a> {
     token: &'a SecretString,
     fingerprint: Fingerprint,
     audiences: Vec<Audience>,
-    expires_at: UnixSeconds,
+    lifetime: Duration,
     exposed: bool,
     depositor: &'a AgentId,
     request: &'a RequestId,
@@ -159,7 +159,7 @@ impl Vault {
             token: &deposit.token,
             fingerprint: self.derived.fingerprint(deposit.token.expose_secret())?,
             audiences: deposit.audiences.0.clone(),
-            expires_at: self.expiry(deposit.lifetime)?,
+            lifetime: check_lifetime(deposit.lifetime)?,
             exposed: false,
             depositor: &deposit.depositor,
             request: &deposit.request,
@@ -218,7 +218,7 @@ impl Vault {
             token: &intake.token,
             fingerprint: self.derived.fingerprint(intake.token.expose_secret())?,
             audiences: intake.audiences.0.clone(),
-            expires_at: self.expiry(intake.lifetime)?,
+            lifetime: check_lifetime(intake.lifetime)?,
             exposed: true,
             depositor: &intake.worker.agent,
             request: &intake.request,
@@ -280,7 +280,7 @@ impl Vault {
         by: &AgentId,
         request: &RequestId,
     ) -> Result<Deposited, VaultError> {
-        let expires_at = self.expiry(lifetime)?;
+        let lifetime = check_lifetime(lifetime)?;
         let mut tx = self.storage.begin().await?;
         let owner = self.living_tree(&mut *tx, tree).await?;
         let earlier = self.version_in(&mut *tx, &owner, slot, to).await?;
@@ -296,7 +296,7 @@ impl Vault {
             token: &token,
             fingerprint: earlier.info.fingerprint.clone(),
             audiences: earlier.info.audiences.clone(),
-            expires_at,
+            lifetime,
             exposed: earlier.info.exposed,
             depositor: by,
             request,
@@ -310,13 +310,6 @@ impl Vault {
         let deposited = self.deposited(row, None, false)?;
         tx.commit().await?;
         Ok(deposited)
-    }
-
-    fn expiry(&self, lifetime: Duration) -> Result<UnixSeconds, VaultError> {
-        if lifetime.as_secs() == 0 || lifetime > MAX_LIFETIME {
-            return Err(invalid("lifetime", "1 second to 10 years"));
-        }
-        Ok(self.seconds().plus(lifetime))
     }
 
     async fn target(
@@ -386,7 +379,7 @@ impl Vault {
             fingerprint: next.fingerprint,
             audiences: next.audiences,
             issued_at: now,
-            expires_at: next.expires_at,
+            expires_at: now.plus(next.lifetime),
             grant: None,
             issuer: None,
             depositor: next.depositor.clone(),
@@ -502,6 +495,13 @@ fn exposure(vault: &Vault, intake: &TakeIn, verdict: Verdict) -> Entry {
     entry.activity = Some(claims.activity.clone());
     entry.slot = Some(intake.slot.clone());
     entry
+}
+
+fn check_lifetime(lifetime: Duration) -> Result<Duration, VaultError> {
+    if lifetime.as_secs() == 0 || lifetime > MAX_LIFETIME {
+        return Err(invalid("lifetime", "1 second to 10 years"));
+    }
+    Ok(lifetime)
 }
 
 fn check_token(token: &SecretString, accept_short: bool) -> Result<(), VaultError> {

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::time::Duration;
 use xylem_audit::{Kind, Verdict};
-use xylem_grant::{Claims, IssuerKey, IssuerPublicKey, IssuerSet, UnixSeconds, VerifiedGrant};
+use xylem_grant::{Claims, IssuerKey, IssuerPublicKey, IssuerSet, VerifiedGrant};
 use xylem_ids::{AgentId, Epoch, KeyId, RunId, Slot, TreeId};
 
 /// The key that signs, and the sets that verify.
@@ -129,9 +129,9 @@ async fn issuer_row(
 
 /// What makes a grant new although its token stays.
 enum Renewal {
-    /// A later expiry.
-    Until(UnixSeconds),
-    /// The same expiry, under what has changed in the vault.
+    /// A lifetime that begins now.
+    For(Duration),
+    /// What is left of the old lifetime, under what has changed in the vault.
     Again,
 }
 
@@ -148,7 +148,6 @@ impl Vault {
         lifetime: Duration,
         by: &AgentId,
     ) -> Result<VerifiedGrant, VaultError> {
-        let until = self.seconds().plus(lifetime);
         let mut tx = self.storage.begin().await?;
         let owner = self.living_tree(&mut *tx, tree).await?;
         let active = tx.active_version(&owner.tree.start, slot).await?;
@@ -156,10 +155,10 @@ impl Vault {
             what: "active version in this slot",
         })?;
         let version = self.derived.check_version(active)?;
-        if version.info.expires_at >= until {
+        if version.info.expires_at >= self.seconds().plus(lifetime) {
             return self.grant_of(&version);
         }
-        let renewal = Renewal::Until(until);
+        let renewal = Renewal::For(lifetime);
         let grant = self.renew(&mut *tx, tree, version, &renewal, by).await?;
         tx.commit().await?;
         Ok(grant)
@@ -252,9 +251,9 @@ impl Vault {
         } = version;
         info.serial = info.serial.next().ok_or(VaultError::Exhausted)?;
         info.epoch = self.epoch_in(tx).await?;
-        info.issued_at = self.seconds();
-        if let Renewal::Until(until) = renewal {
-            info.expires_at = *until;
+        if let Renewal::For(lifetime) = renewal {
+            info.issued_at = self.seconds();
+            info.expires_at = info.issued_at.plus(*lifetime);
         }
         let grant = self.issuers_in(tx).await?.sign(tree, &mut info)?;
         let row = self.derived.seal_version(info, secret);

@@ -314,7 +314,6 @@ impl Vault {
         }
         let mut info = version.info;
         if let (VersionState::Active, Some(tree)) = (info.state, to.id()) {
-            info.issued_at = self.seconds();
             info.epoch = self.epoch_in(tx).await?;
             self.issuers_in(tx).await?.sign(&tree, &mut info)?;
         }

@@ -108,7 +108,10 @@ impl Vault {
         Ok(forgotten)
     }
 
-    pub(crate) fn now(&self) -> SystemTime {
+    /// The time by the vault's clock, for whoever decides beside it: two clocks in one process
+    /// would disagree.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
         self.clock.now()
     }
 

@@ -214,7 +214,8 @@ pub struct VersionInfo {
     pub fingerprint: Fingerprint,
     /// Where the token may be sent.
     pub audiences: Vec<Audience>,
-    /// When its grant was last issued.
+    /// Since when its grant's lifetime runs: its deposit, or its last renewal. A grant that is
+    /// signed again for another reason keeps it, and so says how long it was meant to live.
     pub issued_at: UnixSeconds,
     /// When its grant stops being redeemable.
     pub expires_at: UnixSeconds,
