@@ -15,8 +15,9 @@ use crate::{
     caller::{caller, only_own},
     fault::Fault,
     plane::Plane,
+    temporal::TemporalError,
 };
-use std::{pin::Pin, sync::Arc, time::SystemTime};
+use std::{pin::Pin, sync::Arc};
 use tonic::{Response, Status};
 use xylem_ids::{AgentId, TreeId, WorkflowId};
 use xylem_proto::v1;
@@ -93,7 +94,9 @@ impl Plane {
         let workflow_id: WorkflowId = crate::convert::id(name.to_owned(), "tree")?;
         let running = match self.temporal.describe(&workflow_id, None).await {
             Ok(found) if found.execution.status.is_open() => found.execution,
-            Ok(_) | Err(_) => return known,
+            Ok(_) | Err(TemporalError::NotFound) => return known,
+            // A known tree is given it all the same; whether an unknown root runs is not guessed.
+            Err(error) => return known.map_err(|_| error.into()),
         };
         let first = running
             .first_run_id
@@ -128,7 +131,7 @@ impl Plane {
 
     /// A tree with the newest version of each of its slots.
     async fn wire_tree(&self, tree: Tree) -> Result<v1::Tree, Fault> {
-        let now = SystemTime::now();
+        let now = self.now();
         let mut newest = std::collections::BTreeMap::new();
         if let Some(id) = tree.id() {
             for status in self.vault.status(&id).await? {

@@ -128,19 +128,25 @@ impl Plane {
         Ok(registered)
     }
 
+    /// The time that decides here: the vault's, so that both always agree.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.vault.now()
+    }
+
     /// Counts an event that must not fill the audit log one by one.
     pub(crate) fn note(&self, kind: Kind, reason: &'static str, source: &str) {
         if kind == Kind::AuthenticationFailed {
             add(&self.metrics.unauthenticated, 1);
         }
+        let now = self.now();
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.note(SystemTime::now(), kind, Reason::of(reason), source);
+        tally.note(now, kind, Reason::of(reason), source);
     }
 
     /// Writes the counts of the minutes that are over, or all of them.
     pub(crate) async fn flush_tally(&self, all: bool) {
         const MINUTE: Duration = Duration::from_secs(60);
-        let now = SystemTime::now() + if all { MINUTE } else { Duration::ZERO };
+        let now = self.now() + if all { MINUTE } else { Duration::ZERO };
         let counted = {
             let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.drain(now)

@@ -1,6 +1,7 @@
 //! Finding what the cascade missed, and healing it.
 
 use crate::{
+    Control,
     fault::Fault,
     metrics::add,
     plane::Plane,
@@ -8,38 +9,52 @@ use crate::{
     walk::{Look, Node, Standing, Walk},
 };
 use futures::{FutureExt, StreamExt, stream};
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tonic::Status;
 use xylem_grant::{UnixSeconds, VerifiedGrant};
-use xylem_ids::{RunId, TreeId};
+use xylem_ids::{RunId, Slot, TreeId};
 use xylem_vault::{StartId, Tree, VersionState};
 
 /// Signals under way at a time in one sweep.
 const SIGNALS: usize = 16;
 /// Trees per page.
 const PAGE: u32 = 200;
-/// A start that is this old and neither bound nor given up was left behind by a crash.
+/// A start that is this old and neither bound nor given up was left behind by a crash: no call
+/// takes so long.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
 /// A node that stays behind is signalled again this often, under another request id: it may have
 /// been reset to before the last signal.
 const AGAIN: u64 = 5 * 60;
 
-/// What one sweep of one tree did.
+/// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
     /// Nodes that needed nothing.
     pub fine: u32,
     /// Nodes that were signalled.
     pub signalled: u32,
-    /// Nodes that could not be signalled, or did not answer.
+    /// Nodes that could not be signalled, starts that could not be settled, grants that could not
+    /// be renewed, and trees that could not be looked at. The log has the reasons.
     pub failed: u32,
 }
 
+impl Control {
+    /// Sweeps everything once, as the schedule has it done every [`Settings::sweep_every`]: settles
+    /// starts that a crash left more than a minute ago, renews grants of which a third of the
+    /// lifetime is left, and signals nodes that are behind.
+    ///
+    /// # Errors
+    /// The database did not answer. What fails for a single tree is counted in the answer.
+    ///
+    /// [`Settings::sweep_every`]: crate::Settings::sweep_every
+    pub async fn sweep(&self) -> Result<Swept, Status> {
+        Ok(self.plane().sweep_all().await?)
+    }
+}
+
 impl Plane {
-    /// Signals the current grants to the nodes of a tree that are behind or silent.
+    /// Signals the current grants to the nodes of a tree that are behind or silent, or hold one that
+    /// was renewed.
     pub(crate) async fn sweep_tree(&self, tree: &TreeId) -> Result<(Walk, Swept), Fault> {
         let walk = self.walk(tree, Look::default()).await?;
         let grants = self.vault.grants(tree).await?;
@@ -52,7 +67,10 @@ impl Plane {
         {
             let needed: Vec<_> = grants
                 .iter()
-                .filter(|grant| walk.standing(node, grant.slot()).blocks())
+                .filter(|grant| {
+                    let slot = grant.slot();
+                    walk.standing(node, slot).blocks() || walk.outlived(node, slot)
+                })
                 .collect();
             if needed.is_empty() {
                 swept.fine += 1;
@@ -87,10 +105,11 @@ impl Plane {
             return false;
         };
         for grant in grants {
-            // A silent node may have the signal in its queue: the same request adds nothing. One
-            // that answered has not adopted what was sent before.
+            // A silent node may have the signal in its queue, and the cascade of a renewal may be
+            // on its way: the same request adds nothing. A node behind has not adopted what was
+            // sent before.
             let again = match walk.standing(node, grant.slot()) {
-                Standing::Behind(_) => window(SystemTime::now()),
+                Standing::Behind(_) => window(self.now().into()),
                 _ => String::new(),
             };
             let to = (&node.workflow_id, &first_run_id);
@@ -120,9 +139,15 @@ impl Plane {
     /// Everything that is to be done from time to time: starts that a crash left, grants that
     /// expire, nodes that are behind. What fails for one tree does not keep the others waiting.
     pub(crate) async fn sweep_all(self: &Arc<Self>) -> Result<Swept, Fault> {
-        self.settle_starts().await?;
-        self.renew_expiring().await?;
+        let unsettled = self.settle_starts().await?;
+        let unrenewed = self.renew_expiring().await?;
         self.vault.tidy().await?;
+        let mut swept = self.sweep_trees().await?;
+        swept.failed += unsettled + unrenewed;
+        Ok(swept)
+    }
+
+    async fn sweep_trees(&self) -> Result<Swept, Fault> {
         let mut total = Swept::default();
         let mut after: Option<StartId> = None;
         loop {
@@ -157,56 +182,102 @@ impl Plane {
         }
     }
 
-    /// Binds the starts whose root runs after all, and gives up those whose root does not.
-    async fn settle_starts(&self) -> Result<(), Fault> {
-        let old = UnixSeconds::from(SystemTime::now() - LEFT_BEHIND);
+    /// Settles the starts that a crash left; answers how many could not be.
+    async fn settle_starts(&self) -> Result<u32, Fault> {
+        let now = UnixSeconds::from(self.now());
+        let mut failed = 0;
         for tree in self.vault.starting().await? {
-            if tree.namespace != self.settings.namespace || tree.opened_at > old {
+            let left_behind = tree.opened_at.plus(LEFT_BEHIND) <= now;
+            if !left_behind || tree.namespace != self.settings.namespace {
                 continue;
             }
-            match self.temporal.describe(&tree.workflow_id, None).await {
-                Ok(found)
-                    if found
-                        .start_requests
-                        .iter()
-                        .any(|r| r == tree.start.as_str()) =>
-                {
-                    if let Some(first) = found.execution.first_run_id {
-                        let bound = self.vault.bind(&tree.start, first).await?;
-                        self.signal_grants(&bound.tree, &bound.grants).await;
-                    }
-                }
-                Ok(_) | Err(TemporalError::NotFound) => {
-                    self.vault.abandon(&tree.start, &self.system).await?;
-                }
-                Err(error) => return Err(error.into()),
+            if let Err(fault) = self.settle(&tree).await {
+                tracing::warn!(
+                    reason = fault.reason(),
+                    workflow.id = %tree.workflow_id,
+                    "a start that a crash left could not be settled: the next sweep tries again"
+                );
+                failed += 1;
             }
+        }
+        Ok(failed)
+    }
+
+    /// Binds a start whose root was started after all, and gives up one whose root was not.
+    async fn settle(&self, tree: &Tree) -> Result<(), Fault> {
+        match self.started_by(tree).await? {
+            Some(first_run_id) => {
+                let bound = self.vault.bind(&tree.start, first_run_id).await?;
+                self.signal_grants(&bound.tree, &bound.grants).await;
+            }
+            None => self.vault.abandon(&tree.start, &self.system).await?,
         }
         Ok(())
     }
 
-    /// Issues again the grants that live for as long as the server says, before they expire. A
-    /// grant whose depositor said how long it lives ends when they said.
-    async fn renew_expiring(self: &Arc<Self>) -> Result<(), Fault> {
-        let lifetime = self.settings.lifetime;
-        for (tree, slot) in self.vault.expiring(lifetime / 3).await? {
-            let status = self.vault.status(&tree).await?;
-            let ours = status.iter().map(|version| &version.info).any(|info| {
-                info.slot == slot
-                    && info.state == VersionState::Active
-                    && info.issued_at.plus(lifetime) == info.expires_at
-            });
-            if ours
-                && self
-                    .root(&tree)
-                    .await?
-                    .is_some_and(|root| root.status.is_open())
-            {
-                self.vault
-                    .reissue(&tree, &slot, lifetime, &self.system)
-                    .await?;
-                self.announce(&tree).await;
+    /// The first run of the workflow under a start's id, if this start made it and not somebody
+    /// else. Only the first run knows the request that started it.
+    async fn started_by(&self, tree: &Tree) -> Result<Option<RunId>, TemporalError> {
+        let mut found = match self.temporal.describe(&tree.workflow_id, None).await {
+            Err(TemporalError::NotFound) => return Ok(None),
+            answer => answer?,
+        };
+        let Some(first) = found.execution.first_run_id.clone() else {
+            return Ok(None);
+        };
+        if found.execution.run_id != first {
+            let described = self.temporal.describe(&tree.workflow_id, Some(&first));
+            found = match described.await {
+                Err(TemporalError::NotFound) => return Ok(None),
+                answer => answer?,
+            };
+        }
+        let mut requests = found.start_requests.iter();
+        let ours = requests.any(|request| request == tree.start.as_str());
+        Ok(ours.then_some(first))
+    }
+
+    /// Issues again the grants that live for as long as the server says, before they expire;
+    /// answers how many could not be.
+    async fn renew_expiring(self: &Arc<Self>) -> Result<u32, Fault> {
+        let soon = self.settings.lifetime / 3;
+        let mut failed = 0;
+        for (tree, slot) in self.vault.expiring(soon).await? {
+            if tree.namespace != self.settings.namespace {
+                continue;
             }
+            if let Err(fault) = self.renew(&tree, &slot).await {
+                tracing::warn!(
+                    reason = fault.reason(),
+                    tree.id = %tree,
+                    token.slot = %slot,
+                    "a grant that expires could not be renewed: the next sweep tries again"
+                );
+                failed += 1;
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Renews a grant and signals it, unless its depositor said when it ends or the root has
+    /// closed.
+    async fn renew(self: &Arc<Self>, tree: &TreeId, slot: &Slot) -> Result<(), Fault> {
+        let lifetime = self.settings.lifetime;
+        let status = self.vault.status(tree).await?;
+        let ours = status.iter().map(|version| &version.info).any(|info| {
+            info.slot == *slot
+                && info.state == VersionState::Active
+                && info.issued_at.plus(lifetime) == info.expires_at
+        });
+        if !ours {
+            return Ok(());
+        }
+        let root = self.root(tree).await?;
+        if root.is_some_and(|root| root.status.is_open()) {
+            self.vault
+                .reissue(tree, slot, lifetime, &self.system)
+                .await?;
+            self.announce(tree).await;
         }
         Ok(())
     }
@@ -252,9 +323,6 @@ impl Plane {
     }
 }
 
-fn window(now: SystemTime) -> String {
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    (seconds / AGAIN).to_string()
+fn window(now: UnixSeconds) -> String {
+    (now.0 / AGAIN).to_string()
 }

@@ -224,6 +224,14 @@ impl Walk {
         }
     }
 
+    /// Whether a node holds an earlier issue of the newest version: the same token, but a grant
+    /// that expires sooner. It is current all the same and blocks no revocation.
+    pub(crate) fn outlived(&self, node: &Node, slot: &Slot) -> bool {
+        let held = node.answer().and_then(|answer| answer.slots.get(slot));
+        let held = held.and_then(Held::order);
+        self.standing(node, slot) == Standing::Current && held.as_ref() < self.newest.get(slot)
+    }
+
     /// A node's standing over all slots: the worst of them.
     pub(crate) fn worst(&self, node: &Node) -> Standing {
         if !node.is_open() {

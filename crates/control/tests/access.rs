@@ -6,10 +6,11 @@ use axum::body::Body;
 use common::Stack;
 use http::{Request, Response, StatusCode};
 use secrecy::ExposeSecret;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 use tower::ServiceExt;
 use xylem_proto::v1::Rpc;
-use xylem_registry::Role;
+use xylem_registry::{NewKey, Role};
+use xylem_vault::Clock;
 
 const TABLE: &str = include_str!("../src/access.golden");
 
@@ -153,4 +154,28 @@ async fn a_revoked_key_is_out_at_once() {
         matches!(error, xylem_client::Error::Unauthenticated(_)),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_key_ends_by_the_clock_of_the_control_plane() {
+    let stack = Stack::start().await;
+    stack.key_for(Role::Operator, "brief").await;
+    let minute = Duration::from_secs(60);
+    let now = stack.clock.now();
+    let new = NewKey {
+        agent: common::id("brief"),
+        roles: [Role::Operator].into(),
+        queues: [].into(),
+        expires_at: Some(now + minute),
+    };
+    let namespace = common::namespace();
+    let issued = stack.registry.create_key(&namespace, new, now).await;
+    let key = issued.expect("a key").secret;
+    let ask = async || rest(&stack, Rpc::ListTools, Some(key.expose_secret())).await;
+    stack.clock.advance(minute - Duration::from_secs(1));
+    assert_eq!(ask().await.status(), StatusCode::OK);
+    stack.clock.advance(Duration::from_secs(1));
+    let answer = ask().await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(reason(answer).await, "key_not_valid");
 }

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{API, Stack, TOKEN_1, TOKEN_2, deposit, id, tree};
+use common::{API, QUEUE, Stack, TOKEN_1, TOKEN_2, deposit, id, tree};
 use secrecy::{ExposeSecret, SecretString};
-use xylem_client::{ActivityClaims, Client, Error, Redeem, Redeemed, Select, v1};
+use xylem_client::{ActivityClaims, Client, Definition, Error, Redeem, Redeemed, Select, v1};
 use xylem_registry::Role;
 
 struct Scene {
@@ -356,4 +356,90 @@ async fn a_worker_registers_and_reports_for_its_own_queues() {
         .release(redeemed.lease, end)
         .await
         .expect("released");
+}
+
+#[tokio::test]
+async fn a_slot_that_holds_no_token_says_which_and_what_to_do() {
+    let scene = Scene::set().await;
+    let admin = scene.stack.admin().await;
+    let tool = v1::Tool {
+        name: "git.pull".to_owned(),
+        method: "POST".to_owned(),
+        base_url: API.to_owned(),
+        path: "/pulls".to_owned(),
+        slot: "github".to_owned(),
+        ..v1::Tool::default()
+    };
+    admin.register_tool(tool).await.expect("a tool");
+    let name = tree("train");
+    let allowed = admin.allow_tools(&name, vec![id("git.pull")]).await;
+    allowed.expect("allowed");
+    // A node holds a grant for an empty slot where a restore has lost the deposit.
+    let (stack, restored) = scene.stack.twice().await;
+    let admin = stack.admin().await;
+    let set = admin
+        .set_token(&name, &id("github"), deposit(TOKEN_2))
+        .await;
+    set.expect("set, after the backup");
+    let grant = stack.temporal.signals("train").pop().expect("signalled");
+    let worker = restored.client(Role::Worker).await;
+    let definition = Definition {
+        workflow_type: id("Train"),
+        slots: [id("github")].into(),
+        transit: [].into(),
+    };
+    let registered = worker.register_definitions(id(QUEUE), vec![definition]);
+    registered.await.expect("registered");
+    let redeem = Redeem {
+        claims: restored.claims("train", "7"),
+        grant,
+        tool: id("git.pull"),
+        slot: id("github"),
+        api_url: None,
+    };
+    let error = worker.redeem(redeem).await.expect_err("nothing there");
+    assert!(matches!(error, Error::Denied(_)), "{error}");
+    assert_eq!(error.reason(), Some("no_token"));
+    let text = error.to_string();
+    for said in ["slot github", "tree train", "set one"] {
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_a_worker_refused_is_a_denied_redemption_of_its_node() {
+    let scene = Scene::set().await;
+    let entry = v1::NewAuditEntry {
+        action: "tool.refused".to_owned(),
+        reason: "address".to_owned(),
+        slot: "default".to_owned(),
+        tool: "acme.deploy".to_owned(),
+        count: 1,
+    };
+    let claims = scene.stack.claims("train", "7");
+    let appended = scene.worker.append_audit(claims, vec![entry]);
+    appended.await.expect("appended");
+    let admin = scene.stack.admin().await;
+    let request = v1::ListAuditRequest {
+        filter: Some(v1::AuditFilter {
+            tree: "train".to_owned(),
+            action: "redeem".to_owned(),
+            outcome: "denied".to_owned(),
+            ..v1::AuditFilter::default()
+        }),
+        ..v1::ListAuditRequest::default()
+    };
+    let listed = admin.list_audit(request).await.expect("entries").entries;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let entry = &listed[0];
+    assert_eq!((entry.reason.as_str(), entry.count), ("address", 1));
+    assert_eq!(
+        (entry.tool.as_str(), entry.slot.as_str()),
+        ("acme.deploy", "default")
+    );
+    assert_eq!(
+        (entry.workflow_id.as_str(), entry.activity_id.as_str()),
+        ("train", "7")
+    );
+    assert_eq!(entry.lease_id, "", "no token was handed out");
 }

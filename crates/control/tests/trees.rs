@@ -360,6 +360,24 @@ async fn a_root_that_somebody_started_becomes_a_tree_when_it_is_given_something(
 }
 
 #[tokio::test]
+async fn whether_an_unknown_root_runs_is_not_guessed_while_temporal_is_down() {
+    let stack = Stack::start().await;
+    stack.temporal.start_root("stock", "Train");
+    stack.temporal.down(true);
+    let admin = stack.admin().await;
+    let set = async || {
+        let deposit = common::deposit(common::TOKEN_1);
+        admin
+            .set_token(&tree("stock"), &id("default"), deposit)
+            .await
+    };
+    let error = set().await.expect_err("nobody to ask");
+    assert!(error.is_retryable(), "{error}");
+    stack.temporal.down(false);
+    set().await.expect("adopted");
+}
+
+#[tokio::test]
 async fn readiness_follows_temporal() {
     let stack = Stack::start().await;
     let ready = async || {

@@ -59,7 +59,7 @@ impl Handlers {
     async fn create_agent(&self, request: v1::CreateAgentRequest) -> Result<v1::Agent, Fault> {
         let name: AgentId = convert::id(request.name, "name")?;
         let roles = convert::roles(request.roles)?;
-        let now = SystemTime::now();
+        let now = self.now();
         let namespace = &self.settings.namespace;
         let agent = self
             .registry
@@ -92,7 +92,7 @@ impl Handlers {
     ) -> Result<v1::CreateApiKeyResponse, Fault> {
         let agent: AgentId = convert::id(request.agent, "agent")?;
         let namespace = &self.settings.namespace;
-        let now = SystemTime::now();
+        let now = self.now();
         let least = Duration::from_secs(1);
         let ttl = convert::duration(request.ttl, "ttl", least, LONGEST)?;
         let roles = match convert::roles(request.roles)? {
@@ -129,7 +129,7 @@ impl Handlers {
 
     async fn revoke_key(&self, request: v1::RevokeApiKeyRequest) -> Result<v1::ApiKey, Fault> {
         let id: KeyId = convert::id(request.id, "id")?;
-        let now = SystemTime::now();
+        let now = self.now();
         let namespace = &self.settings.namespace;
         let key = self.registry.revoke_key(namespace, &id, now).await?;
         self.note_change(Kind::KeyRevoked, now).await?;

@@ -61,7 +61,9 @@ impl Handlers {
         let claimed = claims.claims();
         let mut entries = Vec::new();
         for new in given.entries {
-            let mut entry = reported(new)?.by(principal.agent()).of_tree(claims.tree());
+            let mut entry = reported(new, self.now())?
+                .by(principal.agent())
+                .of_tree(claims.tree());
             entry.node = Some(NodeRun {
                 workflow_id: claimed.workflow_id.clone(),
                 run_id: Some(claimed.run_id.clone()),
@@ -177,7 +179,9 @@ fn code<T>(text: &str, field: &str, read: impl Fn(&str) -> Option<T>) -> Result<
         .ok_or_else(|| Fault::invalid(field, format!("{field} must be one of the log's codes")))
 }
 
-fn reported(given: v1::NewAuditEntry) -> Result<Entry, Fault> {
+/// What a worker refused before it asked for a token is a redemption that was denied: who looks for
+/// refused calls finds all of them under one kind, these by their missing lease and their reason.
+fn reported(given: v1::NewAuditEntry, at: SystemTime) -> Result<Entry, Fault> {
     let kind = match given.action.as_str() {
         "signal.rejected" => Kind::SignalsRejected,
         "tool.refused" => Kind::Redeem,
@@ -192,7 +196,7 @@ fn reported(given: v1::NewAuditEntry) -> Result<Entry, Fault> {
             "entries.reason must be a code of a-z, 0-9 and '_'",
         )
     })?;
-    let mut entry = Entry::new(SystemTime::now(), kind, Verdict::Denied);
+    let mut entry = Entry::new(at, kind, Verdict::Denied);
     entry.reason = Some(reason);
     entry.slot = convert::optional(given.slot, "entries.slot")?;
     entry.tool = convert::optional(given.tool, "entries.tool")?;

@@ -3,7 +3,7 @@
 use super::{Handlers, answer, wire_tool, worker};
 use crate::{caller::caller, convert, fault::Fault};
 use secrecy::{ExposeSecret, SecretString};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 use v1::grants_server::Grants;
 use xylem_audit::{Entry, Kind, Reason, Verdict};
@@ -155,7 +155,7 @@ impl Handlers {
         tool: &ToolName,
         reason: &'static str,
     ) -> Result<(), Fault> {
-        let mut entry = Entry::new(SystemTime::now(), Kind::Redeem, Verdict::Denied)
+        let mut entry = Entry::new(self.now(), Kind::Redeem, Verdict::Denied)
             .by(principal.agent())
             .because(reason);
         entry.namespace = Some(claims.namespace.clone());
@@ -170,7 +170,7 @@ impl Handlers {
 
     fn remember(&self, redeemed: &Redeemed) {
         let claims = redeemed.grant.claims();
-        let now = UnixSeconds::from(SystemTime::now());
+        let now = UnixSeconds::from(self.now());
         let lasts = Duration::from_secs(redeemed.lease_expires_at.0.saturating_sub(now.0));
         let lease = redeemed.lease.clone();
         self.leases

@@ -22,6 +22,8 @@ use xylem_vault::{
 /// Between two looks at a tree whose revocation has to wait.
 const FIRST_REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(2);
+/// Why nothing can be said about some nodes.
+const UNSEEN: &str = "the tree has more workflows than one walk looks at: some were not looked at";
 /// So many stragglers are named in an answer.
 const NAMED: usize = 200;
 
@@ -100,7 +102,8 @@ impl Handlers {
         let request = request(&principal, &given.request_id, "")?;
         let tree = self.named_id(&given.tree).await?;
         let before = self.newest(&tree, &slot).await?.ok_or_else(|| {
-            Fault::refused("no_token", "the slot holds no token yet: set one first")
+            let what = format!("slot {slot} of tree {}", tree.workflow_id);
+            Fault::refused("no_token", "the slot holds no token yet: set one first").about(&what)
         })?;
         let audiences = if given.audiences.is_empty() {
             Audiences::new(before.info.audiences)?
@@ -173,7 +176,7 @@ impl Handlers {
         before: Option<VersionInfo>,
         signalled: bool,
     ) -> Result<v1::TokenChanged, Fault> {
-        let now = SystemTime::now();
+        let now = self.now();
         let of_slot = self.versions(tree, Some(slot)).await?;
         let find = |wanted: Version| {
             let found = of_slot.iter().find(|status| status.info.version == wanted);
@@ -193,7 +196,7 @@ impl Handlers {
     ) -> Result<v1::TokenStatus, Fault> {
         let slot: Option<Slot> = convert::optional(given.slot, "slot")?;
         let tree = self.named_id(&given.tree).await?;
-        let now = SystemTime::now();
+        let now = self.now();
         let mut versions = self.versions(&tree, slot.as_ref()).await?;
         versions.sort_by(|a, b| {
             let newest_first = b.info.version.cmp(&a.info.version);
@@ -251,11 +254,16 @@ struct Evidence {
     current: u32,
     unselected: u32,
     stragglers: Vec<v1::Straggler>,
+    /// Whether the tree has nodes that the walk did not reach.
+    unseen: bool,
 }
 
 impl Evidence {
     fn of(walk: &Walk, slot: &Slot) -> Self {
-        let mut evidence = Self::default();
+        let mut evidence = Self {
+            unseen: walk.truncated,
+            ..Self::default()
+        };
         for node in &walk.nodes {
             match walk.standing(node, slot) {
                 Standing::Current => evidence.current += 1,
@@ -269,7 +277,21 @@ impl Evidence {
         evidence
     }
 
-    fn fault(&self) -> Fault {
+    /// What is in the way of a revocation, as a code.
+    fn blocked(&self) -> Option<&'static str> {
+        if !self.stragglers.is_empty() {
+            Some("nodes_behind")
+        } else if self.unseen {
+            Some("nodes_unseen")
+        } else {
+            None
+        }
+    }
+
+    fn fault(&self, reason: &'static str) -> Fault {
+        if self.stragglers.is_empty() {
+            return Fault::refused(reason, format!("{UNSEEN}; force it if they may be behind"));
+        }
         let few: Vec<_> = self
             .stragglers
             .iter()
@@ -283,7 +305,7 @@ impl Evidence {
             String::new()
         };
         Fault::refused(
-            "nodes_behind",
+            reason,
             format!(
                 "{} nodes have not adopted the newest version: {}{more}; wait for them, stop them, or force it",
                 self.stragglers.len(),
@@ -330,20 +352,20 @@ impl Handlers {
             let (walk, _) = self.sweep_tree(&tree).await?;
             let evidence = Evidence::of(&walk, &slot);
             let over = Instant::now() + rest > deadline;
-            if !evidence.stragglers.is_empty() && !over {
-                rest = pause(rest).await;
-                continue;
-            }
-            if !evidence.stragglers.is_empty() && !given.force {
-                return Err(evidence.fault());
+            if let Some(reason) = evidence.blocked() {
+                if !over {
+                    rest = pause(rest).await;
+                    continue;
+                }
+                if !given.force {
+                    return Err(evidence.fault(reason));
+                }
+                let nodes = evidence.stragglers.len();
+                self.note_forced(&revocation, reason, nodes).await?;
             }
             revocation.force = given.force && over;
-            if revocation.force || !evidence.stragglers.is_empty() {
-                self.note_forced(&revocation, evidence.stragglers.len())
-                    .await?;
-            }
             match self.vault.revoke(revocation.clone()).await {
-                Ok(revoked) => return Ok(answer_of(revoked, evidence)),
+                Ok(revoked) => return Ok(answer_of(revoked, evidence, self.now())),
                 Err(VaultError::OpenLeases { .. }) if !over => rest = pause(rest).await,
                 Err(VaultError::StillActive(_)) if given.force && !over => {
                     rest = pause(rest).await;
@@ -374,13 +396,18 @@ impl Handlers {
 
     /// The vault's own entry says that a version was revoked by force; this one, written before,
     /// says over how many nodes.
-    async fn note_forced(&self, revocation: &Revocation, nodes: usize) -> Result<(), Fault> {
-        let mut entry = Entry::new(SystemTime::now(), Kind::ForcedRevoke, Verdict::Granted)
+    async fn note_forced(
+        &self,
+        revocation: &Revocation,
+        reason: &'static str,
+        nodes: usize,
+    ) -> Result<(), Fault> {
+        let mut entry = Entry::new(self.now(), Kind::ForcedRevoke, Verdict::Granted)
             .by(&revocation.by)
             .of_tree(&revocation.tree)
-            .because("nodes_behind");
+            .because(reason);
         entry.slot = Some(revocation.slot.clone());
-        entry.count = u64::try_from(nodes).unwrap_or(u64::MAX);
+        entry.count = u64::try_from(nodes).unwrap_or(u64::MAX).max(1);
         Ok(self.log.append(&[entry]).await?)
     }
 }
@@ -390,13 +417,20 @@ async fn pause(rest: Duration) -> Duration {
     (rest * 2).min(LONGEST_REST)
 }
 
-fn answer_of(revoked: xylem_vault::Revoked, evidence: Evidence) -> v1::RevokeTokenResponse {
+fn answer_of(
+    revoked: xylem_vault::Revoked,
+    evidence: Evidence,
+    now: SystemTime,
+) -> v1::RevokeTokenResponse {
     let mut breaks = Vec::new();
     let behind = evidence.stragglers.len();
     if behind > 0 {
         breaks.push(format!(
             "{behind} nodes were behind or silent: their next call redeems the newest version, if there is one they are entitled to"
         ));
+    }
+    if evidence.unseen {
+        breaks.push(UNSEEN.to_owned());
     }
     if revoked.open_leases > 0 {
         breaks.push(format!(
@@ -407,7 +441,7 @@ fn answer_of(revoked: xylem_vault::Revoked, evidence: Evidence) -> v1::RevokeTok
     let mut stragglers = evidence.stragglers;
     stragglers.truncate(NAMED);
     v1::RevokeTokenResponse {
-        version: Some(convert::version(revoked.version, SystemTime::now())),
+        version: Some(convert::version(revoked.version, now)),
         current: evidence.current,
         unselected: evidence.unselected,
         stragglers,

@@ -2,7 +2,7 @@
 
 use super::{Handlers, answer};
 use crate::{caller::caller, convert, fault::Fault};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
 use xylem_audit::{Entry, Kind, Verdict};
@@ -45,7 +45,7 @@ impl Handlers {
             .ok_or_else(|| Fault::invalid("tool", "tool must be present"))?;
         let tool = Tool::new(definition(given)?)?;
         let namespace = &self.settings.namespace;
-        let now = SystemTime::now();
+        let now = self.now();
         self.registry
             .register_tool(namespace, &tool, Existing::Replace, now)
             .await?;

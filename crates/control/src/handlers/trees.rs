@@ -12,7 +12,7 @@ use crate::{
 use secrecy::SecretString;
 use std::{
     collections::{BTreeSet, HashSet},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
@@ -328,7 +328,7 @@ impl Handlers {
             None => None,
         };
         let record = self.wire_tree(tree).await?;
-        Ok(view::tree(record, walk.as_ref(), SystemTime::now()))
+        Ok(view::tree(record, walk.as_ref(), self.now()))
     }
 
     async fn watch(&self, given: v1::WatchTreeRequest) -> Result<Answers<v1::TreeView>, Fault> {

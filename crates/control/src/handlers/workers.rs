@@ -2,7 +2,6 @@
 
 use super::{Handlers, answer};
 use crate::{caller::caller, convert, fault::Fault};
-use std::time::SystemTime;
 use tonic::{Request, Response, Status};
 use v1::workers_server::Workers;
 use xylem_audit::{Entry, Kind, Verdict};
@@ -42,12 +41,8 @@ impl Handlers {
         self.registry
             .register_definitions(namespace, &queue, &definitions)
             .await?;
-        let mut entry = Entry::new(
-            SystemTime::now(),
-            Kind::DefinitionsRegistered,
-            Verdict::Succeeded,
-        )
-        .by(principal.agent());
+        let mut entry = Entry::new(self.now(), Kind::DefinitionsRegistered, Verdict::Succeeded)
+            .by(principal.agent());
         entry.namespace = Some(namespace.clone());
         entry.count = u64::try_from(definitions.len()).unwrap_or(u64::MAX).max(1);
         self.log.append(&[entry]).await?;

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION},
     middleware::Next,
 };
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, sync::Arc};
 use tonic::Status;
 use xylem_audit::Kind;
 use xylem_registry::{Principal, Unauthenticated};
@@ -69,10 +69,7 @@ async fn authenticate(
             "an API key is required: send it as `Authorization: Bearer xyk_…`",
         ));
     };
-    let checked = plane
-        .registry
-        .authenticate(presented, SystemTime::now())
-        .await;
+    let checked = plane.registry.authenticate(presented, plane.now()).await;
     match checked {
         Ok(principal) if principal.namespace() == &plane.settings.namespace => Ok(principal),
         Ok(_) => {

@@ -1,19 +1,24 @@
 //! A control plane over a real SQLite store and a Temporal that lives in memory.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod clock;
 pub(crate) mod temporal;
 
+use clock::TestClock;
 use secrecy::{ExposeSecret, SecretString};
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tempfile::TempDir;
 use temporal::FakeTemporal;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, StartTree, v1};
-use xylem_control::{Control, Parts, Settings, bind, temporal::Temporal};
+use xylem_control::{Control, Parts, Settings, Swept, bind, temporal::Temporal};
 use xylem_ids::{Namespace, WorkflowId};
 use xylem_registry::{KeyHasher, NewKey, Registry, Role};
 use xylem_store::SqliteStore;
-use xylem_vault::{KeyRing, SystemClock, Vault};
+use xylem_vault::{Clock, KeyRing, Vault};
 
 pub(crate) const QUEUE: &str = "train";
 pub(crate) const TOKEN_1: &str = "canary-token-one-4f2a";
@@ -27,9 +32,12 @@ pub(crate) struct Stack {
     pub(crate) address: String,
     pub(crate) registry: Registry,
     pub(crate) vault: Arc<Vault>,
+    pub(crate) clock: Arc<TestClock>,
     admin: Option<SecretString>,
+    keys: Arc<KeyRing>,
+    store: Arc<SqliteStore>,
     _stop: DropGuard,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 pub(crate) fn id<T: std::str::FromStr>(text: &str) -> T
@@ -56,10 +64,24 @@ impl Stack {
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         let dir = TempDir::new().expect("a folder");
-        let store = SqliteStore::open(&dir.path().join("xylem.db")).await;
-        let store = Arc::new(store.expect("a store"));
         let keys = Arc::new(KeyRing::generate().expect("a key"));
-        let vault = Vault::open(store.clone(), keys, Arc::new(SystemClock)).await;
+        let mut stack = Self::on(dir, keys, Arc::default(), used, temporal, change).await;
+        stack.admin = Some(stack.key(Role::Admin).await);
+        stack
+    }
+
+    /// On the database that lies in a folder.
+    async fn on(
+        dir: TempDir,
+        keys: Arc<KeyRing>,
+        clock: Arc<TestClock>,
+        used: Arc<dyn Temporal>,
+        temporal: Arc<FakeTemporal>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let store = SqliteStore::open(&database(dir.path())).await;
+        let store = Arc::new(store.expect("a store"));
+        let vault = Vault::open(store.clone(), keys.clone(), clock.clone()).await;
         let vault = Arc::new(vault.expect("a vault"));
         let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
         let mut settings = Settings::new(namespace());
@@ -68,7 +90,7 @@ impl Stack {
         let parts = Parts {
             vault: vault.clone(),
             registry: registry.clone(),
-            log: store,
+            log: store.clone(),
             temporal: used,
         };
         let control = Control::new(settings, parts).expect("a control plane");
@@ -79,18 +101,41 @@ impl Stack {
         let serving = control.clone();
         let stopped = stop.clone();
         tokio::spawn(async move { serving.serve(listener, stopped).await });
-        let mut stack = Self {
+        Self {
             control,
             temporal,
             address,
             registry,
             vault,
+            clock,
             admin: None,
+            keys,
+            store,
             _stop: stop.drop_guard(),
-            _dir: dir,
+            dir,
+        }
+    }
+
+    /// Ends, and goes on twice: over its own database, and over a copy of it, as it is after a
+    /// restore from a backup that was made now.
+    pub(crate) async fn twice(self) -> (Self, Self) {
+        self.store.close().await;
+        let copy = TempDir::new().expect("a folder");
+        std::fs::copy(database(self.dir.path()), database(copy.path())).expect("a copy");
+        let reopen = async |dir| {
+            let (keys, clock) = (self.keys.clone(), self.clock.clone());
+            let temporal = self.temporal.clone();
+            let mut stack = Self::on(dir, keys, clock, temporal.clone(), temporal, |_| {}).await;
+            stack.admin.clone_from(&self.admin);
+            stack
         };
-        stack.admin = Some(stack.key(Role::Admin).await);
-        stack
+        let restored = reopen(copy).await;
+        (reopen(self.dir).await, restored)
+    }
+
+    /// Sweeps everything once, as the schedule does.
+    pub(crate) async fn sweep(&self) -> Swept {
+        self.control.sweep().await.expect("swept")
     }
 
     /// A key of a fresh agent of that role.
@@ -99,7 +144,7 @@ impl Stack {
     }
 
     pub(crate) async fn key_for(&self, role: Role, agent: &str) -> SecretString {
-        let now = SystemTime::now();
+        let now = self.clock.now();
         let queues: &[&str] = if role == Role::Worker { &[QUEUE] } else { &[] };
         let namespace = namespace();
         let created = self
@@ -197,6 +242,10 @@ impl Stack {
             local: false,
         }
     }
+}
+
+fn database(folder: &Path) -> PathBuf {
+    folder.join("xylem.db")
 }
 
 pub(crate) fn namespace() -> Namespace {

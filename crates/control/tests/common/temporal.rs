@@ -52,6 +52,7 @@ struct State {
     requests: BTreeSet<(WorkflowId, String)>,
     down: bool,
     lose_answers: bool,
+    truncates: bool,
     search_attribute: bool,
     runs: u32,
 }
@@ -73,6 +74,11 @@ impl FakeTemporal {
     /// Whether starts happen and their answers are lost.
     pub(crate) fn lose_answers(&self, lose: bool) {
         self.state().lose_answers = lose;
+    }
+
+    /// Whether lists claim that there are more workflows than fit.
+    pub(crate) fn truncate(&self, truncates: bool) {
+        self.state().truncates = truncates;
     }
 
     pub(crate) fn mood(&self, workflow_id: &str, mood: Mood) {
@@ -104,7 +110,10 @@ impl FakeTemporal {
         old.execution.status = RunStatus::ContinuedAsNew;
         state.closed.push(old);
         let workflow = state.workflows.get_mut(&id::<WorkflowId>(workflow_id));
-        workflow.expect("it runs").execution.run_id = run;
+        let workflow = workflow.expect("it runs");
+        workflow.execution.run_id = run;
+        // The server keeps the request with the run that it started.
+        workflow.start_requests.clear();
     }
 
     /// A root that somebody starts without asking.
@@ -376,7 +385,7 @@ impl Temporal for FakeTemporal {
             })
             .collect();
         Ok(Listing {
-            truncated: executions.len() > limit,
+            truncated: state.truncates || executions.len() > limit,
             executions: executions.into_iter().take(limit).collect(),
         })
     }

@@ -1,0 +1,362 @@
+//! What the sweep does from time to time: starts that a crash left, grants that expire, nodes that
+//! were missed.
+
+mod common;
+
+use common::{Stack, TOKEN_2, deposit, id, namespace, start, temporal::Mood, tree};
+use std::time::Duration;
+use xylem_client::{Client, Redeem, v1};
+use xylem_control::Swept;
+use xylem_grant::UnixSeconds;
+use xylem_ids::{AgentId, TreeId};
+use xylem_vault::{Clock, NewTree, TreeState, VersionInfo, VersionState};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+/// What the server's settings say.
+const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn now(stack: &Stack) -> UnixSeconds {
+    stack.clock.now().into()
+}
+
+async fn record(stack: &Stack, name: &str) -> xylem_vault::Tree {
+    let found = stack.vault.find_tree(&namespace(), &tree(name)).await;
+    found.expect("a tree")
+}
+
+async fn tree_id(stack: &Stack, name: &str) -> TreeId {
+    record(stack, name)
+        .await
+        .id()
+        .expect("its root has started")
+}
+
+/// Every version of a tree.
+async fn versions(stack: &Stack, name: &str) -> Vec<VersionInfo> {
+    let status = stack.vault.status(&tree_id(stack, name).await).await;
+    let status = status.expect("a status").into_iter();
+    status.map(|version| version.info).collect()
+}
+
+/// The only version of a tree.
+async fn only(stack: &Stack, name: &str) -> VersionInfo {
+    let mut versions = versions(stack, name).await;
+    assert_eq!(versions.len(), 1, "{versions:?}");
+    versions.remove(0)
+}
+
+/// Version and serial of what a node says it holds.
+async fn held(admin: &Client, workflow_id: &str) -> (u32, u32) {
+    let request = v1::GetTreeRequest {
+        tree: "train".to_owned(),
+        ..v1::GetTreeRequest::default()
+    };
+    let view = admin.get_tree(request).await.expect("a view");
+    let mut nodes = view.nodes.iter();
+    let node = nodes.find(|node| node.workflow_id == workflow_id);
+    let slots = &node.expect("a node").slots;
+    let order = slots[0].order.expect("an order");
+    (order.version, order.serial)
+}
+
+/// A tree of a root and a leaf whose activity 7 is pending, and a worker.
+async fn scene() -> (Stack, Client) {
+    let stack = Stack::start().await;
+    let worker = stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.start_child("train", "leaf", "Leaf");
+    stack.temporal.activity("leaf", "7", 1);
+    (stack, worker)
+}
+
+fn redemption(stack: &Stack, workflow_id: &str, grant: &str) -> Redeem {
+    Redeem {
+        claims: stack.claims(workflow_id, "7"),
+        grant: grant.to_owned(),
+        tool: id("acme.deploy"),
+        slot: id("default"),
+        api_url: None,
+    }
+}
+
+#[tokio::test]
+async fn a_grant_is_issued_again_when_a_third_of_its_life_is_left() {
+    let (stack, worker) = scene().await;
+    let admin = stack.admin().await;
+    let first = only(&stack, "train").await;
+    stack.clock.advance(LIFETIME * 2 / 3);
+    stack.sweep().await;
+    assert_eq!(only(&stack, "train").await, first, "there is time left");
+    stack.clock.advance(SECOND);
+    stack.sweep().await;
+    let again = only(&stack, "train").await;
+    assert_eq!(again.expires_at, now(&stack).plus(LIFETIME));
+    assert_eq!((again.version, again.serial.0), (first.version, 2));
+    assert_eq!(again.deposited_at, first.deposited_at);
+    assert_eq!(again.fingerprint, first.fingerprint);
+    for node in ["train", "leaf"] {
+        assert_eq!(held(&admin, node).await, (1, 2), "{node}");
+    }
+    stack.sweep().await;
+    assert_eq!(only(&stack, "train").await, again, "once is enough");
+    let signals = stack.temporal.signals("train");
+    assert_eq!(signals.len(), 2);
+    // When the first grant would have expired, the tree goes on.
+    stack.clock.advance(LIFETIME / 3 + HOUR);
+    let redeemed = worker
+        .redeem(redemption(&stack, "leaf", &signals[0]))
+        .await
+        .expect("a token");
+    assert_eq!(redeemed.newer_grant.as_ref(), signals.last());
+}
+
+#[tokio::test]
+async fn a_node_that_missed_the_longer_grant_is_signalled_by_the_sweep() {
+    let (stack, _worker) = scene().await;
+    stack.temporal.mood("train", Mood::Lonely);
+    stack.clock.advance(LIFETIME * 2 / 3 + SECOND);
+    let swept = stack.sweep().await;
+    let expected = Swept {
+        fine: 1,
+        signalled: 1,
+        failed: 0,
+    };
+    assert_eq!(swept, expected);
+    let admin = stack.admin().await;
+    assert_eq!(held(&admin, "leaf").await, (1, 2));
+    assert_eq!(stack.temporal.signals("leaf").len(), 1);
+    // It holds the same token, so it never blocked a revocation.
+    assert_eq!(stack.sweep().await.fine, 2);
+}
+
+#[tokio::test]
+async fn a_grant_ends_when_its_depositor_said() {
+    let stack = Stack::start().await;
+    let worker = stack.worker().await;
+    stack.tool().await;
+    let mut short = start("train");
+    short.tokens[0].deposit.ttl = Some(HOUR);
+    let admin = stack.admin().await;
+    admin.start_tree(short).await.expect("a tree");
+    stack.temporal.activity("train", "7", 1);
+    let first = only(&stack, "train").await;
+    stack.clock.advance(HOUR - SECOND);
+    stack.sweep().await;
+    let grant = stack.temporal.signals("train").remove(0);
+    let redeem = redemption(&stack, "train", &grant);
+    worker
+        .redeem(redeem.clone())
+        .await
+        .expect("the last second");
+    stack.clock.advance(SECOND);
+    stack.sweep().await;
+    assert_eq!(only(&stack, "train").await, first);
+    assert_eq!(stack.temporal.signals("train"), [grant]);
+    let error = worker.redeem(redeem).await.expect_err("expired");
+    assert_eq!(error.reason(), Some("token_expired"));
+}
+
+#[tokio::test]
+async fn a_tree_whose_root_has_closed_is_not_renewed() {
+    let (stack, _worker) = scene().await;
+    let first = only(&stack, "train").await;
+    stack.temporal.complete("train");
+    stack.clock.advance(LIFETIME - HOUR);
+    stack.sweep().await;
+    assert_eq!(only(&stack, "train").await, first);
+    assert_eq!(stack.temporal.signals("train").len(), 1);
+}
+
+#[tokio::test]
+async fn a_grant_that_expired_unseen_is_renewed_all_the_same() {
+    let (stack, _worker) = scene().await;
+    stack.clock.advance(10 * LIFETIME);
+    stack.sweep().await;
+    assert_eq!(only(&stack, "train").await.serial.0, 2);
+    assert_eq!(held(&stack.admin().await, "leaf").await, (1, 2));
+}
+
+#[tokio::test]
+async fn time_that_passes_within_a_call_does_not_make_a_lifetime_somebody_elses() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    // Depositing, starting and binding take a moment each, and so does renewing.
+    stack.clock.run(SECOND);
+    stack.tree("train").await;
+    let admin = stack.admin().await;
+    let set = admin
+        .set_token(&tree("train"), &id("github"), deposit(TOKEN_2))
+        .await;
+    set.expect("set");
+    for serial in 2..4 {
+        stack.clock.advance(LIFETIME - HOUR);
+        stack.sweep().await;
+        for version in versions(&stack, "train").await {
+            assert_eq!(version.serial.0, serial, "{}", version.slot);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_issuer_key_neither_fails_on_an_expired_grant_nor_keeps_one_from_renewal() {
+    let (stack, _worker) = scene().await;
+    stack.clock.advance(HOUR);
+    let by: AgentId = id("admin");
+    stack.vault.rotate_issuer(&by).await.expect("rotated");
+    let signed = only(&stack, "train").await;
+    assert_eq!(signed.serial.0, 2);
+    stack.clock.advance(LIFETIME - 2 * HOUR);
+    stack.sweep().await;
+    let renewed = only(&stack, "train").await;
+    assert_eq!(renewed.serial.0, 3);
+    assert_eq!(renewed.expires_at, now(&stack).plus(LIFETIME));
+    // Trees whose roots have closed keep their last grant until somebody stops them.
+    stack.temporal.complete("train");
+    stack.clock.advance(2 * LIFETIME);
+    stack.vault.rotate_issuer(&by).await.expect("rotated");
+    stack.vault.raise_epoch(&by).await.expect("raised");
+    let expired = only(&stack, "train").await;
+    assert_eq!(expired.expires_at, renewed.expires_at);
+    assert_eq!((expired.epoch.0, expired.serial.0), (2, 5));
+}
+
+/// A start whose root runs although nobody was told.
+async fn crashed(stack: &Stack, start: xylem_client::StartTree) {
+    stack.temporal.lose_answers(true);
+    let error = stack.admin().await.start_tree(start).await;
+    assert!(error.expect_err("no answer").is_retryable());
+    stack.temporal.lose_answers(false);
+}
+
+/// A start whose root was never started.
+async fn never_started(stack: &Stack) {
+    stack.temporal.down(true);
+    let error = stack.admin().await.start_tree(start("train")).await;
+    assert!(error.expect_err("no answer").is_retryable());
+    stack.temporal.down(false);
+}
+
+async fn starting(stack: &Stack) -> usize {
+    stack.vault.starting().await.expect("starts").len()
+}
+
+async fn is_given_up(stack: &Stack, name: &str) {
+    assert_eq!(starting(stack).await, 0);
+    let tree = record(stack, name).await;
+    let given_up = matches!(
+        tree.state,
+        TreeState::Stopped {
+            first_run_id: None,
+            ..
+        }
+    );
+    assert!(given_up, "{tree:?}");
+}
+
+#[tokio::test]
+async fn a_crashed_start_whose_root_runs_is_bound_and_signalled() {
+    let stack = Stack::start().await;
+    let worker = stack.worker().await;
+    stack.tool().await;
+    crashed(&stack, start("train")).await;
+    stack.temporal.activity("train", "7", 1);
+    stack.clock.advance(MINUTE - SECOND);
+    stack.sweep().await;
+    assert_eq!(starting(&stack).await, 1, "it may still be under way");
+    assert!(stack.temporal.signals("train").is_empty());
+    stack.clock.advance(SECOND);
+    stack.sweep().await;
+    assert_eq!(starting(&stack).await, 0);
+    let run = stack.temporal.run("train").run_id;
+    assert_eq!(tree_id(&stack, "train").await.first_run_id, run);
+    let signals = stack.temporal.signals("train");
+    assert_eq!(signals.len(), 1);
+    let redeem = redemption(&stack, "train", &signals[0]);
+    worker.redeem(redeem).await.expect("a token");
+    // What was bound late is renewed like the others.
+    stack.clock.advance(LIFETIME - HOUR);
+    stack.sweep().await;
+    assert_eq!(only(&stack, "train").await.serial.0, 2);
+}
+
+#[tokio::test]
+async fn a_crashed_start_whose_root_has_gone_on_as_another_run_is_bound_to_the_first() {
+    let stack = Stack::start().await;
+    stack.tool().await;
+    crashed(&stack, start("train")).await;
+    let first = stack.temporal.run("train").run_id;
+    stack.temporal.continue_as_new("train");
+    stack.clock.advance(MINUTE);
+    stack.sweep().await;
+    assert_eq!(tree_id(&stack, "train").await.first_run_id, first);
+    assert_eq!(stack.temporal.signals("train").len(), 1);
+}
+
+#[tokio::test]
+async fn a_crashed_start_whose_root_does_not_run_is_given_up() {
+    let stack = Stack::start().await;
+    stack.tool().await;
+    never_started(&stack).await;
+    stack.clock.advance(MINUTE - SECOND);
+    stack.sweep().await;
+    assert_eq!(starting(&stack).await, 1, "it may still be under way");
+    stack.clock.advance(SECOND);
+    stack.temporal.down(true);
+    assert_eq!(stack.sweep().await.failed, 1);
+    assert_eq!(
+        starting(&stack).await,
+        1,
+        "nobody said that it does not run"
+    );
+    stack.temporal.down(false);
+    stack.sweep().await;
+    is_given_up(&stack, "train").await;
+    assert_eq!(stack.temporal.running(), 0);
+}
+
+#[tokio::test]
+async fn a_crashed_start_whose_id_somebody_else_took_is_given_up_and_not_bound() {
+    let stack = Stack::start().await;
+    stack.tool().await;
+    never_started(&stack).await;
+    stack.temporal.start_root("train", "Train");
+    stack.clock.advance(MINUTE);
+    stack.sweep().await;
+    is_given_up(&stack, "train").await;
+    assert!(stack.temporal.signals("train").is_empty());
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_be_settled_does_not_keep_the_others_waiting() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tool().await;
+    // The first one's run is another record's already; the second one's grant has expired.
+    crashed(&stack, start("taken")).await;
+    let new = NewTree {
+        namespace: namespace(),
+        workflow_id: id("taken"),
+        intake: false,
+        tools: [].into(),
+        owner: id("admin"),
+        request: id("another"),
+    };
+    let other = stack.vault.open_tree(new).await.expect("opened");
+    let run = stack.temporal.run("taken").run_id;
+    stack.vault.bind(&other, run).await.expect("bound");
+    let mut short = start("short");
+    short.tokens[0].deposit.ttl = Some(10 * SECOND);
+    crashed(&stack, short).await;
+    crashed(&stack, start("train")).await;
+    stack.clock.advance(MINUTE);
+    let swept = stack.sweep().await;
+    assert_eq!(swept.failed, 1, "{swept:?}");
+    for name in ["short", "train"] {
+        assert!(record(&stack, name).await.is_bound(), "{name}");
+        assert_eq!(stack.temporal.signals(name).len(), 1, "{name}");
+    }
+    let expired = only(&stack, "short").await;
+    assert!(expired.state == VersionState::Active && expired.expires_at < now(&stack));
+}
