@@ -2,6 +2,7 @@
 
 use crate::{
     failure::Failure,
+    template::fill,
     tool::{Place, ReadyTool},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -39,13 +40,13 @@ pub(crate) fn build(
         _ => return Err(wrong("they are not a JSON object".to_owned())),
     };
     let base = base(ready, api_url)?;
-    let path = ready.path.fill(|name| path_value(parameters, name));
+    let path = fill(&ready.path, |name| path_value(parameters, name));
     let mut url = url(&base, &path.map_err(wrong)?).map_err(wrong)?;
     let mut headers = HeaderMap::new();
     let mut body = Map::new();
     for (name, value) in parameters.iter().filter(|(_, value)| !value.is_null()) {
         match ready.place(name) {
-            Place::Path if ready.path.names(name) => {}
+            Place::Path if ready.is_in_path(name) => {}
             Place::Path => return Err(wrong(format!("'{name}' has no place in the path"))),
             Place::Query => append(&mut url, name, value).map_err(wrong)?,
             Place::Header => {
@@ -230,9 +231,17 @@ mod tests {
         let header = ready(|tool| {
             tool.places = BTreeMap::from([("X-Trace".to_owned(), Place::Header)]);
         });
-        for value in ["a\r\nHost: evil", "a\nb", "\u{0}"] {
+        for value in ["a\r\nHost: evil", "a\nb", "a\rb", "\u{0}", "\u{7f}"] {
             refused(&header, json!({ "X-Trace": value }), None);
         }
+        for value in [json!(["a", "b"]), json!({ "Host": "evil" })] {
+            refused(&header, json!({ "X-Trace": value }), None);
+        }
+        // A parameter whose name is a header's goes where its own place is.
+        let named = json!({ "X-Trace": "t", "Host": "evil", "Authorization": "Bearer evil" });
+        let request = build(&header, &named, None).expect("a good request");
+        assert_eq!(request.headers.len(), 1);
+        assert_eq!(request.headers["x-trace"], "t");
         let query = build(&path, &json!({ "id": "1?admin=true#x" }), None).expect("encoded");
         assert_eq!(query.url.query(), None);
         assert_eq!(query.url.fragment(), None);

@@ -1,11 +1,17 @@
 //! A registered tool, and the same made ready to be called.
 
-use crate::{failure::Failure, template::PathTemplate};
+use crate::failure::Failure;
 use http::{HeaderName, Method};
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
-use xylem_ids::{Audience, Slot, ToolName};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use xylem_ids::{
+    Audience, PathTemplate, Slot, ToolName, may_carry_parameter, may_carry_token,
+    may_reach_workflow,
+};
 
 /// How long a call may take where the definition does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -16,8 +22,8 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 /// The largest response where the definition does not say, in bytes.
 pub const DEFAULT_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// The largest response at most, in bytes.
-pub const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
+/// The largest response at most, in bytes: what the registry takes.
+pub const MAX_RESPONSE_BYTES: usize = xylem_ids::MAX_RESPONSE_BYTES as usize;
 
 /// A registered operation of an external API, as the registry has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +36,7 @@ pub struct Tool {
     pub method: String,
     /// Where the API is: an origin, optionally with a path prefix.
     pub base_url: String,
-    /// The path below it, with `{parameter}` where a parameter goes.
+    /// The path below it, with `{parameter}` where a parameter goes; see [`PathTemplate`].
     pub path: String,
     /// The slot whose token a call uses.
     pub slot: Slot,
@@ -99,19 +105,19 @@ impl ReadyTool {
             .base_url
             .parse()
             .map_err(|_| wrong("its base URL is not an origin with an optional path prefix"))?;
-        let path = tool.path.parse().map_err(wrong)?;
+        let path = tool.path.parse();
+        let path = path.map_err(|_| wrong("its path is not a template"))?;
         let auth_header = match &tool.auth {
             Auth::Bearer => http::header::AUTHORIZATION,
-            Auth::Header(name) => auth_header(name)
+            Auth::Header(name) => header(name, may_carry_token)
                 .ok_or_else(|| wrong("the header that carries its token cannot be set"))?,
         };
         check_parameter_headers(&tool, &auth_header).map_err(wrong)?;
-        let response_headers = tool
-            .response_headers
-            .iter()
-            .map(|name| name.parse())
-            .collect::<Result<Vec<HeaderName>, _>>()
-            .map_err(|_| wrong("a response header it lists has no valid name"))?;
+        let response_headers = tool.response_headers.iter();
+        let response_headers = response_headers
+            .map(|name| header(name, may_reach_workflow))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| wrong("a response header it lists may not reach a workflow"))?;
         let schema = tool.parameters_schema.as_ref().map(compile).transpose();
         let schema = schema.map_err(wrong)?;
         Ok(Self {
@@ -156,9 +162,14 @@ impl ReadyTool {
             })
     }
 
+    /// Whether the path has a place for a parameter.
+    pub(crate) fn is_in_path(&self, parameter: &str) -> bool {
+        self.path.parameters().any(|name| name == parameter)
+    }
+
     /// Where a parameter goes.
     pub(crate) fn place(&self, parameter: &str) -> Place {
-        if self.path.names(parameter) {
+        if self.is_in_path(parameter) {
             return Place::Path;
         }
         let listed = self.tool.places.get(parameter).copied();
@@ -191,54 +202,18 @@ fn compile(schema: &Value) -> Result<Validator, &'static str> {
         .map_err(|_| "its parameter schema does not compile, or refers to something outside itself")
 }
 
-/// Headers that belong to the connection, to the body, to the token, or to whoever stands between.
-const RESERVED_HEADERS: [&str; 20] = [
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "cookie",
-    "cookie2",
-    "expect",
-    "forwarded",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-pub(crate) fn is_reserved_header(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    RESERVED_HEADERS.contains(&name)
-        || ["x-forwarded-", "proxy-", "sec-", ":"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-}
-
-fn auth_header(name: &str) -> Option<HeaderName> {
-    let name: HeaderName = name.parse().ok()?;
-    (name == http::header::AUTHORIZATION || !is_reserved_header(&name)).then_some(name)
+fn header(name: &str, may: fn(&str) -> bool) -> Option<HeaderName> {
+    name.parse().ok().filter(|_| may(name))
 }
 
 fn check_parameter_headers(tool: &Tool, auth_header: &HeaderName) -> Result<(), &'static str> {
-    let headers = tool
-        .places
-        .iter()
-        .filter(|(_, place)| **place == Place::Header);
-    for (name, _) in headers {
-        let name: HeaderName = name
-            .parse()
-            .map_err(|_| "a parameter goes into a header whose name is not valid")?;
-        if is_reserved_header(&name) || name == *auth_header {
-            return Err("a parameter goes into a header that is reserved");
+    let mut seen = BTreeSet::from([auth_header.as_str().to_owned()]);
+    let headers = tool.places.iter();
+    for (name, _) in headers.filter(|(_, place)| **place == Place::Header) {
+        let name = header(name, may_carry_parameter)
+            .ok_or("a parameter goes into a header that is reserved or has no valid name")?;
+        if !seen.insert(name.as_str().to_owned()) {
+            return Err("a parameter goes into the header of the token or of another parameter");
         }
     }
     Ok(())
@@ -343,6 +318,22 @@ pub(crate) mod tests {
             ..tool()
         });
         assert!(both.is_err(), "the token's header is not a parameter's");
+        let places = ["X-Trace", "x-trace"].map(|name| (name.to_owned(), Place::Header));
+        let places = BTreeMap::from(places);
+        let twice = ReadyTool::new(Tool { places, ..tool() });
+        assert!(twice.is_err(), "two parameters in one header");
+    }
+
+    #[test]
+    fn a_response_header_with_credentials_does_not_reach_a_workflow() {
+        for (name, allowed) in [("ETag", true), ("Set-Cookie", false), ("a b", false)] {
+            let response_headers = vec![name.to_owned()];
+            let made = ReadyTool::new(Tool {
+                response_headers,
+                ..tool()
+            });
+            assert_eq!(made.is_ok(), allowed, "{name}");
+        }
     }
 
     #[test]
@@ -399,6 +390,13 @@ pub(crate) mod tests {
                 "query in path",
                 Tool {
                     path: "/a?b".to_owned(),
+                    ..tool()
+                },
+            ),
+            (
+                "part of a segment",
+                Tool {
+                    path: "/v{id}".to_owned(),
                     ..tool()
                 },
             ),
