@@ -3,7 +3,7 @@
 use crate::{
     answer::{self, Clean},
     definitions::Definitions,
-    failure::{Failure, Rejection, Used},
+    failure::{ApiAnswer, Failure, Used},
     http::{Answer, HttpClient, SendError},
     lease::Lease,
     ports::{Outcome, Ports, Redeem, Redeemed, TaskClaims},
@@ -226,7 +226,7 @@ impl ToolCaller {
             let body = answer::shorten(body);
             return Err(Failure::ApiRejected {
                 tool: ready.tool.name.clone(),
-                rejection: Rejection { status, body },
+                answer: ApiAnswer { status, body },
             });
         }
         fitting(

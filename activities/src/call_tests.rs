@@ -313,11 +313,11 @@ async fn an_echo_in_any_encoding_shows_no_token() {
 async fn a_rejection_shows_its_body_without_the_token() {
     let stage = Stage::new().await;
     stage.acme.behave(None, Behaviour::Status { status: 422 });
-    let Failure::ApiRejected { rejection, .. } = stage.failure().await else {
+    let Failure::ApiRejected { answer, .. } = stage.failure().await else {
         panic!("a rejection");
     };
-    assert_eq!(rejection.status, 422);
-    assert_eq!(rejection.body, json!({ "error": "told to fail" }));
+    assert_eq!(answer.status, 422);
+    assert_eq!(answer.body, json!({ "error": "told to fail" }));
     assert_eq!(stage.vault.outcomes(), [(Outcome::ApiError, Some(422))]);
 }
 

@@ -30,7 +30,7 @@ impl std::fmt::Display for Used {
 
 /// What an API answered when it rejected a call: the details of an `xylem.api_rejected` failure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Rejection {
+pub struct ApiAnswer {
     /// The HTTP status.
     pub status: u16,
     /// The body, redacted; cut to its first 2,048 characters of text where it is longer.
@@ -93,10 +93,7 @@ pub(crate) enum Failure {
     /// Another status that a repetition may cure.
     ApiUnavailable { tool: ToolName, status: u16 },
     /// A status that a repetition does not cure.
-    ApiRejected {
-        tool: ToolName,
-        rejection: Rejection,
-    },
+    ApiRejected { tool: ToolName, answer: ApiAnswer },
     /// A redirect, which is not followed.
     Redirect { tool: ToolName, status: u16 },
     /// The response is larger than the tool allows.
@@ -218,9 +215,9 @@ impl Failure {
             Self::ApiUnavailable { tool, status } => {
                 format!("the API of tool '{tool}' answered {status}: it is tried again")
             }
-            Self::ApiRejected { tool, rejection } => format!(
+            Self::ApiRejected { tool, answer } => format!(
                 "the API of tool '{tool}' rejected the call with {}: see the failure's details",
-                rejection.status
+                answer.status
             ),
             Self::Redirect { tool, status } => format!(
                 "the API of tool '{tool}' answered with redirect {status}, which is not followed \
@@ -257,7 +254,7 @@ impl Failure {
                 Retry::Never | Retry::ByPolicy => None,
             });
         ActivityError::application(match self {
-            Self::ApiRejected { rejection, .. } => failure.details(rejection).build(),
+            Self::ApiRejected { answer, .. } => failure.details(answer).build(),
             _ => failure.build(),
         })
     }

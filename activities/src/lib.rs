@@ -34,7 +34,7 @@ mod tool;
 
 pub use activities::{Activities, Settings};
 pub use address::{AddressPolicy, AddressRefused};
-pub use failure::Rejection;
+pub use failure::ApiAnswer;
 pub use http::HttpError;
 pub use ports::{
     AuditSink, Outcome, PortError, Ports, Redeem, Redeemed, Release, Released, TaskClaims,
