@@ -1,5 +1,5 @@
 //! Looking for secrets where none may be: plain, in base64 at every alignment, in hexadecimal and
-//! percent-encoded.
+//! percent-encoded; also where a database has torn them in two.
 
 use aho_corasick::AhoCorasick;
 use base64::{
@@ -7,7 +7,7 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, io::ErrorKind, path::Path};
 
 /// Finds some secrets in any of their encodings.
 pub struct Searcher {
@@ -22,9 +22,14 @@ impl Searcher {
     /// # Errors
     /// They are too many or too long to be searched for.
     pub fn new(secrets: &[String]) -> anyhow::Result<Self> {
+        // Either half of a form is a find: a value that lies on two pages leaves one of them whole.
         let forms = secrets.iter().flat_map(|secret| forms(secret));
+        let halves = forms.flat_map(|form| {
+            let (first, second) = form.split_at(form.len() / 2);
+            [first.to_owned(), second.to_owned()]
+        });
         Ok(Self {
-            patterns: AhoCorasick::new(forms)?,
+            patterns: AhoCorasick::new(halves)?,
             places: Vec::new(),
             bytes: 0,
         })
@@ -48,7 +53,12 @@ impl Searcher {
             if path.is_dir() {
                 self.look_below(&path)?;
             } else if path.is_file() {
-                self.look(&path.display().to_string(), &fs::read(&path)?);
+                match fs::read(&path) {
+                    Ok(bytes) => self.look(&path.display().to_string(), &bytes),
+                    // Databases and keys are replaced while the program runs.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())
@@ -110,7 +120,20 @@ mod tests {
             }
         }
         let mut searcher = Searcher::new(&[secret]).expect("patterns");
-        searcher.look("there", b"acme_0123-4567_89aX");
+        searcher.look("there", b"acme_0124-4567_89aX");
         assert!(searcher.found_in().is_empty());
+    }
+
+    #[test]
+    fn a_secret_that_is_torn_in_two_is_found() {
+        let secret = "acme_0123-4567_89ab".to_owned();
+        for form in forms(&secret) {
+            for tear in 0..form.len() {
+                let mut searcher = Searcher::new(std::slice::from_ref(&secret)).expect("patterns");
+                let torn = format!("{}\0\0\0\u{7}{}", &form[..tear], &form[tear..]);
+                searcher.look("here", torn.as_bytes());
+                assert_eq!(searcher.found_in(), ["here"], "{form} torn at {tear}");
+            }
+        }
     }
 }
