@@ -197,6 +197,33 @@ async fn a_retried_root_finds_its_children_again() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn the_next_run_of_a_cron_root_finds_its_children_again() -> anyhow::Result<()> {
+    let scene = Scene::new().await?;
+    let options = WorkflowStartOptions::new(QUEUE, "root")
+        .cron_schedule("@every 1s")
+        .build();
+    let input = Orders {
+        orders: vec![grow("a")].into(),
+    };
+    let tree = BareTree::start_with(&scene.client, options, "Walker", &input, true).await?;
+    tree.rotate(1).await?;
+    holds(&tree, "root/a", 1).await?;
+    let started = async |id| anyhow::Ok(events(&scene.client, id).await?.into_iter().next());
+    let (root, child) = (started("root").await?, started("root/a").await?);
+    scene.order("root", Order::Finish).await?;
+    let again = || started("root");
+    eventually("a second run", again, |event| *event != root).await?;
+
+    // It has neither grant nor registry. It asks for `a` again, which has run on.
+    scene.child_is_known("root/a").await?;
+    tree.rotate(2).await?;
+    holds(&tree, "root", 2).await?;
+    holds(&tree, "root/a", 2).await?;
+    assert_eq!(started("root/a").await?, child);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_reset_root_finds_its_children_again() -> anyhow::Result<()> {
     let scene = Scene::new().await?;
     let tree = scene.tree(vec![grow("a")]).await?;
