@@ -20,6 +20,7 @@ use std::{
 };
 use tempfile::TempDir;
 use temporalio_client::Client;
+use temporalio_common::protos::temporal::api::history::v1::history_event::Attributes;
 use xylem::{
     data::{DataDir, read_secret},
     dev::{Dev, DevConfig},
@@ -409,14 +410,34 @@ impl Tree<'_> {
         version: u32,
         patience: Duration,
     ) -> Result<v1::RevokeTokenResponse, xylem_client::Error> {
-        let request = v1::RevokeTokenRequest {
+        let revoke = self.revocation(slot, version, patience);
+        self.stack.control.revoke_token(revoke).await
+    }
+
+    /// Revokes a version at once, whatever is in the way.
+    ///
+    /// # Errors
+    /// The control plane refused.
+    pub async fn force_revoke(
+        &self,
+        slot: &str,
+        version: u32,
+    ) -> anyhow::Result<v1::RevokeTokenResponse> {
+        let revoke = v1::RevokeTokenRequest {
+            force: true,
+            ..self.revocation(slot, version, Duration::ZERO)
+        };
+        Ok(self.stack.control.revoke_token(revoke).await?)
+    }
+
+    fn revocation(&self, slot: &str, version: u32, patience: Duration) -> v1::RevokeTokenRequest {
+        v1::RevokeTokenRequest {
             tree: self.id.to_string(),
             slot: slot.to_owned(),
             version,
             wait: Some(wire(patience)),
             ..v1::RevokeTokenRequest::default()
-        };
-        self.stack.control.revoke_token(request).await
+        }
     }
 
     /// Stops the tree with cancellation.
@@ -424,8 +445,21 @@ impl Tree<'_> {
     /// # Errors
     /// The control plane refused.
     pub async fn stop(&self) -> anyhow::Result<v1::StopTreeResponse> {
+        self.end(false).await
+    }
+
+    /// Stops the tree with termination.
+    ///
+    /// # Errors
+    /// The control plane refused.
+    pub async fn terminate(&self) -> anyhow::Result<v1::StopTreeResponse> {
+        self.end(true).await
+    }
+
+    async fn end(&self, terminate: bool) -> anyhow::Result<v1::StopTreeResponse> {
         let request = v1::StopTreeRequest {
             tree: self.id.to_string(),
+            terminate,
             wait: Some(wire(Duration::from_secs(20))),
             ..v1::StopTreeRequest::default()
         };
@@ -565,6 +599,39 @@ impl Node<'_> {
         };
         eventually_within(within, &what, held, |held| *held == Some(version)).await?;
         Ok(())
+    }
+
+    /// What the stock CLI tells about its current run.
+    ///
+    /// # Errors
+    /// There is no such workflow.
+    pub async fn describe(&self) -> anyhow::Result<Value> {
+        let describe = ["workflow", "describe", "-w", &self.id, "--output", "json"];
+        Ok(serde_json::from_str(&self.stack.run_cli(&describe).await?)?)
+    }
+
+    /// The activity it waits for, as the stock CLI tells about it.
+    ///
+    /// # Errors
+    /// There is no such workflow.
+    pub async fn pending(&self) -> anyhow::Result<Option<Value>> {
+        let described = self.describe().await?;
+        Ok(described["pendingActivities"].get(0).cloned())
+    }
+
+    /// Which attempt its current run is, under a retry policy.
+    ///
+    /// # Errors
+    /// There is no such workflow.
+    pub async fn attempt(&self) -> anyhow::Result<i32> {
+        let events = history::events(&self.stack.temporal, &self.id).await?;
+        let first = events.into_iter().next().and_then(|event| event.attributes);
+        match first {
+            Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) => {
+                Ok(started.attempt)
+            }
+            other => bail!("the history of {} begins with {other:?}", self.id),
+        }
     }
 
     /// Waits until it runs.

@@ -7,9 +7,15 @@ use std::{collections::VecDeque, error::Error, time::Duration};
 use temporalio_common::error::ApplicationFailure;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
-    SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult,
+    ActivityOptions, ChildWorkflowOptions, RetryPolicy, SyncWorkflowContext, WorkflowContext,
+    WorkflowContextView, WorkflowResult,
 };
-use xylem_stateful::{Child, ChildOptions, Selection, StatefulContext, stateful};
+use xylem_ids::Slot;
+use xylem_stateful::{
+    Child, ChildOptions, Selection, StatefulContext,
+    activity::{NodeActivities, ToolCall},
+    stateful,
+};
 
 /// What a [`Walker`] can be told to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +31,16 @@ pub enum Order {
         /// Which slots are passed to it.
         #[serde(default)]
         selection: Selection,
+    },
+    /// Start a child as [`Order::Grow`] does, with a retry policy that waits 100 ms at first.
+    GrowRetried {
+        /// The name.
+        name: String,
+        /// Its first orders, in every attempt.
+        #[serde(default)]
+        orders: Vec<Order>,
+        /// How many attempts it has.
+        attempts: u32,
     },
     /// Ask for a child as [`Order::Grow`] does, and do not wait until it has started.
     Seed {
@@ -48,6 +64,12 @@ pub enum Order {
         /// Its parameters.
         #[serde(default = "no_parameters")]
         parameters: Value,
+    },
+    /// Call `acme.status` with a grant from anywhere, past the library; the query `answers` shows
+    /// what came of it.
+    CallWith {
+        /// The grant.
+        grant: String,
     },
     /// Continue as new.
     Continue,
@@ -162,6 +184,24 @@ async fn carry_out(
             };
             children.push(ctx.start_child(Walker::run, input, options).await?);
         }
+        Order::GrowRetried {
+            name,
+            orders,
+            attempts,
+        } => {
+            let retry = RetryPolicy::builder()
+                .initial_interval(Duration::from_millis(100))
+                .maximum_attempts(attempts)
+                .build();
+            let options = ChildWorkflowOptions::builder()
+                .workflow_id(child_id(ctx, &name))
+                .retry_policy(retry)
+                .build();
+            let input = Orders {
+                orders: orders.into(),
+            };
+            children.push(ctx.start_child(Walker::run, input, options).await?);
+        }
         Order::Seed { name } => {
             let options = ChildOptions::workflow_id(child_id(ctx, &name));
             let mut start = Box::pin(ctx.start_child(Walker::run, Orders::default(), options));
@@ -179,6 +219,23 @@ async fn carry_out(
             parameters,
         } => {
             let called = ctx.tool(tool).slot(slot).parameters(parameters).call();
+            let answer = match called.await {
+                Ok(answer) => json!(answer),
+                Err(error) => json!({ "error": in_full(&error) }),
+            };
+            ctx.state_mut(|walker| walker.answers.push(answer));
+        }
+        Order::CallWith { grant } => {
+            let tool = "acme.status".parse();
+            let call = ToolCall {
+                tool: tool.map_err(ApplicationFailure::non_retryable)?,
+                slot: Slot::default_slot(),
+                parameters: no_parameters(),
+                api_url: None,
+                grant,
+            };
+            let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10));
+            let called = ctx.execute_activity(NodeActivities::call_tool, call, options.build());
             let answer = match called.await {
                 Ok(answer) => json!(answer),
                 Err(error) => json!({ "error": in_full(&error) }),

@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::time::Duration;
 use xylem_client::{Error, v1};
-use xylem_testkit::{Stack, Tree, eventually};
+use xylem_testkit::{Order, Stack, Tree, eventually};
 use xylem_workflows::{Branch, Step, ToolTreeInput};
 
 const NOW: Duration = Duration::from_secs(0);
@@ -194,6 +194,40 @@ async fn a_reissue_keeps_a_tree_alive_without_a_rotation() -> anyhow::Result<()>
     eventually("the first grant has expired", expired, |expired| *expired).await?;
     assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
     assert_eq!(tree.status("default").await?.len(), 1);
+    stack.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_retried_child_calls_under_the_newest_version() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let call = Order::Call {
+        tool: "acme.status".to_owned(),
+        slot: "default".to_owned(),
+        parameters: json!({}),
+    };
+    let grow = Order::GrowRetried {
+        name: "a".to_owned(),
+        orders: vec![call],
+        attempts: 2,
+    };
+    let tree = stack.tree("retry").walk(vec![grow]).await?;
+    let child = tree.node("a");
+    child.runs().await?;
+    assert_eq!(child.called(0).await?.version()?, 1);
+    tree.rotate("default").await?;
+    tree.converged(2).await?;
+
+    // The second attempt begins with the first one's header, and with a call.
+    child.order(Order::Fail).await?;
+    let attempt = || child.attempt();
+    eventually("the child is retried", attempt, |attempt| *attempt == 2).await?;
+    assert_eq!(child.called(0).await?.version()?, 2);
+    assert_eq!(tree.stats("default", 1).calls, 1);
+    // Its parent has not lost it.
+    tree.rotate("default").await?;
+    child.holds(3, PATIENCE).await?;
+    assert_eq!(child.call("acme.status", "default").await?.version()?, 3);
     stack.stop().await;
     Ok(())
 }

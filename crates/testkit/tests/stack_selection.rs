@@ -243,3 +243,57 @@ async fn a_stopped_tree_is_over_and_its_name_gives_nothing_to_another() -> anyho
     stack.stop().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_terminated_tree_is_over_for_a_reset_run_and_for_whoever_has_its_grant()
+-> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let below = vec![grow("b", Vec::new(), Selection::All)];
+    let orders = vec![grow("a", below, Selection::All)];
+    let tree = stack.tree("gone").walk(orders).await?;
+    let (root, last) = (tree.node(""), tree.node("a/b"));
+    last.holds(1, PATIENCE).await?;
+    assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
+    let grant = root.grant_in_history().await?;
+    let other = stack.tree("other").walk(Vec::new()).await?;
+    other.node("").holds(1, PATIENCE).await?;
+
+    let stopped = tree.terminate().await?;
+    assert_eq!((stopped.stopped, stopped.still_running), (3, 0));
+    for node in [&root, &tree.node("a"), &last] {
+        let described = node.describe().await?;
+        let status = &described["workflowExecutionInfo"]["status"];
+        assert_eq!(status, "WORKFLOW_EXECUTION_STATUS_TERMINATED");
+    }
+
+    // Reset, the root runs again as what it was, and is handed its old grant.
+    let reset = [
+        "workflow",
+        "reset",
+        "-w",
+        root.id(),
+        "--type",
+        "FirstWorkflowTask",
+        "--reapply-exclude",
+        "Signal",
+        "--reason",
+        "test",
+    ];
+    stack.run_cli(&reset).await?;
+    root.signal("apiToken", &grant).await?;
+    root.holds(1, PATIENCE).await?;
+    let refused = root.call("acme.status", "default").await?;
+    assert!(refused.failure()?.contains("tree_stopped"), "{refused:?}");
+    assert_eq!(denials(&tree, "gone").await?, ["tree_stopped"]);
+
+    // A node of another tree, which runs, presents it as its own.
+    let stranger = other.node("");
+    stranger.order(Order::CallWith { grant }).await?;
+    let refused = stranger.called(0).await?;
+    assert!(refused.failure()?.contains("other_tree"), "{refused:?}");
+    assert_eq!(denials(&other, "other").await?, ["other_tree"]);
+    assert_eq!(tree.stats("default", 1).calls, 1);
+    assert_eq!(stranger.call("acme.status", "default").await?.version()?, 1);
+    stack.stop().await;
+    Ok(())
+}
