@@ -12,6 +12,7 @@ use crate::{
     refusals::Refusals,
 };
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -29,7 +30,7 @@ const REGULAR_FORWARD_BUDGET: Duration = Duration::from_secs(60);
 /// How long before its own deadline a regular forward ends, so that its answer still counts.
 const FORWARD_MARGIN: Duration = Duration::from_secs(5);
 
-/// How often a regular forward shows that it is alive.
+/// How often an activity shows that it is alive.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 
 /// What a worker decides by itself.
@@ -99,7 +100,12 @@ impl Activities {
             deadline: ctx.info().deadline,
         };
         let called = self.caller.call(&claims, call, attempt, ctx.cancelled());
-        let failure = match called.await {
+        let called = tokio::select! {
+            biased;
+            called = called => called,
+            never = beat(&ctx, attempt.refusals) => match never {},
+        };
+        let failure = match called {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
@@ -123,15 +129,16 @@ impl Activities {
         taken.map_err(failed)
     }
 
-    /// Asks whose grants the tree trusts.
+    /// Asks whose grants the tree trusts, and for grants that are missing.
     #[activity(definition = definitions::Issuers)]
     pub async fn issuers(
         self: Arc<Self>,
         ctx: ActivityContext,
-        _: AskIssuers,
+        asked: AskIssuers,
     ) -> Result<Issuers, ActivityError> {
         let claims = claims(&ctx)?;
-        self.ports().tokens.issuers(&claims).await.map_err(failed)
+        let answer = self.ports().tokens.issuers(&claims, asked.slots).await;
+        answer.map_err(failed)
     }
 
     /// Records what a child may redeem.
@@ -221,6 +228,18 @@ async fn alive<T>(
                 // Without details nothing is converted, so nothing can fail.
                 drop(ctx.record_heartbeat(()).await);
             }
+        }
+    }
+}
+
+/// Heartbeats while a call goes on, with the refusals that earlier attempts met: the details of the
+/// last heartbeat are what the next attempt sees. Without heartbeats a call would not learn that it
+/// was cancelled, nor the server that the worker is gone. A call that ends soon sends none.
+async fn beat(ctx: &ActivityContext, refusals: Option<Refusals>) -> Infallible {
+    loop {
+        tokio::time::sleep(HEARTBEAT_EVERY).await;
+        if ctx.record_heartbeat(refusals).await.is_err() {
+            tracing::warn!("a tool call could not show that it is alive");
         }
     }
 }

@@ -174,8 +174,9 @@ pub trait TokenSource: Send + Sync {
         token: SecretString,
     ) -> Result<TakenIn, PortError>;
 
-    /// Tells which tree the asking workflow belongs to and whose grants it trusts.
-    async fn issuers(&self, claims: &TaskClaims) -> Result<Issuers, PortError>;
+    /// Tells which tree the asking workflow belongs to, whose grants it trusts, and the current
+    /// grants of some slots.
+    async fn issuers(&self, claims: &TaskClaims, slots: Vec<Slot>) -> Result<Issuers, PortError>;
 
     /// Records what a child of the asking workflow may redeem; holds from the answer on.
     async fn select(&self, claims: &TaskClaims, select: Select) -> Result<(), PortError>;

@@ -116,7 +116,7 @@ impl TokenSource for Plane {
         unreachable!("no token is taken in here")
     }
 
-    async fn issuers(&self, _: &TaskClaims) -> Result<Issuers, PortError> {
+    async fn issuers(&self, _: &TaskClaims, _: Vec<Slot>) -> Result<Issuers, PortError> {
         unreachable!("no issuer is asked for here")
     }
 

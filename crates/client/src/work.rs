@@ -123,6 +123,8 @@ pub struct Issuers {
     pub intake: bool,
     /// Whether the search attribute `XylemTokens` is registered.
     pub search_attribute: bool,
+    /// The current grants of the slots that were asked for, as far as the node may have them.
+    pub grants: Vec<String>,
 }
 
 /// A change of what a child of the asking workflow may redeem.
@@ -206,13 +208,19 @@ impl Client {
         Ok(answer.grant)
     }
 
-    /// Asks which tree the workflow belongs to and whose grants it trusts.
+    /// Asks which tree the workflow belongs to, whose grants it trusts, and for the current grants
+    /// of some slots.
     ///
     /// # Errors
     /// [`Error::Denied`] where the claims are not confirmed.
-    pub async fn issuers(&self, claims: ActivityClaims) -> Result<Issuers, Error> {
+    pub async fn issuers(
+        &self,
+        claims: ActivityClaims,
+        slots: Vec<Slot>,
+    ) -> Result<Issuers, Error> {
         let message = v1::IssuersRequest {
             claims: Some(claims.into()),
+            slots: convert::texts(slots),
         };
         let mut grants = GrantsClient::new(self.channel.clone());
         let answer = call(message, CALL_TIMEOUT, |request| grants.issuers(request)).await?;
@@ -232,6 +240,7 @@ impl Client {
                 .collect::<Result<_, Error>>()?,
             intake: answer.intake,
             search_attribute: answer.search_attribute,
+            grants: answer.grants,
         })
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::SystemTime,
 };
 use xylem_ids::{
-    Epoch, Order, RunId, Serial, Slot, TaskQueue, TreeId, Version, WorkflowId, WorkflowType,
+    Epoch, Namespace, Order, RunId, Serial, Slot, TaskQueue, TreeId, Version, WorkflowId, WorkflowType,
 };
 use xylem_registry::WorkflowDefinition;
 use xylem_vault::Exclusion;
@@ -35,11 +35,28 @@ pub(crate) struct Look {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Answer {
-    pub(crate) tree: Option<TreeId>,
+    pub(crate) tree: Option<Told>,
     pub(crate) slots: BTreeMap<Slot, Held>,
     pub(crate) children: Vec<Child>,
     pub(crate) forwards_pending: u32,
     pub(crate) rejected: BTreeMap<String, u32>,
+}
+
+/// The tree that a node takes itself to belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Told {
+    namespace: Namespace,
+    workflow_id: WorkflowId,
+    first_run_id: RunId,
+}
+
+impl Told {
+    fn is(&self, tree: &TreeId) -> bool {
+        self.namespace == tree.namespace
+            && self.workflow_id == tree.workflow_id
+            && self.first_run_id == tree.first_run_id
+    }
 }
 
 /// What a node holds in a slot.
@@ -246,9 +263,7 @@ impl Walk {
 
     fn excluded(&self, node: &Node, slot: &Slot) -> bool {
         self.exclusions.iter().any(|(of, exclusion)| {
-            of == slot
-                && (exclusion.workflow_id == node.workflow_id
-                    || (exclusion.subtree && node.ancestors.contains(&exclusion.workflow_id)))
+            of == slot && exclusion.covers(&node.workflow_id, &node.ancestors)
         })
     }
 
@@ -399,7 +414,7 @@ impl Plane {
             // A node that names another tree got into the list by its root's reused id.
             let ours = |node: &Node| {
                 let named = node.answer().and_then(|answer| answer.tree.as_ref());
-                named.is_none_or(|named| named == tree)
+                named.is_none_or(|named| named.is(tree))
             };
             answered.extend(round.into_iter().filter(ours));
             ask = self.missing(&answered, definitions).await;
@@ -540,6 +555,7 @@ mod tests {
         let answer: Answer = serde_json::from_value(serde_json::json!({
             "protocol": 7,
             "novelty": true,
+            "tree": { "namespace": "default", "workflowId": "t", "firstRunId": "r", "new": 1 },
             "slots": {
                 "default": { "state": "current", "version": 2, "epoch": 1, "serial": 1 },
                 "github": { "state": "missing" },
@@ -552,5 +568,11 @@ mod tests {
         let held = |slot: &str| answer.slots[&slot.parse::<Slot>().unwrap()].order();
         assert_eq!(held("default"), Some(order(2, 1)));
         assert_eq!(held("github"), None);
+        let tree = TreeId {
+            namespace: "default".parse().unwrap(),
+            workflow_id: "t".parse().unwrap(),
+            first_run_id: "r".parse().unwrap(),
+        };
+        assert!(answer.tree.unwrap().is(&tree));
     }
 }

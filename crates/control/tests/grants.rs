@@ -256,7 +256,7 @@ async fn a_stranger_learns_its_tree_and_whose_grants_it_trusts() {
     let scene = Scene::set().await;
     let known = scene
         .worker
-        .issuers(scene.local("train"))
+        .issuers(scene.local("train"), Vec::new())
         .await
         .expect("an answer");
     assert_eq!(known.tree.workflow_id, id("train"));
@@ -264,7 +264,7 @@ async fn a_stranger_learns_its_tree_and_whose_grants_it_trusts() {
     scene.stack.temporal.start_root("stock", "Train");
     let adopted = scene
         .worker
-        .issuers(scene.local("stock"))
+        .issuers(scene.local("stock"), Vec::new())
         .await
         .expect("an answer");
     assert_eq!(adopted.tree.workflow_id, id("stock"));
@@ -272,7 +272,7 @@ async fn a_stranger_learns_its_tree_and_whose_grants_it_trusts() {
     foreign.task_queue = id("else");
     let error = scene
         .worker
-        .issuers(foreign)
+        .issuers(foreign, Vec::new())
         .await
         .expect_err("not its queue");
     assert_eq!(error.reason(), Some("queue_not_served"));

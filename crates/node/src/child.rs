@@ -16,6 +16,8 @@ pub enum Selection {
     None,
     /// These, as far as the child takes them.
     Named(BTreeSet<Slot>),
+    /// Every slot the child takes; these it passes on and may not redeem itself.
+    Transit(BTreeSet<Slot>),
 }
 
 impl Selection {
@@ -24,13 +26,27 @@ impl Selection {
         Self::Named(slots.into_iter().collect())
     }
 
-    /// Whether the slot is selected.
+    /// All slots, the named ones in transit.
+    pub fn transit(slots: impl IntoIterator<Item = Slot>) -> Self {
+        Self::Transit(slots.into_iter().collect())
+    }
+
+    /// Whether grants of the slot are passed to the child.
     #[must_use]
     pub fn contains(&self, slot: &Slot) -> bool {
         match self {
-            Self::All => true,
+            Self::All | Self::Transit(_) => true,
             Self::None => false,
             Self::Named(slots) => slots.contains(slot),
+        }
+    }
+
+    /// Whether the child itself may redeem them.
+    #[must_use]
+    pub fn redeems(&self, slot: &Slot) -> bool {
+        match self {
+            Self::Transit(slots) => !slots.contains(slot),
+            _ => self.contains(slot),
         }
     }
 }

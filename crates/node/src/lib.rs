@@ -24,4 +24,4 @@ pub use child::{Child, ChildState, Selection};
 pub use forward::{Due, Outcome, Plan, Stage};
 pub use node::{Carried, ChildStart, Node, Received, Source, Start};
 pub use reject::{Counts, Rejection};
-pub use status::{ChildPhase, ChildStatus, GrantStatus, SlotState, SlotStatus, Status};
+pub use status::{ChildPhase, ChildStatus, GrantStatus, SlotState, SlotStatus, Status, TreeStatus};

@@ -24,6 +24,9 @@ const ASK_INTERVAL: Duration = Duration::from_secs(60);
 /// Grants that wait for the answer to such a question; more are rejected.
 const MAX_WAITING: usize = 4;
 
+/// Narrowed children, ended ones included, that a node remembers: they travel in its header.
+const MAX_NARROWED: usize = 1_000;
+
 /// Where a held grant came from. The words are part of the `apiToken` query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +39,8 @@ pub enum Source {
     Redemption,
     /// A raw token that was taken in.
     Intake,
+    /// The answer to a question: a call waited and no grant was held.
+    ControlPlane,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -85,6 +90,17 @@ pub struct Carried {
     /// Where each slot's grant came from, and when it was adopted.
     #[serde(default)]
     pub(crate) adopted: BTreeMap<Slot, (UnixSeconds, Source)>,
+    /// See [`Node::was_narrowed`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) narrowed: BTreeSet<WorkflowId>,
+}
+
+impl Carried {
+    /// Rejected signals of earlier runs, by reason.
+    #[must_use]
+    pub fn rejected(&self) -> &Counts {
+        &self.rejected
+    }
 }
 
 /// What goes into a child's header.
@@ -105,6 +121,7 @@ pub struct Node {
     pub(crate) held: BTreeMap<Slot, Held>,
     pub(crate) children: BTreeMap<WorkflowId, Child>,
     pub(crate) rejected: Counts,
+    narrowed: BTreeSet<WorkflowId>,
     /// Grants in their wire form that wait for their issuer key.
     waiting: Vec<(String, Source)>,
     asked_at: Option<UnixSeconds>,
@@ -126,6 +143,7 @@ impl Node {
             held: BTreeMap::new(),
             children: start.carried.children,
             rejected: start.carried.rejected,
+            narrowed: start.carried.narrowed,
             waiting: Vec::new(),
             asked_at: None,
         };
@@ -146,6 +164,7 @@ impl Node {
             children: self.children.clone(),
             rejected: self.rejected.clone(),
             adopted: self.held.iter().map(adopted).collect(),
+            narrowed: self.narrowed.clone(),
         }
     }
 
@@ -318,6 +337,7 @@ impl Node {
         declares: &BTreeSet<Slot>,
         selection: Selection,
     ) -> ChildStart {
+        self.note_narrowed(&id, &selection);
         let mut child = Child {
             workflow_type,
             state: ChildState::Starting,
@@ -385,12 +405,32 @@ impl Node {
     /// Changes the selection of a child. Newly selected slots are due to it at once. The vault
     /// must have recorded what is deselected before this is called.
     pub fn select(&mut self, id: &WorkflowId, selection: Selection) {
+        self.note_narrowed(id, &selection);
         if let Some(child) = self.children.get_mut(id) {
             let again = |slot: &Slot| selection.contains(slot) && !child.selection.contains(slot);
             child.delivered.retain(|slot, _| !again(slot));
             child.selection = selection;
             child.missed = Missed::No;
         }
+    }
+
+    fn note_narrowed(&mut self, id: &WorkflowId, selection: &Selection) {
+        if *selection == Selection::All {
+            self.narrowed.remove(id);
+        } else {
+            if self.narrowed.len() < MAX_NARROWED {
+                self.narrowed.insert(id.clone());
+            }
+        }
+    }
+
+    /// Whether the last selection for a child of this id, which may have ended since, was less
+    /// than everything. The vault knows exclusions by workflow id: a child that is started under
+    /// the same id with more must be included again. Beyond 1,000 of them the answer is yes for
+    /// every id.
+    #[must_use]
+    pub fn was_narrowed(&self, id: &WorkflowId) -> bool {
+        self.narrowed.contains(id) || self.narrowed.len() >= MAX_NARROWED
     }
 
     /// Whether the run may end without losing anything: no child start is unconfirmed, nothing is

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
-    Audience, Epoch, Fingerprint, KeyId, Order, RunId, Serial, Slot, TreeId, Version, WorkflowId,
-    WorkflowType,
+    Audience, Epoch, Fingerprint, KeyId, Namespace, Order, RunId, Serial, Slot, TreeId, Version,
+    WorkflowId, WorkflowType,
 };
 
 /// The answer to the `apiToken` query. There is no token in it, nor a part of one.
@@ -15,7 +15,7 @@ use xylem_ids::{
 pub struct Status {
     /// The tree; absent until a root without a header has learned it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tree: Option<TreeId>,
+    pub tree: Option<TreeStatus>,
     /// The issuer key trusted now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer_key_id: Option<KeyId>,
@@ -32,6 +32,28 @@ pub struct Status {
     /// Whether a raw token was signalled where intake is off: it lies in history and must be
     /// rotated at its issuer.
     pub exposed: bool,
+}
+
+/// The tree a node belongs to, spelled as the rest of the answer; grants spell it their own way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TreeStatus {
+    /// Where the tree runs.
+    pub namespace: Namespace,
+    /// The root's workflow id.
+    pub workflow_id: WorkflowId,
+    /// The root's first run id.
+    pub first_run_id: RunId,
+}
+
+impl From<TreeId> for TreeStatus {
+    fn from(tree: TreeId) -> Self {
+        Self {
+            namespace: tree.namespace,
+            workflow_id: tree.workflow_id,
+            first_run_id: tree.first_run_id,
+        }
+    }
 }
 
 /// Where a slot stands at workflow time.
@@ -118,7 +140,7 @@ impl Node {
     pub fn status(&self, protocol: u32, now: UnixSeconds) -> Status {
         let slot = |slot: &Slot| (slot.clone(), slot_status(self.held.get(slot), now));
         Status {
-            tree: self.tree.clone(),
+            tree: self.tree.clone().map(TreeStatus::from),
             issuer_key_id: self.issuer_key_id().cloned(),
             protocol,
             slots: self.takes.iter().map(slot).collect(),

@@ -327,6 +327,33 @@ mod continuing {
     }
 
     #[test]
+    fn a_child_that_was_narrowed_is_remembered_after_its_end() {
+        let mut node = parent();
+        let a = child_id("a");
+        assert!(!node.was_narrowed(&a));
+        node.select(&a, Selection::None);
+        node.child_ended(&a, Some(&run("a")));
+        let mut next = next_run(&node, NOW);
+        assert!(next.was_narrowed(&a) && !next.was_narrowed(&child_id("b")));
+        next.child_starting(a.clone(), child_type(), &slots(), Selection::All);
+        assert!(!next.was_narrowed(&a), "it has everything again");
+    }
+
+    #[test]
+    fn what_is_in_transit_is_passed_on() {
+        let transit = Selection::transit([slot()]);
+        assert!(transit.contains(&slot()) && !transit.redeems(&slot()));
+        assert!(transit.contains(&github()) && transit.redeems(&github()));
+        let mut node = parent();
+        node.select(&child_id("a"), transit);
+        receive(&mut node, &grant(2));
+        assert_eq!(
+            forward(&mut node, Stage::Local, &Outcome::default()),
+            to("a", 2)
+        );
+    }
+
+    #[test]
     fn fields_of_a_later_library_are_not_ignored() {
         assert!(serde_json::from_str::<Carried>(r#"{"later": 1}"#).is_err());
         assert_eq!(

@@ -339,7 +339,7 @@ mod telling {
         let seed = Selection::named([slot()]);
         node.child_starting(child_id("b"), child_type(), &slots(), seed);
         let expected = json!({
-            "tree": {"namespace": "default", "workflow_id": "root", "first_run_id": "run-1"},
+            "tree": {"namespace": "default", "workflowId": "root", "firstRunId": "run-1"},
             "issuerKeyId": issuer().public().key_id,
             "protocol": 1,
             "slots": {

@@ -35,7 +35,7 @@ impl NodeActivities {
         unimplemented!()
     }
 
-    /// Asks the control plane whose grants this tree trusts.
+    /// Asks the control plane whose grants this tree trusts, and for grants that are missing.
     #[activity(name = "xylem.issuers")]
     pub fn issuers(_: AskIssuers) -> Result<Issuers, ActivityError> {
         unimplemented!()
@@ -173,9 +173,14 @@ pub struct TakenIn {
     pub grant: String,
 }
 
-/// The question is who asks; the claims are in the activity task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AskIssuers {}
+/// What a node asks the control plane. Who asks is in the activity task.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AskIssuers {
+    /// Slots that a call waits for although the node holds no grant: the run was retried, reset or
+    /// started by cron, and the push went to an earlier one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<Slot>,
+}
 
 /// What a node needs in order to verify, as the control plane knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +193,9 @@ pub struct Issuers {
     pub intake: bool,
     /// Whether the search attribute `XylemTokens` is registered.
     pub search_attribute: bool,
+    /// The current grants of the slots that were asked for, as far as the node may have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
 }
 
 /// A change of what a child may redeem.

@@ -66,6 +66,20 @@ pub enum StartChildError {
     /// Its workflow id is taken by a workflow that is not a child of this one.
     #[error("the workflow id {0} is taken by a workflow outside this tree: choose another id")]
     Foreign(WorkflowId),
+    /// Its workflow id was taken, and the workflow that bore it has closed.
+    #[error(
+        "the workflow id {0} was taken by a workflow that has closed since: start the child again, \
+         or choose another id where its reuse is not allowed"
+    )]
+    Closed(WorkflowId),
+    /// Its workflow id is taken, and nobody could say by whom.
+    #[error("the workflow id {id} is taken by a workflow that could not be looked at")]
+    Taken {
+        /// The id.
+        id: WorkflowId,
+        /// Why not.
+        source: Box<ActivityExecutionError>,
+    },
     /// Its id or type breaks a rule.
     #[error("the child workflow has no usable name")]
     Name(#[from] IdError),
@@ -78,6 +92,26 @@ pub enum StartChildError {
     /// The header of the child is not JSON.
     #[error("the header of the child could not be written")]
     Header(#[source] serde_json::Error),
+}
+
+/// Why a selection was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// No child of this id runs or starts.
+    #[error("there is no running child {0}")]
+    NoChild(WorkflowId),
+    /// The change could not be recorded in the vault.
+    #[error("the selection could not be recorded")]
+    Refused(#[source] Box<ActivityExecutionError>),
+}
+
+impl From<SelectError> for WorkflowTermination {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::Refused(error) => (*error).into(),
+            other => Self::failed_application(ApplicationFailure::non_retryable(other)),
+        }
+    }
 }
 
 /// How a child ended otherwise than by returning.
@@ -361,8 +395,16 @@ where
             ctx.state_mut(|_| ());
         };
         let declares = slots_of::<C>();
-        if let Err(error) = record(&ctx, &id, &declares, &options.selection).await {
+        let choice = Choice {
+            id: &id,
+            declares: &declares,
+            selection: &options.selection.clone(),
+        };
+        if let Err(error) = choice.exclude(&ctx).await {
             return tell(Stage::Failed(StartChildError::Select(Box::new(error))));
+        }
+        if state.with(|inner| inner.is_again || inner.node.was_narrowed(&id)) {
+            choice.include(&ctx).await;
         }
         let header = state.update(&ctx, |inner| {
             let selection = options.selection.clone();
@@ -405,7 +447,13 @@ where
             Err(ChildWorkflowStartError::StartFailed {
                 cause: StartChildWorkflowExecutionFailedCause::WorkflowAlreadyExists,
                 ..
-            }) => tell(adopt_running(&ctx, &state, id, workflow_type).await),
+            }) => {
+                let stage = adopt_running(&ctx, &state, id.clone(), workflow_type).await;
+                if matches!(stage, Stage::Adopted(_)) {
+                    choice.include(&ctx).await;
+                }
+                tell(stage);
+            }
             Err(error) => {
                 state.update(&ctx, |inner| inner.node.child_ended(&id, None));
                 tell(Stage::Failed(StartChildError::Start(Box::new(error))));
@@ -458,78 +506,97 @@ async fn adopt_running<W, T>(
             });
             Stage::Adopted(first_run_id)
         }
-        Ok(FoundChild::Foreign | FoundChild::Closed) | Err(_) => {
+        other => {
             state.update(ctx, |inner| inner.node.child_ended(&id, None));
-            Stage::Failed(StartChildError::Foreign(id))
+            Stage::Failed(match other {
+                Ok(FoundChild::Closed) => StartChildError::Closed(id),
+                Err(error) => StartChildError::Taken {
+                    id,
+                    source: Box::new(error),
+                },
+                Ok(_) => StartChildError::Foreign(id),
+            })
         }
     }
 }
 
-/// Records in the vault what a narrowed selection takes away, before the child can run.
-async fn record<W>(
-    ctx: &WorkflowContext<W>,
-    id: &WorkflowId,
-    declares: &BTreeSet<Slot>,
-    selection: &Selection,
-) -> Result<(), ActivityExecutionError> {
-    let exclude: Vec<Slot> = declares
-        .iter()
-        .filter(|slot| !selection.contains(slot))
-        .cloned()
-        .collect();
-    if exclude.is_empty() {
-        return Ok(());
-    }
-    execute_select(
-        ctx,
-        Select {
-            child: id.clone(),
-            exclude,
-            include: Vec::new(),
-            subtree: true,
-        },
-    )
-    .await
+/// What a child that is being started may have.
+struct Choice<'a> {
+    id: &'a WorkflowId,
+    declares: &'a BTreeSet<Slot>,
+    selection: &'a Selection,
 }
 
-async fn execute_select<W>(
-    ctx: &WorkflowContext<W>,
-    change: Select,
-) -> Result<(), ActivityExecutionError> {
+impl Choice<'_> {
+    fn slots(&self, redeemed: bool) -> Vec<Slot> {
+        let slots = self.declares.iter();
+        let chosen = slots.filter(|slot| self.selection.redeems(slot) == redeemed);
+        chosen.cloned().collect()
+    }
+
+    /// Records in the vault what the selection takes away, before the child can run.
+    async fn exclude<W>(&self, ctx: &WorkflowContext<W>) -> Result<(), ActivityExecutionError> {
+        let change = Select {
+            child: self.id.clone(),
+            exclude: self.slots(false),
+            include: Vec::new(),
+            subtree: covers_subtree(self.selection),
+        };
+        record(ctx, change).await
+    }
+
+    /// Takes back what was recorded for an earlier child of the same id. A refusal is no reason
+    /// not to start the child: it means that this node may not have the slot either.
+    async fn include<W>(&self, ctx: &WorkflowContext<W>) {
+        let change = Select {
+            child: self.id.clone(),
+            exclude: Vec::new(),
+            include: self.slots(true),
+            subtree: false,
+        };
+        drop(record(ctx, change).await);
+    }
+}
+
+/// Whether what is excluded is excluded for everything below the child too.
+fn covers_subtree(selection: &Selection) -> bool {
+    !matches!(selection, Selection::Transit(_))
+}
+
+async fn record<W>(ctx: &WorkflowContext<W>, change: Select) -> Result<(), ActivityExecutionError> {
+    if change.exclude.is_empty() && change.include.is_empty() {
+        return Ok(());
+    }
     let options = ActivityOptions::start_to_close_timeout(Duration::from_secs(10));
     execute(ctx, NodeActivities::select, change, options).await
 }
 
-/// Changes what a running child may have.
+/// Changes what a running child may have. The whole selection is recorded, not what differs from
+/// the last one: an earlier run may have recorded something else.
 pub(crate) async fn select<W>(
     ctx: &WorkflowContext<W>,
     state: &NodeState,
     id: &WorkflowId,
     selection: Selection,
-) -> Result<(), ActivityExecutionError> {
-    let Some((takes, before)) = state.with(|inner| {
-        let child = inner.node.children().get(id)?;
-        Some((child.takes().clone(), child.selection().clone()))
-    }) else {
-        return Ok(());
-    };
-    let changed = |wanted: bool| {
-        let differs = |slot: &&Slot| selection.contains(slot) != before.contains(slot);
-        let chosen = takes.iter().filter(differs);
-        chosen
-            .filter(|slot| selection.contains(slot) == wanted)
-            .cloned()
-            .collect()
+) -> Result<(), SelectError> {
+    let takes = state.with(|inner| {
+        let child = inner.node.children().get(id);
+        child.map(|child| child.takes().clone())
+    });
+    let takes = takes.ok_or_else(|| SelectError::NoChild(id.clone()))?;
+    let choice = Choice {
+        id,
+        declares: &takes,
+        selection: &selection,
     };
     let change = Select {
         child: id.clone(),
-        exclude: changed(false),
-        include: changed(true),
-        subtree: true,
+        exclude: choice.slots(false),
+        include: choice.slots(true),
+        subtree: covers_subtree(&selection),
     };
-    if !(change.exclude.is_empty() && change.include.is_empty()) {
-        execute_select(ctx, change).await?;
-    }
+    let recorded = record(ctx, change).await;
+    recorded.map_err(|error| SelectError::Refused(Box::new(error)))?;
     state.update(ctx, |inner| inner.node.select(id, selection));
     Ok(())
 }

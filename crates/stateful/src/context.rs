@@ -1,14 +1,13 @@
 //! What a StatefulWorkflow can do beyond the SDK's own context.
 
 use crate::{
-    Child, ChildOptions, StartChildError, StatefulWorkflow, Tool,
+    Child, ChildOptions, SelectError, StartChildError, StatefulWorkflow, Tool,
     children::{inherited, select, start},
     state::NodeState,
 };
 use temporalio_common::{
     WorkflowDefinition,
     data_converters::{TemporalDeserializable, TemporalSerializable},
-    error::ActivityExecutionError,
 };
 use temporalio_workflow::{
     ContinueAsNewOptions, WorkflowContext, WorkflowResult, WorkflowTermination,
@@ -56,12 +55,12 @@ pub trait StatefulContext<W> {
     /// deselected; what was selected is on its way.
     ///
     /// # Errors
-    /// The change could not be recorded; nothing has changed then.
+    /// There is no such child, or the change could not be recorded; nothing has changed then.
     fn select(
         &self,
         child: &WorkflowId,
         selection: Selection,
-    ) -> impl Future<Output = Result<(), ActivityExecutionError>>;
+    ) -> impl Future<Output = Result<(), SelectError>>;
 
     /// A call of a registered tool.
     fn tool(&self, name: impl Into<String>) -> Tool<'_, W>;
@@ -138,11 +137,7 @@ impl<W: 'static> StatefulContext<W> for WorkflowContext<W> {
         node(self).with(|inner| inner.node.child_list())
     }
 
-    async fn select(
-        &self,
-        child: &WorkflowId,
-        selection: Selection,
-    ) -> Result<(), ActivityExecutionError> {
+    async fn select(&self, child: &WorkflowId, selection: Selection) -> Result<(), SelectError> {
         select(self, &node(self), child, selection).await
     }
 

@@ -14,15 +14,23 @@ use crate::{
 };
 use futures::{FutureExt, pin_mut, select_biased};
 use std::{future::poll_fn, task::Poll, time::Duration};
+use temporalio_common::{
+    error::ActivityExecutionError, protos::temporal::api::failure::v1::failure::FailureInfo,
+};
 use temporalio_workflow::{
     ActivityOptions, LocalActivityOptions, RetryPolicy, TimerOptions, WorkflowCancellationToken,
     WorkflowContext, WorkflowResult, WorkflowTermination,
 };
 use xylem_ids::NodeId;
-use xylem_node::{Outcome, Plan, Source, Stage};
+use xylem_node::{Outcome, Plan, Rejection, Source, Stage};
 
-/// How long a node waits before it asks a control plane again that did not answer.
-const BACK_OFF: Duration = Duration::from_secs(10);
+/// How long a node waits before it asks a control plane again that did not answer; twice as long
+/// every time.
+const BACK_OFF: Duration = Duration::from_secs(5);
+
+/// The longest of these waits. Every question adds some 6 events to the history of a node that has
+/// nothing else to do: a day's outage stays far below the limit of 51,200.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
 
 /// How long apart rejected signals are reported; in between they are counted.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -45,6 +53,11 @@ pub async fn drive<W: 'static, T>(
         );
         return std::future::pending().await;
     };
+    if let Some(why) = state.with(|inner| inner.unusable.clone()) {
+        // The task, not the workflow: another worker may be able to carry it on.
+        ctx.force_task_fail(why);
+        return std::future::pending().await;
+    }
     let author = author.fuse();
     let housekeeping = housekeep(&ctx, &state).fuse();
     pin_mut!(author, housekeeping);
@@ -52,7 +65,10 @@ pub async fn drive<W: 'static, T>(
         ended = author => ended,
         () = housekeeping => unreachable!("housekeeping ends after the author's run only"),
     };
-    state.update(&ctx, |inner| inner.is_closing = true);
+    state.update(&ctx, |inner| {
+        inner.is_closing = true;
+        inner.wanted.clear();
+    });
     housekeeping.await;
     match ended {
         Err(WorkflowTermination::ContinueAsNew(mut next)) => {
@@ -73,6 +89,7 @@ async fn housekeep<W: 'static>(ctx: &WorkflowContext<W>, state: &NodeState) {
         decisions(ctx, state),
         stragglers(ctx, state),
         back_off(ctx, state),
+        report_later(ctx, state),
         watch(ctx, state),
     );
 }
@@ -82,7 +99,7 @@ fn is_finished<W>(ctx: &WorkflowContext<W>, inner: &Inner) -> bool {
     inner.is_closing
         && inner.node.is_settled()
         && inner.raw.is_empty()
-        && !inner.ask_issuers
+        && !inner.has_question()
         && inner.tasks.is_empty()
         && ctx.all_handlers_finished()
 }
@@ -135,19 +152,17 @@ enum Job {
 
 fn next_job<W>(ctx: &WorkflowContext<W>, inner: &mut Inner) -> Option<Job> {
     inner.notice_time(ctx.workflow_time());
-    if inner.ask_issuers && !inner.backing_off {
+    // First of all: in an outage of the control plane the others take until their timeout.
+    if let Some(plan) = inner.node.next_forward(Stage::Local) {
+        return Some(Job::Forward(plan));
+    }
+    if inner.has_question() && !inner.backing_off {
         return Some(Job::AskIssuers);
     }
     if inner.intake == Intake::On && !inner.raw.is_empty() && !inner.backing_off {
         return Some(Job::TakeIn);
     }
-    if let Some(plan) = inner.node.next_forward(Stage::Local) {
-        return Some(Job::Forward(plan));
-    }
-    let long_ago = |at| inner.now >= xylem_grant::UnixSeconds::plus(at, REPORT_INTERVAL);
-    if (inner.is_closing || inner.reported_at.is_none_or(long_ago))
-        && !inner.unreported().is_empty()
-    {
+    if until_report(inner).is_some_and(|wait| inner.is_closing || wait.is_zero()) {
         return Some(Job::Report);
     }
     is_finished(ctx, inner).then_some(Job::End)
@@ -207,31 +222,51 @@ fn local(budget: Duration) -> LocalActivityOptions {
 }
 
 async fn ask_issuers<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
+    let slots = state.with(|inner| inner.missing());
     let question = ctx.execute_local_activity(
         NodeActivities::issuers,
-        AskIssuers {},
+        AskIssuers {
+            slots: slots.clone(),
+        },
         local(Duration::from_secs(5)),
     );
     let answer = question.await;
-    state.update(ctx, |inner| match answer {
-        Ok(answer) => {
-            inner.ask_issuers = false;
-            inner.search_attribute |= answer.search_attribute;
-            if inner.intake == Intake::Unknown {
-                inner.set_intake(answer.intake);
-            }
-            let now = inner.now;
-            inner.node.trust(Some(answer.tree), answer.issuers, now);
+    state.update(ctx, |inner| {
+        if let Err(error) = &answer
+            && !(inner.is_closing || is_final(error))
+        {
+            return inner.meet_outage();
         }
-        // Nobody answers and the run ends: what cannot be verified is refused.
-        Err(_) if inner.is_closing => {
-            inner.ask_issuers = false;
-            inner.set_intake(false);
-            let now = inner.now;
+        inner.outages = 0;
+        // Asked once for every call that waits: what comes later is pushed.
+        inner.wanted.retain(|slot| !slots.contains(slot));
+        let now = inner.now;
+        let Ok(answer) = answer else {
+            // Nobody answers: what cannot be verified is refused.
             inner.node.trust(None, [], now);
+            if inner.intake == Intake::Unknown {
+                inner.reject_raw();
+            }
+            return;
+        };
+        inner.search_attribute |= answer.search_attribute;
+        if inner.intake == Intake::Unknown {
+            inner.set_intake(answer.intake);
         }
-        Err(_) => inner.backing_off = true,
+        inner.node.trust(Some(answer.tree), answer.issuers, now);
+        for grant in answer.grants {
+            inner.receive(&grant, Source::ControlPlane);
+        }
     });
+}
+
+/// Whether the same will be refused again. The failure of a local activity comes as it was made,
+/// without the wrapper that a regular one has (our measurement, SDK 1.1.1).
+fn is_final(error: &ActivityExecutionError) -> bool {
+    let info = error
+        .failure()
+        .and_then(|failure| failure.failure_info.as_ref());
+    matches!(info, Some(FailureInfo::ApplicationFailureInfo(info)) if info.non_retryable)
 }
 
 async fn take_in<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
@@ -243,28 +278,67 @@ async fn take_in<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
     let taken = deposit.await;
     state.update(ctx, |inner| match taken {
         Ok(taken) => {
+            inner.outages = 0;
             inner.raw.pop_front();
             inner.receive(&taken.grant, Source::Intake);
         }
-        Err(_) if inner.is_closing => inner.set_intake(false),
-        Err(_) => inner.backing_off = true,
+        // Not a token that could be used: counted and reported like any other rejection.
+        Err(error) if is_final(&error) => {
+            inner.outages = 0;
+            inner.raw.pop_front();
+            inner.node.reject(Rejection::RawToken);
+        }
+        Err(_) if inner.is_closing => inner.reject_raw(),
+        Err(_) => inner.meet_outage(),
     });
 }
 
+/// How long rejected signals that the audit log has not heard of have to wait; `None` where there
+/// are none.
+fn until_report(inner: &Inner) -> Option<Duration> {
+    if inner.unreported().is_empty() {
+        return None;
+    }
+    let due = inner.reported_at.map_or(0, |at| at.plus(REPORT_INTERVAL).0);
+    Some(Duration::from_secs(due.saturating_sub(inner.now.0)))
+}
+
+/// Wakes a node when the rejections that are still to be reported are due: after a flood nothing
+/// else might happen in it for long.
+async fn report_later<W: 'static>(ctx: &WorkflowContext<W>, state: &NodeState) {
+    loop {
+        let mut wait = None;
+        until(state, |inner| {
+            inner.notice_time(ctx.workflow_time());
+            let later = until_report(inner).filter(|wait| !wait.is_zero());
+            wait = later.filter(|_| !inner.is_closing);
+            wait.is_some() || inner.is_closing
+        })
+        .await;
+        let Some(wait) = wait else { return };
+        pause(ctx, state, wait).await;
+        state.update(ctx, |_| ());
+    }
+}
+
 async fn report<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
-    let rejected = state.with(|inner| {
-        let rejected = inner.unreported();
-        inner.reported = inner.node.rejected().clone();
+    let (rejected, counts) = state.with(|inner| {
         inner.reported_at = Some(inner.now);
-        rejected
+        (inner.unreported(), inner.node.rejected().clone())
     });
     let report = ctx.execute_local_activity(
         NodeActivities::report_rejected,
         ReportRejected { rejected },
         local(Duration::from_secs(3)),
     );
-    // The counts stay in the status whether or not the audit log could be reached.
-    drop(report.await);
+    let reported = report.await;
+    state.update(ctx, |inner| {
+        // What the audit log has not taken is part of the next report. The counts stay in the
+        // status either way.
+        if inner.is_closing || reported.as_ref().map_or_else(is_final, |_| true) {
+            inner.reported = counts;
+        }
+    });
 }
 
 async fn forward_locally<W>(ctx: &WorkflowContext<W>, state: &NodeState, plan: Plan) {
@@ -343,21 +417,31 @@ fn request(inner: &Inner, plan: &Plan) -> Option<Forward> {
     })
 }
 
+fn back_off_time(outages: u32) -> Duration {
+    let doubled = BACK_OFF.saturating_mul(1 << outages.saturating_sub(1).min(16));
+    doubled.min(LONGEST_BACK_OFF)
+}
+
 async fn back_off<W>(ctx: &WorkflowContext<W>, state: &NodeState) {
     loop {
         until(state, |inner| inner.backing_off || is_finished(ctx, inner)).await;
         if state.with(|inner| !inner.backing_off) {
             return;
         }
-        let timer = TimerOptions::builder(BACK_OFF)
-            .cancellation_token(WorkflowCancellationToken::new())
-            .build();
-        let fired = ctx.timer(timer).fuse();
-        let closing = until(state, |inner| inner.is_closing).fuse();
-        pin_mut!(fired, closing);
-        select_biased! { _ = fired => {}, () = closing => {} };
+        pause(ctx, state, state.with(|inner| back_off_time(inner.outages))).await;
         state.update(ctx, |inner| inner.backing_off = false);
     }
+}
+
+/// Lets time pass, unless the run is about to end.
+async fn pause<W>(ctx: &WorkflowContext<W>, state: &NodeState, time: Duration) {
+    let timer = TimerOptions::builder(time)
+        .cancellation_token(WorkflowCancellationToken::new())
+        .build();
+    let fired = ctx.timer(timer).fuse();
+    let closing = until(state, |inner| inner.is_closing).fuse();
+    pin_mut!(fired, closing);
+    select_biased! { _ = fired => {}, () = closing => {} };
 }
 
 /// Learns of the ends of children that an earlier run started: Temporal delivers those to the run

@@ -35,9 +35,10 @@ pub struct TreeHeader {
     /// the workflow task for ever.
     #[serde(default)]
     pub search_attribute: bool,
-    /// Whether raw tokens are taken in from signals; decided when the tree is started.
-    #[serde(default)]
-    pub intake: bool,
+    /// Whether raw tokens are taken in from signals; decided when the tree is started. Absent where
+    /// the root was started by somebody who did not say: the control plane is asked then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intake: Option<bool>,
 }
 
 /// The slots a node may take grants for.

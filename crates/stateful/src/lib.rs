@@ -41,7 +41,7 @@ mod payload;
 mod state;
 mod tool;
 
-pub use children::{Child, ChildError, ChildOptions, StartChildError};
+pub use children::{Child, ChildError, ChildOptions, SelectError, StartChildError};
 pub use context::StatefulContext;
 pub use definition::{Definition, RegisterError, StatefulWorkflow, Workflows};
 pub use drive::WATCH_QUEUE_SUFFIX;

@@ -8,6 +8,7 @@ use crate::{
     payload,
 };
 use futures::future::LocalBoxFuture;
+use serde::Deserialize;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,7 +19,7 @@ use temporalio_common::protos::temporal::api::common::v1::Payload;
 use temporalio_workflow::{WorkflowContext, WorkflowContextView};
 use xylem_grant::{IssuerSet, UnixSeconds};
 use xylem_ids::{RunId, Slot, TreeId, WorkflowId};
-use xylem_node::{Counts, Node, Received, Rejection, Source, Start};
+use xylem_node::{Counts, Node, Rejection, Source, Start};
 
 /// Raw tokens that wait to be taken in; more are rejected.
 const MAX_RAW: usize = 4;
@@ -45,11 +46,13 @@ pub(crate) struct Inner {
     pub(crate) search_attribute: bool,
     pub(crate) intake: Intake,
     pub(crate) api_url: Option<String>,
-    /// Whether the control plane must be asked whose grants to trust.
-    pub(crate) ask_issuers: bool,
+    /// Slots that a call waits for, and whose grant the control plane was not asked for yet.
+    pub(crate) wanted: BTreeSet<Slot>,
     pub(crate) raw: VecDeque<TakeIn>,
     /// An outage: nothing is asked or taken in until the timer has fired.
     pub(crate) backing_off: bool,
+    /// Questions and intakes in a row that an outage has met.
+    pub(crate) outages: u32,
     /// What the search attribute says.
     pub(crate) upserted: Vec<String>,
     pub(crate) reported: Counts,
@@ -59,6 +62,10 @@ pub(crate) struct Inner {
     pub(crate) tasks: Vec<Task>,
     /// The author's `run` has ended.
     pub(crate) is_closing: bool,
+    /// A retry or a cron run: what an earlier run did is not known here.
+    pub(crate) is_again: bool,
+    /// Why the run cannot be carried on by this worker.
+    pub(crate) unusable: Option<String>,
     pub(crate) now: UnixSeconds,
 }
 
@@ -66,20 +73,18 @@ impl NodeState {
     /// The node of a workflow at the beginning of a run.
     pub(crate) fn new(definition: &Definition, view: &WorkflowContextView) -> Self {
         let now = view.start_time().map_or(UnixSeconds(0), UnixSeconds::from);
-        let headers = &view.raw().headers;
-        let header = headers
-            .get(TREE_HEADER)
-            .and_then(payload::json::<TreeHeader>);
-        let carried = headers
-            .get(NODE_HEADER)
-            .and_then(payload::json::<NodeHeader>);
+        let (header, carried, unusable) = read_headers(view);
+        // Decided by the start event alone: the run id is another one after a reset.
+        let is_again = carried.is_none() && !view.raw().continued_from_execution_run_id.is_empty();
         let carried = carried.unwrap_or_default();
-        let intake = match &header {
-            None => Intake::Unknown,
-            Some(header) if header.intake => Intake::On,
-            Some(_) => Intake::Off,
-        };
+        // What an earlier run has rejected, it has reported.
+        let reported = carried.carried.rejected().clone();
         let header = header.unwrap_or_else(no_header);
+        let intake = match header.intake {
+            None => Intake::Unknown,
+            Some(true) => Intake::On,
+            Some(false) => Intake::Off,
+        };
         let start = Start {
             tree: header.tree.or_else(|| own_tree(view)),
             issuers: header.issuers,
@@ -93,19 +98,22 @@ impl NodeState {
         let node = Node::new(start, now);
         Self(Rc::new(RefCell::new(Inner {
             upserted: initial_search_attribute(view),
-            reported: node.rejected().clone(),
+            reported,
             node,
             protocol: header.protocol,
             search_attribute: header.search_attribute,
             intake,
             api_url: carried.api_url,
-            ask_issuers: false,
+            wanted: BTreeSet::new(),
             raw: VecDeque::new(),
             backing_off: false,
+            outages: 0,
             reported_at: None,
             ends: BTreeMap::new(),
             tasks: Vec::new(),
             is_closing: false,
+            is_again,
+            unusable,
             now,
         })))
     }
@@ -148,7 +156,11 @@ impl NodeState {
                 api_url: inner.api_url.clone(),
             };
             let grants = inner.node.grants().map(|g| g.as_str().to_owned()).collect();
-            let tree = inner.tree_header(inner.node.takes().clone(), grants);
+            let tree = TreeHeader {
+                // Here, and nowhere else, the number is raised to what this worker knows.
+                protocol: PROTOCOL,
+                ..inner.tree_header(inner.node.takes().clone(), grants)
+            };
             Ok(vec![
                 (TREE_HEADER.to_owned(), payload::to_json(&tree)?),
                 (NODE_HEADER.to_owned(), payload::to_json(&node)?),
@@ -171,29 +183,52 @@ impl Inner {
             return;
         };
         if xylem_grant::UnverifiedGrant::is_grant(&text) {
-            self.receive(&text, Source::Signal);
+            self.node.receive(&text, Source::Signal, self.now);
         } else if self.intake == Intake::Off || self.raw.len() >= MAX_RAW {
             self.node.reject(Rejection::RawToken);
         } else {
-            self.ask_issuers |= self.intake == Intake::Unknown;
             self.raw.push_back(TakeIn::new(Slot::default_slot(), text));
         }
     }
 
-    /// Takes in a grant.
-    pub(crate) fn receive(&mut self, text: &str, source: Source) {
-        if self.node.receive(text, source, self.now) == Received::Waiting {
-            self.ask_issuers = true;
-        }
+    /// Takes note that the control plane did not answer.
+    pub(crate) fn meet_outage(&mut self) {
+        self.outages = self.outages.saturating_add(1);
+        self.backing_off = true;
     }
 
-    /// Decides the raw tokens that waited for the answer whether intake is on.
+    /// Takes in a grant that did not come in a signal.
+    pub(crate) fn receive(&mut self, text: &str, source: Source) {
+        self.node.receive(text, source, self.now);
+    }
+
+    /// Whether the control plane must be asked: about an unknown issuer key, about intake, or for
+    /// the grant of a slot that a call waits for.
+    pub(crate) fn has_question(&self) -> bool {
+        self.node.should_ask_issuers()
+            || (self.intake == Intake::Unknown && !self.raw.is_empty())
+            || !self.missing().is_empty()
+    }
+
+    /// The slots that a call waits for and nobody was asked about.
+    pub(crate) fn missing(&self) -> Vec<Slot> {
+        let wanted = self.wanted.iter();
+        let missing = wanted.filter(|slot| self.node.held(slot).is_none());
+        missing.cloned().collect()
+    }
+
+    /// Takes note of the answer whether intake is on.
     pub(crate) fn set_intake(&mut self, on: bool) {
         self.intake = if on { Intake::On } else { Intake::Off };
         if !on {
-            for _ in self.raw.drain(..) {
-                self.node.reject(Rejection::RawToken);
-            }
+            self.reject_raw();
+        }
+    }
+
+    /// Refuses the raw tokens that wait. They lie in history.
+    pub(crate) fn reject_raw(&mut self) {
+        for _ in self.raw.drain(..) {
+            self.node.reject(Rejection::RawToken);
         }
     }
 
@@ -206,7 +241,11 @@ impl Inner {
             slots: Slots::Named(takes.into_iter().collect()),
             grants,
             search_attribute: self.search_attribute,
-            intake: self.intake == Intake::On,
+            intake: match self.intake {
+                Intake::On => Some(true),
+                Intake::Off => Some(false),
+                Intake::Unknown => None,
+            },
         }
     }
 
@@ -229,8 +268,39 @@ fn no_header() -> TreeHeader {
         slots: Slots::Declared,
         grants: Vec::new(),
         search_attribute: false,
-        intake: false,
+        intake: None,
     }
+}
+
+/// The headers, and what makes them unusable. One that cannot be read is not one that is absent:
+/// a node that forgot its children would leave them behind.
+fn read_headers(
+    view: &WorkflowContextView,
+) -> (Option<TreeHeader>, Option<NodeHeader>, Option<String>) {
+    let headers = &view.raw().headers;
+    let tree = headers.get(TREE_HEADER).map(payload::json::<TreeHeader>);
+    let node = headers.get(NODE_HEADER).map(payload::json::<NodeHeader>);
+    let spoken = headers.get(TREE_HEADER).and_then(payload::json::<Spoken>);
+    let unusable = match (spoken, &tree, &node) {
+        (Some(Spoken { protocol }), _, _) if protocol > PROTOCOL => Some(format!(
+            "the run follows protocol {protocol}, this worker knows up to {PROTOCOL}: update the \
+             worker"
+        )),
+        (_, Some(None), _) => Some(unreadable(TREE_HEADER)),
+        (_, _, Some(None)) => Some(unreadable(NODE_HEADER)),
+        _ => None,
+    };
+    (tree.flatten(), node.flatten(), unusable)
+}
+
+/// The part of [`TreeHeader`] that every protocol has.
+#[derive(Deserialize)]
+struct Spoken {
+    protocol: u32,
+}
+
+fn unreadable(header: &str) -> String {
+    format!("the header {header} cannot be read: it was not written by this library")
 }
 
 /// The tree, where this workflow is its root.

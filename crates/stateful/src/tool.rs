@@ -3,7 +3,7 @@
 use crate::{
     activity::{NodeActivities, ToolAnswer, ToolCall},
     cancellable::execute,
-    state::{Intake, NodeState},
+    state::NodeState,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use temporalio_workflow::{
 };
 use xylem_ids::{IdError, Slot, ToolName};
 use xylem_node::Source;
+
+/// A call that has shown no sign of life for so long is tried again: its worker is gone.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a tool call has no answer. None of the variants carries a token.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +94,8 @@ impl<'a, W> Tool<'a, W> {
     }
 
     /// Calls the tool. Waits first, for as long as it takes, until the node has a grant for the
-    /// slot; `apiToken` shows the slot as `missing` meanwhile.
+    /// slot: asks the control plane for it once and otherwise waits for a signal. `apiToken` shows
+    /// the slot as `missing` meanwhile; [`Tool::give_up_after`] counts from there on.
     ///
     /// # Errors
     /// See [`ToolError`]. What may be retried has been retried by then.
@@ -116,6 +120,7 @@ impl<'a, W> Tool<'a, W> {
         };
         let options = ActivityOptions::with_close_timeouts(timeouts)
             .retry_policy(retries)
+            .heartbeat_timeout(HEARTBEAT_TIMEOUT)
             .build();
         let answer = execute(self.ctx, NodeActivities::call_tool, call, options)
             .await
@@ -139,8 +144,9 @@ impl<'a, W> Tool<'a, W> {
             if !inner.node.takes().contains(slot) {
                 return Err(ToolError::UndeclaredSlot(slot.clone()));
             }
-            // A root that was started without a header makes itself known to the control plane.
-            inner.ask_issuers |= inner.intake == Intake::Unknown;
+            // The push may have gone to an earlier run of this node; and a root that was started
+            // without a header makes itself known to the control plane so.
+            inner.wanted.insert(slot.clone());
             Ok(())
         })?;
         let arrived = self.ctx.wait_condition(|_| held().is_some()).await;

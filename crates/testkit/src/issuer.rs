@@ -83,7 +83,7 @@ impl BareTree {
             slots: Slots::Declared,
             grants: Vec::new(),
             search_attribute,
-            intake: false,
+            intake: Some(false),
         };
         let fields = [(TREE_HEADER.to_owned(), json_payload(&header))].into();
         options.header = Some(Header { fields });

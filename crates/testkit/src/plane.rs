@@ -74,7 +74,7 @@ impl TokenSource for AbsentPlane {
         nobody()
     }
 
-    async fn issuers(&self, _: &TaskClaims) -> Result<Issuers, PortError> {
+    async fn issuers(&self, _: &TaskClaims, _: Vec<Slot>) -> Result<Issuers, PortError> {
         lock(&self.issuers).clone().map_or_else(nobody, Ok)
     }
 

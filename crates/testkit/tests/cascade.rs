@@ -142,6 +142,7 @@ async fn duplicates_stale_and_foreign_grants_change_nothing() -> anyhow::Result<
         issuers: vec![tree.issuer().public().clone()],
         intake: false,
         search_attribute: true,
+        grants: Vec::new(),
     });
     tree.rotate(2).await?;
     tree.signal("a", &other.grant(9)?).await?;

@@ -14,7 +14,9 @@ pub struct Exclusion {
 }
 
 impl Exclusion {
-    fn covers(&self, node: &WorkflowId, ancestors: &[WorkflowId]) -> bool {
+    /// Whether a node, with these workflows above it, may not redeem.
+    #[must_use]
+    pub fn covers(&self, node: &WorkflowId, ancestors: &[WorkflowId]) -> bool {
         self.workflow_id == *node || (self.subtree && ancestors.contains(&self.workflow_id))
     }
 }
@@ -225,10 +227,11 @@ fn check_below(
     Ok(())
 }
 
-/// Nobody gives on what was taken from them.
+/// Nobody gives on what was taken from them. What a node only passes on, it may give.
 fn check_not_excluded(row: &SlotRow, claims: &ConfirmedClaims) -> Result<(), Refusal> {
     let node = &claims.claims().workflow_id;
-    if excluded(&row.exclusions, node, claims.ancestors()) {
+    let mut exclusions = row.exclusions.iter();
+    if exclusions.any(|exclusion| exclusion.subtree && exclusion.covers(node, claims.ancestors())) {
         return Err(Refusal::Excluded);
     }
     Ok(())

@@ -322,7 +322,9 @@ impl Handlers {
     async fn issuers(&self, given: v1::IssuersRequest) -> Result<v1::IssuersResponse, Fault> {
         let principal = caller()?;
         let claims = self.confirmed(&principal, given.claims).await?;
+        let slots: Vec<Slot> = convert::ids(given.slots, "slots")?;
         let tree = self.tree_of(&claims).await?;
+        let grants = self.grants_for(&claims, &slots).await?;
         let key = |key: xylem_grant::IssuerPublicKey| v1::IssuerPublicKey {
             key_id: key.key_id.into(),
             x: key.x,
@@ -340,7 +342,32 @@ impl Handlers {
                 .collect(),
             intake: tree.intake,
             search_attribute: self.search_attribute(),
+            grants,
         })
+    }
+
+    /// The current grants of some slots, for a node that is missing them. A node that may only
+    /// pass a slot on gets its grant too.
+    async fn grants_for(
+        &self,
+        claims: &ConfirmedClaims,
+        slots: &[Slot],
+    ) -> Result<Vec<String>, Fault> {
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (node, above) = (&claims.claims().workflow_id, claims.ancestors());
+        let exclusions = self.vault.exclusions(claims.tree()).await?;
+        let excluded = |slot: &Slot| {
+            let of_slot = exclusions.iter().filter(|(of, _)| of == slot);
+            let mut closed = of_slot.filter(|(_, exclusion)| exclusion.subtree);
+            closed.any(|(_, exclusion)| exclusion.covers(node, above))
+        };
+        let grants = self.vault.grants(claims.tree()).await?;
+        let wanted = grants
+            .iter()
+            .filter(|grant| slots.contains(grant.slot()) && !excluded(grant.slot()));
+        Ok(wanted.map(|grant| grant.as_str().to_owned()).collect())
     }
 
     async fn take_in(&self, given: v1::TakeInRequest) -> Result<v1::TakeInResponse, Fault> {

@@ -283,7 +283,7 @@ impl Handlers {
             slots: Slots::Declared,
             grants: Vec::new(),
             search_attribute: self.search_attribute(),
-            intake,
+            intake: Some(intake),
         })
         .map_err(Fault::internal)
     }

@@ -79,8 +79,8 @@ impl TokenSource for ControlPlane {
         Ok(TakenIn { grant })
     }
 
-    async fn issuers(&self, claims: &TaskClaims) -> Result<Issuers, PortError> {
-        let answer = self.client.issuers(wire_claims(claims)?).await;
+    async fn issuers(&self, claims: &TaskClaims, slots: Vec<Slot>) -> Result<Issuers, PortError> {
+        let answer = self.client.issuers(wire_claims(claims)?, slots).await;
         let answer = answer.map_err(port_error)?;
         Ok(Issuers {
             tree: answer.tree,
@@ -91,6 +91,7 @@ impl TokenSource for ControlPlane {
                 .collect::<Result<_, _>>()?,
             intake: answer.intake,
             search_attribute: answer.search_attribute,
+            grants: answer.grants,
         })
     }
 
