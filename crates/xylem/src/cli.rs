@@ -26,7 +26,7 @@ use std::process::ExitCode;
 ///
 /// `xylem dev` starts everything on this machine; the other commands find it by themselves.
 #[derive(Debug, Parser)]
-#[command(name = "xylem", version, after_help = EXIT_STATUS)]
+#[command(name = "xylem", version, after_help = EXIT_STATUS, after_long_help = FIRST_STEPS)]
 struct Cli {
     #[command(flatten)]
     access: Access,
@@ -51,16 +51,36 @@ struct Cli {
     command: Command,
 }
 
+const FIRST_STEPS: &str = "\
+Examples:
+  xylem dev                                      in one terminal
+  xylem tool add --file tools.json               in another one
+  xylem tree start --workflow-id train-1 --type ToolTree --input-file tree.json \\
+    --tool acme.status --audience https://api.acme.example --token-file v1.token
+  xylem token rotate train-1 --token-file v2.token --wait
+  xylem token revoke train-1 --version 1
+
+Durations are written with their units: 500ms, 90s, 12h, 30d, 1h30m.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by policy or gate, 4 not found, 5 unavailable";
+
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by policy or \
                            gate, 4 not found, 5 unavailable";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start Temporal, control plane and worker on this machine
+    ///
+    /// When all of it is ready, prints where it listens; with --output json, as one line. Ctrl-C
+    /// stops it. A second start with the same data directory finds the trees and keys of the first.
     Dev(serve::DevArguments),
     /// Run the control plane
+    ///
+    /// `xylem server init` makes its keys, once.
     Server(serve::ServerArguments),
     /// Run a worker with the shipped workflows
+    ///
+    /// Its API key must serve the task queue: `xylem key create --role worker --task-queue QUEUE`.
     Worker(serve::WorkerArguments),
     /// Start, look at and stop trees of workflows
     #[command(subcommand)]
@@ -81,6 +101,9 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Command),
     /// Check the installation and say what is missing
+    ///
+    /// Each check is named, with what to do. The status is 1 where one has failed; warnings are no
+    /// failures.
     Doctor(doctor::Arguments),
 }
 
@@ -142,10 +165,10 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
     }
 }
 
-/// A duration as people write it: `90s`, `12h`, `30d`.
+/// A duration as people write it: `500ms`, `90s`, `12h`, `30d`.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     humantime::parse_duration(text)
-        .map_err(|_| "expected a duration such as 90s, 12h or 30d".into())
+        .map_err(|_| "expected a duration with its unit, such as 500ms, 90s, 12h or 30d".into())
 }
 
 #[cfg(test)]

@@ -1,12 +1,21 @@
 //! The `xylem` program as a shell sees it: exit status, standard output, standard error.
 
-mod support;
+mod support {
+    pub(crate) mod command;
+    pub(crate) mod plane;
+}
 
 use std::net::TcpListener;
-use support::{ControlPlane, Xylem};
+use support::{command::Xylem, plane::ControlPlane};
 use tonic::Code;
 
 const TOKEN: &str = "tok-canary-0123456789";
+
+fn at(address: &str) -> Xylem {
+    Xylem::default()
+        .variable("XYLEM_ADDRESS", address)
+        .variable("XYLEM_API_KEY", "xyk_test")
+}
 
 #[tokio::test]
 async fn every_refusal_has_its_exit_status() {
@@ -22,9 +31,7 @@ async fn every_refusal_has_its_exit_status() {
         (Code::ResourceExhausted, 5),
     ] {
         let server = ControlPlane::refusing(code).await;
-        let ran = Xylem::at(&server.address)
-            .run(&["tree", "show", "train-1"])
-            .await;
+        let ran = at(&server.address).run(&["tree", "show", "train-1"]).await;
         assert_eq!(ran.status, status, "{code:?}: {}", ran.err);
         assert!(ran.out.is_empty(), "{}", ran.out);
         assert!(ran.err.starts_with("error: "), "{}", ran.err);
@@ -37,7 +44,7 @@ async fn nobody_there_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its address").port();
     drop(listener);
-    let xylem = Xylem::at(&format!("http://127.0.0.1:{port}"));
+    let xylem = at(&format!("http://127.0.0.1:{port}"));
     let ran = xylem.run(&["token", "status", "train-1"]).await;
     assert_eq!(ran.status, 5);
     assert!(ran.err.contains("xylem dev"), "{}", ran.err);
@@ -45,16 +52,14 @@ async fn nobody_there_is_unavailable() {
 
 #[tokio::test]
 async fn another_machine_is_refused_before_a_byte_is_sent() {
-    let ran = Xylem::at("http://192.0.2.1:7243")
-        .run(&["tree", "list"])
-        .await;
+    let ran = at("http://192.0.2.1:7243").run(&["tree", "list"]).await;
     assert_eq!(ran.status, 2);
     assert!(ran.err.contains("loopback"), "{}", ran.err);
 }
 
 #[tokio::test]
 async fn wrong_usage_is_status_2_and_help_is_an_answer() {
-    let xylem = Xylem::at("http://127.0.0.1:9");
+    let xylem = at("http://127.0.0.1:9");
     for arguments in [
         &["tree"][..],
         &["tree", "show"],
@@ -78,7 +83,7 @@ async fn wrong_usage_is_status_2_and_help_is_an_answer() {
 #[tokio::test]
 async fn without_a_source_no_token_is_read_from_a_pipe() {
     let server = ControlPlane::rotating().await;
-    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let xylem = at(&server.address).standard_input(TOKEN);
     let ran = xylem.run(&["token", "rotate", "train-1"]).await;
     assert_eq!(ran.status, 2);
     assert!(ran.err.contains("--token-stdin"), "{}", ran.err);
@@ -98,7 +103,7 @@ async fn a_token_is_read_from_every_source_and_shown_nowhere() {
         &["--token-env", "NEXT_TOKEN"],
     ] {
         let server = ControlPlane::rotating().await;
-        let xylem = Xylem::at(&server.address)
+        let xylem = at(&server.address)
             .standard_input(&format!("{TOKEN}\n"))
             .variable("NEXT_TOKEN", TOKEN);
         let ran = xylem
@@ -115,7 +120,7 @@ async fn a_token_is_read_from_every_source_and_shown_nowhere() {
 async fn a_cascade_that_does_not_end_is_reported_with_its_stragglers() {
     let server = ControlPlane::rotating().await;
     let arguments = ["token", "rotate", "train-1", "--token-stdin", "--wait"];
-    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let xylem = at(&server.address).standard_input(TOKEN);
     let ran = xylem
         .run(&[&arguments[..], &["--timeout", "1s"]].concat())
         .await;
@@ -123,7 +128,7 @@ async fn a_cascade_that_does_not_end_is_reported_with_its_stragglers() {
     assert!(ran.out.contains("stage-1  1        asleep"), "{}", ran.out);
     assert!(ran.err.contains("sweep"), "{}", ran.err);
 
-    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let xylem = at(&server.address).standard_input(TOKEN);
     let ran = xylem
         .run(&[&arguments[..], &["--timeout", "1s", "--output", "json"]].concat())
         .await;
@@ -138,7 +143,7 @@ async fn a_cascade_that_does_not_end_is_reported_with_its_stragglers() {
 async fn a_cascade_that_ends_is_status_0_and_silent_in_a_pipe() {
     let server = ControlPlane::rotating().await;
     server.wake();
-    let xylem = Xylem::at(&server.address).standard_input(TOKEN);
+    let xylem = at(&server.address).standard_input(TOKEN);
     let ran = xylem
         .run(&["token", "rotate", "train-1", "--token-stdin", "--wait"])
         .await;
@@ -150,7 +155,7 @@ async fn a_cascade_that_ends_is_status_0_and_silent_in_a_pipe() {
 #[tokio::test]
 async fn the_gates_answer_is_shown() {
     let server = ControlPlane::rotating().await;
-    let xylem = Xylem::at(&server.address);
+    let xylem = at(&server.address);
     let ran = xylem
         .run(&["token", "revoke", "train-1", "--version", "1"])
         .await;
@@ -160,9 +165,27 @@ async fn the_gates_answer_is_shown() {
 }
 
 #[tokio::test]
+async fn a_tree_that_does_not_end_is_not_stopped() {
+    let server = ControlPlane::rotating().await;
+    let xylem = at(&server.address);
+    let ran = xylem
+        .run(&["tree", "stop", "train-1", "--output", "json"])
+        .await;
+    assert_eq!(ran.status, 1, "{}", ran.err);
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON alone");
+    assert_eq!(answer["stillRunning"], 1);
+    assert!(ran.err.contains("1 workflow still runs"), "{}", ran.err);
+    assert!(ran.err.contains("--terminate"), "{}", ran.err);
+
+    let ran = xylem.run(&["tree", "stop", "train-1", "--terminate"]).await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.out.contains("2 workflows terminated"), "{}", ran.out);
+}
+
+#[tokio::test]
 async fn a_doctor_without_anything_names_each_failure() {
     let guard = tempfile::tempdir().expect("a directory");
-    let xylem = Xylem::at("http://127.0.0.1:9")
+    let xylem = at("http://127.0.0.1:9")
         .variable("XYLEM_DATA_DIR", guard.path().to_str().expect("text"))
         .variable("TEMPORAL_ADDRESS", "127.0.0.1:9");
     let ran = xylem.run(&["doctor", "--output", "json"]).await;
@@ -183,7 +206,7 @@ async fn a_doctor_without_anything_names_each_failure() {
 async fn dev_without_a_temporal_cli_says_where_to_get_it() {
     let guard = tempfile::tempdir().expect("a directory");
     let data = guard.path().to_str().expect("text");
-    let xylem = Xylem::at("http://127.0.0.1:9").variable("TEMPORAL_CLI", "/nowhere/temporal");
+    let xylem = at("http://127.0.0.1:9").variable("TEMPORAL_CLI", "/nowhere/temporal");
     let ran = xylem.run(&["dev", "--data-dir", data]).await;
     assert_eq!(ran.status, 5);
     assert!(ran.err.contains("docs.temporal.io"), "{}", ran.err);
@@ -194,7 +217,7 @@ async fn an_installation_is_initialised_once() {
     let guard = tempfile::tempdir().expect("a directory");
     let data = guard.path().join("server");
     let arguments = ["server", "init", "--data-dir", data.to_str().expect("text")];
-    let xylem = Xylem::at("http://127.0.0.1:9");
+    let xylem = at("http://127.0.0.1:9");
     let ran = xylem.run(&arguments).await;
     assert_eq!(ran.status, 0, "{}", ran.err);
     let key = std::fs::read_to_string(data.join("admin.key")).expect("written");

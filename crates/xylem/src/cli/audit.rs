@@ -14,10 +14,17 @@ use xylem_ids::{AgentId, Slot, ToolName, WorkflowId};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Show entries as they are written, until Ctrl-C
+    ///
+    /// With --output json, one line per entry.
     Tail(Tail),
     /// List entries, oldest first
+    #[command(after_help = LIST_EXAMPLE)]
     List(List),
 }
+
+const LIST_EXAMPLE: &str = "\
+Example:
+  xylem audit list --tree train-1 --outcome denied --since 2h";
 
 /// Which entries.
 #[derive(Debug, clap::Args)]
@@ -94,7 +101,7 @@ pub(crate) struct Tail {
 pub(crate) struct List {
     #[command(flatten)]
     filter: Filter,
-    /// At most so many
+    /// At most so many, from the oldest
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     limit: usize,
 }
@@ -137,6 +144,11 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
         if page_token.is_empty() {
             break;
         }
+    }
+    if !page_token.is_empty() {
+        session
+            .output
+            .note("there are newer ones: name --since, or another --limit");
     }
     listed(session.output, &entries, "no such entries", |entries| {
         entries.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -17,12 +17,18 @@ use xylem_ids::{AgentId, TaskQueue};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make an API key and show it, this once
+    #[command(after_help = CREATE_EXAMPLE)]
     Create(Create),
     /// List keys, without their values
     List(List),
     /// Revoke a key for good
     Revoke(Revoke),
 }
+
+const CREATE_EXAMPLE: &str = "\
+Examples:
+  xylem key create --role worker --task-queue deploys --to worker.key
+  xylem key create --agent ci --role service --ttl 90d --to ci.key";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Create {

@@ -195,13 +195,13 @@ pub(crate) struct DevArguments {
         value_name = "PROGRAM"
     )]
     temporal_cli: Option<PathBuf>,
-    /// The Temporal server's port; 0 is any [default: 7233 if it is free]
+    /// The Temporal server's port; 0 is any [default: that of the last start, else 7233, if free]
     #[arg(long, value_name = "PORT")]
     temporal_port: Option<u16>,
-    /// The Temporal web UI's port; 0 is any [default: 8233 if it is free]
+    /// The Temporal web UI's port; 0 is any [default: that of the last start, else 8233, if free]
     #[arg(long, value_name = "PORT")]
     ui_port: Option<u16>,
-    /// The control plane's port; 0 is any [default: 7243 if it is free]
+    /// The control plane's port; 0 is any [default: that of the last start, else 7243, if free]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// The Temporal namespace

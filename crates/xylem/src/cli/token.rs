@@ -15,18 +15,35 @@ use xylem_ids::{Slot, Version, WorkflowId};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Deposit a token into a slot, as its first version or the next, with audiences of its own
+    #[command(after_help = SET_EXAMPLE)]
     Set(Set),
     /// Deposit the next version of a slot and let it cascade
     ///
-    /// Without --audience it may be sent where the version before might.
+    /// Without --audience it may be sent where the version before might. The version before is
+    /// superseded at that moment; it is gone once it is revoked.
+    #[command(after_help = ROTATE_EXAMPLE)]
     Rotate(Rotate),
     /// Show the versions of a tree's tokens
     Status(Status),
     /// Revoke a version for good, once no workflow needs it
+    ///
+    /// The status is 3 where workflows are behind or calls with the version are under way at the end
+    /// of --wait.
     Revoke(Revoke),
     /// Deposit an unrevoked earlier version as the next one
+    ///
+    /// The token is neither needed nor shown.
     Rollback(Rollback),
 }
+
+const SET_EXAMPLE: &str = "\
+Example:
+  xylem token set train-1 --slot github --audience https://api.github.com --token-file github.token";
+
+const ROTATE_EXAMPLE: &str = "\
+Examples:
+  xylem token rotate train-1 --wait                  asks for the token, without echo
+  pass api/acme | xylem token rotate train-1 --token-stdin --wait --timeout 5m";
 
 /// A slot of a tree.
 #[derive(Debug, clap::Args)]
@@ -83,7 +100,7 @@ pub(crate) struct Status {
 pub(crate) struct Revoke {
     #[command(flatten)]
     place: Place,
-    /// The version
+    /// The version, as `xylem token status` shows it
     #[arg(long, value_name = "NUMBER")]
     version: u32,
     /// Revoke although workflows are behind or unknown, or the version is still the active one

@@ -18,12 +18,25 @@ use xylem_ids::ToolName;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Register tools, or change those of the same name
+    ///
+    /// A definition in a file:
+    ///
+    ///     {"name": "acme.build", "description": "The state of a build", "method": "GET",
+    ///      "baseUrl": "https://api.acme.example", "path": "/v1/builds/{id}", "slot": "default",
+    ///      "parametersSchema": {"type": "object", "required": ["id"],
+    ///                           "properties": {"id": {"type": "string"}}}}
+    #[command(verbatim_doc_comment, after_help = ADD_EXAMPLE)]
     Add(Add),
     /// List tools by name
     List,
     /// Show a tool's definition
     Show(Show),
 }
+
+const ADD_EXAMPLE: &str = "\
+Examples:
+  xylem tool add --file tools.json
+  xylem tool add --name acme.status --base-url https://api.acme.example --path /v1/status";
 
 /// Either a file with definitions, or one definition in options.
 #[derive(Debug, clap::Args)]

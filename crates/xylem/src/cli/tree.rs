@@ -2,7 +2,7 @@
 
 use super::{
     draw,
-    failure::Failure,
+    failure::{Exit, Failure},
     output::{Format, Output, plain, relative, slot_at, table},
     secret::TokenSource,
     session::Session,
@@ -12,22 +12,50 @@ use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 use xylem_client::{Deposit, InitialToken, StartTree, v1};
 use xylem_ids::{Audience, Slot, TaskQueue, ToolName, WorkflowId, WorkflowType};
+use xylem_workflows::ToolTreeInput;
+
+/// The shipped workflow type.
+const TOOL_TREE: &str = "ToolTree";
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Start a tree: deposit its token and start its root workflow
+    ///
+    /// The shipped workflow `ToolTree` is described by its input:
+    ///
+    ///     {"steps": [{"tool": "acme.status", "parameters": {}}], "rounds": 10, "pauseMs": 500,
+    ///      "children": [{"name": "a", "node": {…}, "selection": "all"}]}
+    ///
+    /// Every node calls its steps one after the other, round after round, with a pause after each
+    /// round, and has children of the same kind. Without `rounds` it goes on, and without `steps` it
+    /// waits, until it is stopped. ToolTree must be given an input; `{}` is one.
+    ///
+    /// A root of another type whose input is missing or not what it takes fails its first task
+    /// again and again, until `xylem tree stop --terminate` ends it.
+    #[command(verbatim_doc_comment, after_help = START_EXAMPLE)]
     Start(Box<Start>),
     /// List trees, newest first
     List(List),
     /// Draw a tree: its workflows and the version each holds
     Show(Show),
     /// Follow a tree until every workflow holds the newest token
+    ///
+    /// Draws it again whenever it has changed; with --output json, one line per look.
     Watch(Watch),
     /// Stop a tree: nothing is redeemed any more, and every workflow ends
+    ///
+    /// The status is 1 where workflows still run at the end of --wait. The tree redeems nothing any
+    /// more all the same; repeat the command, or add --terminate.
     Stop(Stop),
     /// Allow a tree more tools, or withdraw some
     Allow(Allow),
 }
+
+const START_EXAMPLE: &str = "\
+Example:
+  xylem tree start --workflow-id train-1 --type ToolTree \\
+    --input '{\"steps\": [{\"tool\": \"acme.status\"}], \"pauseMs\": 500, \"children\": [{\"name\": \"a\"}]}' \\
+    --tool acme.status --audience https://api.acme.example --token-file v1.token";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Start {
@@ -46,10 +74,11 @@ pub(crate) struct Start {
     /// A file with the root's input, as JSON
     #[arg(long, value_name = "FILE")]
     input_file: Option<PathBuf>,
-    /// A tool that the tree may call; can be repeated
+    /// A tool that the tree may call; can be repeated. It may call no other
     #[arg(long = "tool", value_name = "NAME")]
     tools: Vec<ToolName>,
-    /// Take raw tokens that are signalled to the root: they lie in its history then
+    /// Take raw tokens that are signalled to the root: they lie in its history then [default: true
+    /// with `xylem dev`, else false]
     #[arg(long, value_name = "BOOL")]
     intake: Option<bool>,
     /// The token's slot
@@ -67,10 +96,12 @@ pub(crate) struct Start {
 pub(crate) struct DepositArguments {
     #[command(flatten)]
     source: TokenSource,
-    /// An origin, optionally with a path prefix, to which the token may be sent; can be repeated
+    /// An origin, optionally with a path prefix, to which the token may be sent, such as
+    /// https://api.acme.example/v2; can be repeated
     #[arg(long = "audience", value_name = "URL")]
     pub(crate) audiences: Vec<Audience>,
-    /// How long grants for the token are valid, such as 12h
+    /// How long the token may be used, at least 10s, such as 12h [default: as long as the tree
+    /// lives]
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     ttl: Option<Duration>,
     /// Take a token of fewer than 16 characters: answers are searched for it less surely
@@ -111,7 +142,7 @@ pub(crate) struct Show {
 pub(crate) struct Watch {
     /// The root's workflow id
     tree: WorkflowId,
-    /// How long to rest between two looks
+    /// How long to rest between two looks, 100ms to 60s
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = super::duration)]
     interval: Duration,
     /// Go on after the tree has converged, until Ctrl-C
@@ -159,6 +190,9 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
 
 async fn start(arguments: Start, session: &mut Session<'_>) -> Result<(), Failure> {
     let input_json = input(arguments.input, arguments.input_file)?;
+    if arguments.workflow_type.as_str() == TOOL_TREE {
+        tool_tree(&input_json)?;
+    }
     let task_queue = match arguments.task_queue {
         Some(queue) => queue,
         None => standard_queue(session)?,
@@ -206,6 +240,22 @@ fn input(text: Option<String>, file: Option<PathBuf>) -> Result<String, Failure>
     Ok(text)
 }
 
+/// Checks what only a worker would see, task after task.
+fn tool_tree(input: &str) -> Result<(), Failure> {
+    const HINT: &str = "`xylem tree start --help` shows an input; {} is a tree of one workflow \
+                        that waits until it is stopped";
+    if input.is_empty() {
+        return Err(
+            Failure::usage("ToolTree needs an input: use --input or --input-file").hint(HINT),
+        );
+    }
+    serde_json::from_str::<ToolTreeInput>(input)
+        .map(drop)
+        .map_err(|error| {
+            Failure::usage(format!("ToolTree takes no such input: {error}")).hint(HINT)
+        })
+}
+
 fn standard_queue(session: &Session<'_>) -> Result<TaskQueue, Failure> {
     let endpoints = session.access.endpoints()?;
     let queue = endpoints.map_or_else(|| "xylem".to_owned(), |endpoints| endpoints.task_queue);
@@ -230,6 +280,9 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
         if page_token.is_empty() {
             break;
         }
+    }
+    if !page_token.is_empty() {
+        session.output.note("there are more: name another --limit");
     }
     let now = session.output.now();
     session.output.answer(&trees, |trees| {
@@ -304,16 +357,31 @@ async fn stop(arguments: Stop, session: &mut Session<'_>) -> Result<(), Failure>
         } else {
             "asked to cancel"
         };
-        let mut text = format!("stopped {tree}: {} workflows {did}", stopped.stopped);
-        if stopped.still_running > 0 {
-            text.push_str(&format!(
-                "\n{} still run: repeat the command, or add --terminate",
-                stopped.still_running
-            ));
-        }
-        text
+        format!("{tree}: {} {did}", workflows(stopped.stopped))
     })?;
-    Ok(())
+    if stopped.still_running == 0 {
+        return Ok(());
+    }
+    let running = workflows(stopped.still_running);
+    let verb = if stopped.still_running == 1 {
+        "runs"
+    } else {
+        "run"
+    };
+    let advice = if arguments.terminate {
+        "repeat the command, with a longer --wait"
+    } else {
+        "repeat the command, with a longer --wait, or add --terminate"
+    };
+    let what = format!("{running} still {verb}; {tree} redeems nothing any more");
+    Err(Failure::new(Exit::Failed, what).hint(advice))
+}
+
+fn workflows(count: u32) -> String {
+    match count {
+        1 => "1 workflow".to_owned(),
+        count => format!("{count} workflows"),
+    }
 }
 
 async fn allow(arguments: Allow, session: &mut Session<'_>) -> Result<(), Failure> {
@@ -388,6 +456,21 @@ mod tests {
         assert_eq!(input(Some("[1]".into()), None).expect("JSON"), "[1]");
         let failure = input(Some("text".into()), None).expect_err("not JSON");
         assert!(failure.to_string().contains("quotation marks"));
+    }
+
+    #[test]
+    fn what_the_shipped_workflow_cannot_read_is_refused_before_it_starts() {
+        for good in [
+            "{}",
+            r#"{"steps":[{"tool":"a.b"}],"children":[{"name":"a"}]}"#,
+        ] {
+            tool_tree(good).expect(good);
+        }
+        for (bad, named) in [("", "--input"), (r#"{"step":[]}"#, "step")] {
+            let failure = tool_tree(bad).expect_err(bad);
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(failure.to_string().contains(named), "{failure}");
+        }
     }
 
     #[test]

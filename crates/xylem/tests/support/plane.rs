@@ -1,11 +1,10 @@
-//! The program, and a control plane that answers what a test needs.
+//! A control plane that answers what a test needs.
 
 use futures::{Stream, StreamExt, stream};
 use std::{
     convert::Infallible,
     future::{Ready, ready},
     pin::Pin,
-    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,74 +12,9 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
+use tokio::net::TcpListener;
 use tonic::{Code, Request, Response, Status, body::Body, server::NamedService, service::Routes};
 use xylem_proto::v1;
-
-/// How long the program may run.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// One run of the program, prepared.
-pub(crate) struct Xylem {
-    address: String,
-    input: String,
-    variables: Vec<(String, String)>,
-}
-
-/// How a run ended.
-pub(crate) struct Ran {
-    pub(crate) status: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Xylem {
-    pub(crate) fn at(address: &str) -> Self {
-        Self {
-            address: address.to_owned(),
-            input: String::new(),
-            variables: Vec::new(),
-        }
-    }
-
-    pub(crate) fn standard_input(mut self, text: &str) -> Self {
-        self.input = text.to_owned();
-        self
-    }
-
-    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
-        self.variables.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
-        let home = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_xylem"))
-            .args(arguments)
-            .env_clear()
-            .env("HOME", home.path())
-            .env("XYLEM_ADDRESS", &self.address)
-            .env("XYLEM_API_KEY", "xyk_test")
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the program starts");
-        let mut input = child.stdin.take().expect("piped");
-        // Not everything reads it.
-        let _ = input.write_all(self.input.as_bytes()).await;
-        drop(input);
-        let ended = tokio::time::timeout(LIMIT, child.wait_with_output()).await;
-        let ended = ended.expect("in time").expect("waited for");
-        Ran {
-            status: ended.status.code().expect("not killed"),
-            out: String::from_utf8(ended.stdout).expect("text"),
-            err: String::from_utf8(ended.stderr).expect("text"),
-        }
-    }
-}
 
 /// A control plane on a port of its own; ends with the test.
 pub(crate) struct ControlPlane {
@@ -94,7 +28,7 @@ impl ControlPlane {
         Self::serve(Routes::new(Refusal(code)), Rotation::default()).await
     }
 
-    /// Takes rotations of a tree of two nodes, one of which sleeps, and revokes nothing.
+    /// Takes rotations of a tree of two nodes, one of which sleeps, stops it, and revokes nothing.
     pub(crate) async fn rotating() -> Self {
         let rotation = Rotation::default();
         let routes = Routes::new(v1::trees_server::TreesServer::new(rotation.clone()))
@@ -249,9 +183,14 @@ impl v1::trees_server::Trees for Rotation {
 
     async fn stop_tree(
         &self,
-        _: Request<v1::StopTreeRequest>,
+        request: Request<v1::StopTreeRequest>,
     ) -> Result<Response<v1::StopTreeResponse>, Status> {
-        unused()
+        // The node that sleeps does not hear of a cancellation.
+        let ends = request.into_inner().terminate || self.awake.load(Ordering::Relaxed);
+        Ok(Response::new(v1::StopTreeResponse {
+            stopped: 2,
+            still_running: u32::from(!ends),
+        }))
     }
 
     async fn allow_tools(
