@@ -1,4 +1,10 @@
 //! The worker of the release train.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a program, not a workflow: no history is replayed with it"
+)]
 
 use std::error::Error;
 use xylem::worker::{self, WorkerConfig};
