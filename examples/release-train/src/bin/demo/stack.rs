@@ -101,6 +101,14 @@ impl Stack {
         Ok(())
     }
 
+    /// Has `xylem doctor` check the stack; fails where one of its checks does.
+    pub(crate) async fn examine(&self) -> Result<()> {
+        let mut command = self.xylem_command()?;
+        command.arg("doctor");
+        process::run("xylem doctor", command).await?;
+        Ok(())
+    }
+
     /// `xylem`, aimed at this stack.
     fn xylem_command(&self) -> Result<Command> {
         xylem_command(&self.data())

@@ -30,7 +30,7 @@ pub(crate) const SPECIAL: [&str; 2] = ["release-42/fleet-us", "release-42/fleet-
 
 /// How long any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(90);
-const STOP_WAIT: Duration = Duration::from_secs(15);
+const STOP_WAIT: Duration = Duration::from_secs(60);
 const REVOKE_WAIT: Duration = Duration::from_secs(60);
 
 /// Both versions of the token, as the external API has issued them.
@@ -236,6 +236,7 @@ impl<'a> Story<'a> {
         let outdated = self.outdated(&rotated).await?;
         let view = self.view().await?;
         self.ledger.read_on().await?;
+        self.stack.examine().await?;
         if !stay {
             self.stop().await?;
         }
@@ -320,25 +321,20 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Stops the tree: asks its workflows to end, and ends those that do not. Waits until nothing
-    /// of it runs.
+    /// Stops the tree: asks its workflows to end, and waits until nothing of it runs.
     async fn stop(&mut self) -> Result<()> {
         self.progress.step("stopping the release train");
-        let mut left = 0;
-        for terminate in [false, true] {
-            let request = v1::StopTreeRequest {
-                tree: TREE.to_owned(),
-                terminate,
-                reason: "the demonstration is over".to_owned(),
-                wait: Some(wire(STOP_WAIT)),
-            };
-            let stopped = self.stack.client.stop_tree(request).await?;
-            left = stopped.still_running;
-            if left == 0 {
-                return Ok(());
-            }
+        let request = v1::StopTreeRequest {
+            tree: TREE.to_owned(),
+            terminate: false,
+            reason: "the demonstration is over".to_owned(),
+            wait: Some(wire(STOP_WAIT)),
+        };
+        let stopped = self.stack.client.stop_tree(request).await?;
+        match stopped.still_running {
+            0 => Ok(()),
+            left => bail!("{left} workflows still run after the tree was stopped"),
         }
-        bail!("{left} workflows still run after the tree was stopped")
     }
 
     /// Plants a canary and finds it; then searches for the tokens in the same way.
