@@ -11,7 +11,8 @@ use std::{
     time::SystemTime,
 };
 use xylem_ids::{
-    Epoch, Namespace, Order, RunId, Serial, Slot, TaskQueue, TreeId, Version, WorkflowId, WorkflowType,
+    Epoch, Namespace, Order, RunId, Serial, Slot, TaskQueue, TreeId, Version, WorkflowId,
+    WorkflowType,
 };
 use xylem_registry::WorkflowDefinition;
 use xylem_vault::Exclusion;

@@ -252,6 +252,34 @@ async fn an_excluded_subtree_is_refused_until_it_is_included_again() {
 }
 
 #[tokio::test]
+async fn a_sibling_does_not_lift_what_the_parent_excluded() {
+    let scene = Scene::set().await;
+    let temporal = &scene.stack.temporal;
+    for child in ["leaf", "beside"] {
+        temporal.start_child("train", child, "Leaf");
+    }
+    temporal.activity("leaf", "7", 1);
+    let change = |by: &str, exclude: &[&str], include: &[&str]| Select {
+        claims: scene.local(by),
+        child: id("leaf"),
+        exclude: exclude.iter().map(|slot| id(slot)).collect(),
+        include: include.iter().map(|slot| id(slot)).collect(),
+        subtree: true,
+    };
+    let select = async |change| scene.worker.select(change).await;
+    let excluded = select(change("train", &["default"], &[])).await;
+    excluded.expect("excluded");
+    let error = select(change("beside", &[], &["default"])).await;
+    let error = error.expect_err("its parent's");
+    assert_eq!(error.reason(), Some("excluded_by_other"));
+    let leaf = scene.stack.claims("leaf", "7");
+    assert_eq!(scene.refused(|r| r.claims = leaf.clone()).await, "excluded");
+    let included = select(change("train", &[], &["default"])).await;
+    included.expect("included");
+    scene.redeem(|r| r.claims = leaf).await.expect("a token");
+}
+
+#[tokio::test]
 async fn a_stranger_learns_its_tree_and_whose_grants_it_trusts() {
     let scene = Scene::set().await;
     let known = scene

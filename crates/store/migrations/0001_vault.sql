@@ -37,6 +37,8 @@ CREATE UNIQUE INDEX trees_by_request ON trees (namespace, request);
 CREATE UNIQUE INDEX trees_by_age ON trees (opened_as);
 CREATE INDEX trees_starting ON trees (opened_as) WHERE state = 'starting';
 
+-- Exclusions are a JSON list of [workflow id, with its subtree, who made it]: null for an operator,
+-- for a node its workflow id and those above it, the root last.
 CREATE TABLE slots (
     start_id    TEXT    NOT NULL REFERENCES trees (start_id),
     slot        TEXT    NOT NULL,

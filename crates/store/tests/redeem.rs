@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 use std::time::Duration;
 use xylem_audit::{Kind, Reason, Verdict};
 use xylem_grant::{Claims as GrantClaims, IssuerKey, Reject, UnixSeconds};
+use xylem_ids::TreeId;
 use xylem_vault::{
     CallEnd, ClaimRefusal, Refusal, Released, Revocation, SelectedBy, Selection, Target, VaultError,
 };
@@ -387,6 +388,88 @@ async fn a_node_selects_for_what_is_below_it_only() {
         refused,
         Err(VaultError::Refused(Refusal::Excluded))
     ));
+}
+
+/// A node of the tree with these above it, its parent first.
+async fn node(tree: &TreeId, workflow_id: &str, above: &[&str]) -> SelectedBy {
+    let mut lineage = house::lineage(tree);
+    lineage.ancestors = above.iter().map(|text| workflow(text)).collect();
+    let check = Check::Confirms(lineage);
+    let confirmed = house::claims(workflow_id).confirm(&check).await.unwrap();
+    SelectedBy::Node(Box::new(confirmed), house::worker())
+}
+
+fn selects(workflow_id: &str, exclude: bool) -> Selection {
+    let (mut excluded, mut included) = (vec![slot("default")], vec![]);
+    if !exclude {
+        std::mem::swap(&mut excluded, &mut included);
+    }
+    Selection {
+        node: workflow(workflow_id),
+        exclude: excluded,
+        include: included,
+        subtree: true,
+    }
+}
+
+#[tokio::test]
+async fn what_a_parent_excluded_is_lifted_by_it_from_above_and_by_operators_only() {
+    let house = House::new().await;
+    let (tree, grant) = house.planted("train").await;
+    let parent = node(&tree, "inner", &["train"]).await;
+    let root = node(&tree, "train", &[]).await;
+    let operator = SelectedBy::Agent(agent("operator"));
+    let others = [
+        ("sibling", node(&tree, "beside", &["inner", "train"]).await),
+        ("cousin", node(&tree, "cousin", &["uncle", "train"]).await),
+        ("namesake", node(&tree, "inner", &["uncle", "train"]).await),
+    ];
+    let select = async |selection, by| house.vault.select(&tree, &selection, by).await;
+    for lifter in [&parent, &root, &operator] {
+        select(selects("leaf", true), &parent).await.unwrap();
+        for (who, other) in &others {
+            let refused = select(selects("leaf", false), other).await;
+            assert!(
+                matches!(refused, Err(VaultError::Refused(Refusal::ExcludedByOther))),
+                "{who}: {refused:?}"
+            );
+            let entry = house.last_entry().await;
+            assert_eq!(entry.reason.unwrap().as_str(), "excluded_by_other", "{who}");
+            let refusal = house.refused(Ask::new(&tree, &grant)).await;
+            assert_eq!(refusal, Refusal::Excluded, "{who}");
+        }
+        select(selects("leaf", false), lifter).await.unwrap();
+        house.redeem(Ask::new(&tree, &grant)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nobody_replaces_an_exclusion_that_they_may_not_lift() {
+    let house = House::new().await;
+    let (tree, grant) = house.planted("train").await;
+    let parent = node(&tree, "inner", &["train"]).await;
+    let sibling = node(&tree, "beside", &["inner", "train"]).await;
+    let operator = SelectedBy::Agent(agent("operator"));
+    let select = async |selection, by| house.vault.select(&tree, &selection, by).await;
+    // The operator's stays beside the parent's, and the parent's beside its child's.
+    for (above, below) in [(&operator, &parent), (&parent, &sibling)] {
+        select(selects("leaf", true), above).await.unwrap();
+        select(selects("leaf", true), below).await.unwrap();
+        assert_eq!(house.vault.exclusions(&tree).await.unwrap().len(), 2);
+        let refused = select(selects("leaf", false), below).await;
+        assert!(
+            matches!(refused, Err(VaultError::Refused(Refusal::ExcludedByOther))),
+            "{refused:?}"
+        );
+        // What was its own is lifted.
+        assert_eq!(house.vault.exclusions(&tree).await.unwrap().len(), 1);
+        select(selects("leaf", true), below).await.unwrap();
+        // From above both are lifted, and replaced.
+        select(selects("leaf", true), above).await.unwrap();
+        assert_eq!(house.vault.exclusions(&tree).await.unwrap().len(), 1);
+        select(selects("leaf", false), above).await.unwrap();
+        house.redeem(Ask::new(&tree, &grant)).await.unwrap();
+    }
 }
 
 #[tokio::test]

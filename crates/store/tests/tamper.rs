@@ -115,7 +115,12 @@ async fn an_edited_tree_is_noticed() {
 async fn an_edited_exclusion_is_noticed() {
     after("UPDATE slots SET exclusions = '[]'", "slot").await;
     after(
-        "UPDATE slots SET exclusions = '[[\"elsewhere\",false]]'",
+        "UPDATE slots SET exclusions = '[[\"elsewhere\",false,null]]'",
+        "slot",
+    )
+    .await;
+    after(
+        "UPDATE slots SET exclusions = '[[\"elsewhere\",true,[\"leaf\",\"inner\",\"train\"]]]'",
         "slot",
     )
     .await;

@@ -62,6 +62,12 @@ pub enum Refusal {
     /// A node may not change what it or what is above it may redeem.
     #[error("a node may change the selection of what is below it only")]
     NotBelow,
+    /// A node may not lift what somebody beside or above it excluded.
+    #[error(
+        "somebody else excluded that node from the slot: who did, a node above that one, or an \
+         operator has to include it again"
+    )]
+    ExcludedByOther,
 }
 
 impl Refusal {
@@ -91,6 +97,7 @@ impl Refusal {
             Self::TokenExpired => "token_expired",
             Self::IntakeOff => "intake_off",
             Self::NotBelow => "not_below",
+            Self::ExcludedByOther => "excluded_by_other",
         }
     }
 }

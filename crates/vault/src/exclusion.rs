@@ -4,13 +4,44 @@ use crate::{ConfirmedClaims, Refusal, SlotRow, StartId, Transaction, Vault, Vaul
 use xylem_audit::{Entry, Kind, NodeRun, Verdict};
 use xylem_ids::{AgentId, Slot, TreeId, WorkflowId};
 
-/// A node that may not redeem a slot. Named by workflow id: its first run may not exist yet.
+/// A node that may not redeem a slot. Named by workflow id: its first run may not exist yet. It is
+/// excluded while at least one exclusion names it, whoever made that.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Exclusion {
     /// The node.
     pub workflow_id: WorkflowId,
     /// Whether everything below it is excluded too.
     pub subtree: bool,
+    /// Who made it, and may therefore lift it.
+    pub by: ExcludedBy,
+}
+
+/// Who made an exclusion.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExcludedBy {
+    /// Somebody who may operate the tree.
+    Operator,
+    /// A node of the tree: its workflow id and those of all above it, its parent first, the root
+    /// last. A workflow that takes its id elsewhere in the tree is not that node.
+    Node(Vec<WorkflowId>),
+}
+
+impl ExcludedBy {
+    fn node(claims: &ConfirmedClaims) -> Self {
+        let mut path = vec![claims.claims().workflow_id.clone()];
+        path.extend_from_slice(claims.ancestors());
+        Self::Node(path)
+    }
+
+    /// Whether this one may lift and replace what `maker` made: what it made itself, and what a
+    /// node below it made. An operator may lift everything.
+    fn may_lift(&self, maker: &Self) -> bool {
+        match (self, maker) {
+            (Self::Operator, _) => true,
+            (Self::Node(own), Self::Node(path)) => path.ends_with(own),
+            (Self::Node(_), Self::Operator) => false,
+        }
+    }
 }
 
 impl Exclusion {
@@ -50,6 +81,13 @@ impl SelectedBy {
             Self::Node(_, worker) => &worker.agent,
         }
     }
+
+    fn maker(&self) -> ExcludedBy {
+        match self {
+            Self::Agent(_) => ExcludedBy::Operator,
+            Self::Node(claims, _) => ExcludedBy::node(claims),
+        }
+    }
 }
 
 /// Whether one of these covers the node.
@@ -65,11 +103,13 @@ pub(crate) fn excluded(
 
 impl Vault {
     /// Records what a node may and may not redeem. It counts once this returns. Recording the same
-    /// again changes nothing.
+    /// again changes nothing. An exclusion is lifted by who made it, by a node above that one, or by
+    /// an operator; everybody else's stay beside it.
     ///
     /// # Errors
-    /// The tree is unknown or stopped, or a node reaches for itself, for what is above it, or for a
-    /// slot it is excluded from.
+    /// The tree is unknown or stopped, or a node reaches for itself, for what is above it, for a
+    /// slot it is excluded from, or for what somebody else excluded. What could be recorded counts
+    /// all the same.
     pub async fn select(
         &self,
         tree: &TreeId,
@@ -122,38 +162,43 @@ impl Vault {
                 row.tree.start
             }
         };
+        let maker = by.maker();
         for slot in &selection.exclude {
             let row = self.slot_in(tx, &start, slot).await?;
             let exclusion = Exclusion {
                 workflow_id: selection.node.clone(),
                 subtree: selection.subtree,
+                by: maker.clone(),
             };
+            let mut exclusions = without(&row.exclusions, &selection.node, &maker);
+            exclusions.push(exclusion);
             let entry = self.selection_entry(Kind::Exclude, tree, selection, by);
-            self.put_exclusion(tx, row, Some(exclusion), entry).await?;
+            self.put_exclusions(tx, row, exclusions, entry).await?;
         }
+        let mut left = false;
         for slot in &selection.include {
             let row = self.slot_in(tx, &start, slot).await?;
             if let SelectedBy::Node(claims, _) = by {
                 check_not_excluded(&row, claims)?;
             }
+            let exclusions = without(&row.exclusions, &selection.node, &maker);
+            left |= exclusions.iter().any(|e| e.workflow_id == selection.node);
             let entry = self.selection_entry(Kind::Include, tree, selection, by);
-            self.put_exclusion(tx, row, None, entry).await?;
+            self.put_exclusions(tx, row, exclusions, entry).await?;
+        }
+        if left {
+            return Err(Refusal::ExcludedByOther.into());
         }
         Ok(())
     }
 
-    /// Puts the exclusion of the node that the entry is about, or none, in the place of its old one.
-    async fn put_exclusion(
+    async fn put_exclusions(
         &self,
         tx: &mut dyn Transaction,
         row: SlotRow,
-        exclusion: Option<Exclusion>,
+        mut exclusions: Vec<Exclusion>,
         mut entry: Entry,
     ) -> Result<(), VaultError> {
-        let node = entry.node.as_ref().map(|node| &node.workflow_id);
-        let mut exclusions = row.exclusions.clone();
-        exclusions.retain(|old| Some(&old.workflow_id) != node);
-        exclusions.extend(exclusion);
         exclusions.sort();
         if exclusions == row.exclusions {
             return Ok(());
@@ -211,7 +256,15 @@ impl Vault {
     }
 }
 
-/// A node selects for what is below it, never for itself or what is above it.
+/// What is left when somebody lifts a node's exclusions.
+fn without(exclusions: &[Exclusion], node: &WorkflowId, maker: &ExcludedBy) -> Vec<Exclusion> {
+    let stays = |old: &&Exclusion| old.workflow_id != *node || !maker.may_lift(&old.by);
+    exclusions.iter().filter(stays).cloned().collect()
+}
+
+/// A node selects for what is below it, never for itself or what is above it. Who is below cannot
+/// be asked: a child may not have been started. Who is beside may therefore be excluded too, but
+/// gets nothing by it that its own parent took away.
 fn check_below(
     tree: &TreeId,
     selection: &Selection,
@@ -251,6 +304,7 @@ mod tests {
             [Exclusion {
                 workflow_id: id("b"),
                 subtree,
+                by: ExcludedBy::Operator,
             }]
         };
         assert!(excluded(&one(false), &id("b"), &[id("root")]));
@@ -262,5 +316,24 @@ mod tests {
             &[id("c"), id("b"), id("root")]
         ));
         assert!(!excluded(&one(true), &id("root"), &[]));
+    }
+
+    #[test]
+    fn an_exclusion_is_lifted_by_its_maker_from_above_and_by_operators() {
+        let node = |path: &[&str]| ExcludedBy::Node(path.iter().map(|text| id(text)).collect());
+        let maker = node(&["b", "a", "root"]);
+        for above in [&["b", "a", "root"][..], &["a", "root"], &["root"]] {
+            assert!(node(above).may_lift(&maker), "{above:?}");
+        }
+        for other in [
+            &["c", "a", "root"][..],
+            &["c", "b", "a", "root"],
+            &["a"],
+            &["b", "root"],
+        ] {
+            assert!(!node(other).may_lift(&maker), "{other:?}");
+        }
+        assert!(ExcludedBy::Operator.may_lift(&maker));
+        assert!(!maker.may_lift(&ExcludedBy::Operator));
     }
 }

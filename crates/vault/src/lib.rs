@@ -41,7 +41,7 @@ pub use deposit::{
     Audiences, Deposit, Deposited, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TakeIn, Target,
 };
 pub use error::{Place, Refusal, VaultError};
-pub use exclusion::{Exclusion, SelectedBy, Selection};
+pub use exclusion::{ExcludedBy, Exclusion, SelectedBy, Selection};
 pub use keys::{KeyError, KeyProvider, KeyRing};
 pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
 pub use revoke::{Revocation, Revoked};

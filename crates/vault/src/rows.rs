@@ -1,8 +1,8 @@
 //! What the seals cover. A row that was edited, or moved to another place, fails its check.
 
 use crate::{
-    EpochRow, Exclusion, SlotRow, StartId, Tree, TreeRow, TreeState, VaultError, VersionInfo,
-    VersionRow,
+    EpochRow, ExcludedBy, Exclusion, SlotRow, StartId, Tree, TreeRow, TreeState, VaultError,
+    VersionInfo, VersionRow,
     seal::{Derived, Fields, Mac},
     storage::{KeyRow, Purpose},
     view::SecretId,
@@ -155,9 +155,16 @@ fn slot_fields(start: &StartId, slot: &Slot, last: u32, exclusions: &[Exclusion]
         .number(last)
         .number(exclusions.len() as u64);
     exclusions.iter().fold(fields, |fields, exclusion| {
-        fields
+        let fields = fields
             .text(exclusion.workflow_id.as_str())
-            .number(u32::from(exclusion.subtree))
+            .number(u32::from(exclusion.subtree));
+        match &exclusion.by {
+            ExcludedBy::Operator => fields.text("operator"),
+            ExcludedBy::Node(path) => {
+                let path = path.iter().map(|above| above.as_str());
+                fields.text("node").list(path)
+            }
+        }
     })
 }
 

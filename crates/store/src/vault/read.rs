@@ -6,8 +6,8 @@ use xylem_audit::Activity;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{Epoch, Serial, Version, WorkflowId};
 use xylem_vault::{
-    EpochRow, Exclusion, KeyRow, LeaseRow, Mac, Purpose, Sealed, SecretRow, SlotRow, Tree, TreeRow,
-    TreeState, VersionInfo, VersionRow, VersionState,
+    EpochRow, ExcludedBy, Exclusion, KeyRow, LeaseRow, Mac, Purpose, Sealed, SecretRow, SlotRow,
+    Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
 };
 
 pub(super) fn epoch_row(row: &SqliteRow) -> Result<EpochRow, RowError> {
@@ -72,16 +72,18 @@ fn tree_state(columns: &Columns<'_>) -> Result<TreeState, RowError> {
 
 pub(super) fn slot_row(row: &SqliteRow) -> Result<SlotRow, RowError> {
     let columns = Columns::new(row, "slot");
-    let exclusions: Vec<(WorkflowId, bool)> = columns.json("exclusions")?;
+    type Stored = (WorkflowId, bool, Option<Vec<WorkflowId>>);
+    let exclusions: Vec<Stored> = columns.json("exclusions")?;
     Ok(SlotRow {
         start: columns.parsed("start_id")?,
         slot: columns.parsed("slot")?,
         last: columns.number("last")?,
         exclusions: exclusions
             .into_iter()
-            .map(|(workflow_id, subtree)| Exclusion {
+            .map(|(workflow_id, subtree, by)| Exclusion {
                 workflow_id,
                 subtree,
+                by: by.map_or(ExcludedBy::Operator, ExcludedBy::Node),
             })
             .collect(),
         mac: Mac(columns.bytes("mac")?),

@@ -2,7 +2,9 @@
 
 use super::{Query, text};
 use crate::row::{integer, json};
-use xylem_vault::{EpochRow, KeyRow, LeaseRow, SecretRow, SlotRow, TreeRow, TreeState, VersionRow};
+use xylem_vault::{
+    EpochRow, ExcludedBy, KeyRow, LeaseRow, SecretRow, SlotRow, TreeRow, TreeState, VersionRow,
+};
 
 pub(super) fn epoch(row: &EpochRow) -> Query {
     sqlx::query(
@@ -65,7 +67,13 @@ pub(super) fn slot(row: &SlotRow) -> Query {
     let exclusions: Vec<_> = row
         .exclusions
         .iter()
-        .map(|exclusion| (&exclusion.workflow_id, exclusion.subtree))
+        .map(|exclusion| {
+            let by = match &exclusion.by {
+                ExcludedBy::Operator => None,
+                ExcludedBy::Node(path) => Some(path),
+            };
+            (&exclusion.workflow_id, exclusion.subtree, by)
+        })
         .collect();
     sqlx::query(
         "INSERT INTO slots (start_id, slot, last, exclusions, mac) VALUES ($1, $2, $3, $4, $5)
