@@ -400,7 +400,7 @@ async fn the_commands_take_a_tree_from_its_first_token_to_its_end() {
     let shown = place.answer(&["tree", "show", "train-1"]).await;
     assert_eq!(shown["tree"]["state"], "TREE_STATE_STOPPED");
     for node in nodes(&shown) {
-        assert_eq!(node["status"], "canceled", "{node}");
+        assert_eq!(node["state"], "NODE_STATE_CLOSED", "{node}");
     }
     place.is_healthy().await;
     dev.interrupt().await;
