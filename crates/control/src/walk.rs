@@ -10,12 +10,13 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::SystemTime,
 };
+use xylem_grant::VerifiedGrant;
 use xylem_ids::{
     Epoch, Namespace, Order, RunId, Serial, Slot, TaskQueue, TreeId, Version, WorkflowId,
     WorkflowType,
 };
 use xylem_registry::WorkflowDefinition;
-use xylem_vault::Exclusion;
+use xylem_vault::{Exclusion, VaultError};
 
 /// The most workflows one walk looks at.
 pub(crate) const MOST_NODES: usize = 10_000;
@@ -210,6 +211,9 @@ pub(crate) struct Walk {
     pub(crate) truncated: bool,
     /// The newest of each slot when the walk began.
     pub(crate) newest: BTreeMap<Slot, Order>,
+    /// The newest of each slot when the walk ended. Nobody can hold more: who does holds what the
+    /// vault never issued.
+    known: BTreeMap<Slot, Order>,
     exclusions: Vec<(Slot, Exclusion)>,
 }
 
@@ -228,14 +232,17 @@ impl Walk {
         if self.excluded(node, slot) {
             return Standing::Unselected("excluded");
         }
+        let known = self.known.get(slot).unwrap_or(newest);
         match &node.asked {
             Asked::Answered(answer) => match answer.slots.get(slot) {
                 None => Standing::Unselected("not_selected"),
-                Some(held) => standing_of(held.order(), *newest, "holds_older", "holds_none"),
+                Some(held) => {
+                    standing_of(held.order(), (*newest, *known), "holds_older", "holds_none")
+                }
             },
             Asked::Starting(delivered) => {
                 let order = delivered.get(slot).copied();
-                standing_of(order, *newest, "starting", "starting")
+                standing_of(order, (*newest, *known), "starting", "starting")
             }
             Asked::Silent(reason) => Standing::Unknown(reason),
             Asked::Not => Standing::Unknown("not_asked"),
@@ -291,19 +298,21 @@ impl Walk {
     }
 }
 
-/// A re-issue of the same version is the same token: only epoch and version count here.
+/// A re-issue of the same version is the same token: only epoch and version count here. What was
+/// rotated while the walk went on is known at its end; more than that was signed by somebody else,
+/// with a stolen key for instance, and a new issuer key takes it back.
 fn standing_of(
     order: Option<Order>,
-    newest: Order,
+    (newest, known): (Order, Order),
     older: &'static str,
     none: &'static str,
 ) -> Standing {
+    let token = |order: Order| (order.epoch, order.version);
     match order {
         None => Standing::Behind(none),
-        Some(order) if (order.epoch, order.version) >= (newest.epoch, newest.version) => {
-            Standing::Current
-        }
-        Some(_) => Standing::Behind(older),
+        Some(order) if token(order) < token(newest) => Standing::Behind(older),
+        Some(order) if token(order) > token(newest.max(known)) => Standing::Behind("holds_unknown"),
+        Some(_) => Standing::Current,
     }
 }
 
@@ -314,14 +323,12 @@ impl Plane {
         tree: &TreeId,
         look: Look,
     ) -> Result<Walk, crate::fault::Fault> {
-        let newest = self.vault.grants(tree).await?;
-        let newest = newest
-            .iter()
-            .map(|grant| (grant.slot().clone(), grant.order()));
+        let newest = self.orders(tree).await?;
         let definitions = self.registry.definitions(&tree.namespace).await?;
         let (members, truncated) = self.members(tree, look).await?;
         let mut walk = Walk {
-            newest: newest.collect(),
+            known: newest.clone(),
+            newest,
             exclusions: self.vault.exclusions(tree).await?,
             nodes: members.into_iter().map(Node::of).collect(),
             truncated,
@@ -331,9 +338,17 @@ impl Plane {
         }
         if !look.without_queries {
             self.ask_all(tree, &mut walk, &definitions).await;
+            walk.known = self.orders(tree).await?;
         }
         walk.arrange();
         Ok(walk)
+    }
+
+    /// The newest of each slot.
+    async fn orders(&self, tree: &TreeId) -> Result<BTreeMap<Slot, Order>, VaultError> {
+        let grants = self.vault.grants(tree).await?;
+        let order = |grant: &VerifiedGrant| (grant.slot().clone(), grant.order());
+        Ok(grants.iter().map(order).collect())
     }
 
     /// The workflows that Temporal lists for the tree, the root among them.
@@ -419,6 +434,12 @@ impl Plane {
             };
             answered.extend(round.into_iter().filter(ours));
             ask = self.missing(&answered, definitions).await;
+        }
+        for mut node in ask {
+            if matches!(node.asked, Asked::Not) {
+                node.asked = Asked::Silent("not_asked");
+            }
+            answered.push(node);
         }
         walk.nodes = answered;
     }
@@ -536,11 +557,28 @@ mod tests {
 
     #[test]
     fn a_reissue_does_not_make_a_node_behind() {
-        let of = |held| standing_of(held, order(2, 3), "older", "none");
+        let of = |held| standing_of(held, (order(2, 3), order(3, 1)), "older", "none");
         assert_eq!(of(Some(order(2, 1))), Standing::Current);
         assert_eq!(of(Some(order(3, 1))), Standing::Current);
         assert_eq!(of(Some(order(1, 9))), Standing::Behind("older"));
         assert_eq!(of(None), Standing::Behind("none"));
+    }
+
+    #[test]
+    fn more_than_the_vault_knows_is_not_current() {
+        let known = |known| move |held| standing_of(Some(held), (order(2, 1), known), "older", "");
+        // Rotated while the walk went on, or not.
+        assert_eq!(known(order(3, 1))(order(3, 2)), Standing::Current);
+        let unknown = Standing::Behind("holds_unknown");
+        assert_eq!(known(order(2, 1))(order(3, 1)), unknown);
+        assert_eq!(known(order(3, 1))(order(u32::MAX, 1)), unknown);
+        let later = Order {
+            epoch: Epoch(2),
+            ..order(1, 1)
+        };
+        assert_eq!(known(order(3, 1))(later), unknown);
+        // The newest was revoked meanwhile: what the walk began with counts.
+        assert_eq!(known(order(1, 1))(order(2, 1)), Standing::Current);
     }
 
     #[test]

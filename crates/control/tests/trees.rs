@@ -190,6 +190,48 @@ async fn a_walk_tells_every_state() {
     );
 }
 
+#[tokio::test]
+async fn a_version_that_the_vault_never_issued_is_not_current() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.start_child("train", "poisoned", "Leaf");
+    stack.temporal.hold("poisoned", u32::MAX);
+    let admin = stack.admin().await;
+    let view = look(&admin, "train").await;
+    assert!(!view.converged);
+    assert_eq!(
+        state_of(&view, "poisoned"),
+        (v1::NodeState::Behind, "holds_unknown".to_owned())
+    );
+    assert_eq!(state_of(&view, "train").0, v1::NodeState::Current);
+}
+
+#[tokio::test]
+async fn a_node_too_deep_in_what_no_list_shows_is_unknown() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    let mut parent = "train".to_owned();
+    for depth in 1..20 {
+        let child = format!("depth-{depth:02}");
+        stack.temporal.start_child(&parent, &child, "Leaf");
+        stack.temporal.hide(&child);
+        parent = child;
+    }
+    let view = look(&stack.admin().await, "train").await;
+    assert!(!view.converged);
+    let last = view.nodes.last().expect("nodes");
+    assert_eq!(
+        state_of(&view, &last.workflow_id),
+        (v1::NodeState::Unknown, "not_asked".to_owned())
+    );
+    assert_eq!(
+        (view.current as usize, view.unknown),
+        (view.nodes.len() - 1, 1)
+    );
+}
+
 fn rotation() -> xylem_client::Deposit {
     let mut deposit = common::deposit(common::TOKEN_2);
     deposit.audiences.clear();

@@ -92,6 +92,14 @@ impl FakeTemporal {
         });
     }
 
+    /// Has a workflow hold another version than it was signalled.
+    pub(crate) fn hold(&self, workflow_id: &str, version: u32) {
+        self.change(workflow_id, |workflow| {
+            let held = workflow.slots.get_mut("default").expect("it holds one");
+            held["version"] = version.into();
+        });
+    }
+
     /// Hides a workflow from lists, as visibility does for a moment.
     pub(crate) fn hide(&self, workflow_id: &str) {
         self.change(workflow_id, |workflow| workflow.listed = false);
