@@ -213,18 +213,23 @@ impl<T> fmt::Debug for Child<T> {
     }
 }
 
-/// What the task that starts a child tells the handle that waits for it.
-enum Stage<T> {
-    Starting,
-    Failed(StartChildError),
-    Started(RunId),
-    /// It was running already; its end comes through the watcher.
-    Adopted(RunId),
-    Ended(Result<T, ChildWorkflowExecutionError>),
-    Taken,
+/// What the task that starts a child tells the handle that waits for it. A child can begin and end
+/// within one activation.
+struct Told<T> {
+    /// Its first run id, also where it was running already.
+    begun: Option<Result<RunId, StartChildError>>,
+    /// Not for a child that was running already: its end comes through the watcher.
+    ended: Option<Result<T, ChildWorkflowExecutionError>>,
 }
 
-type Shared<T> = Rc<RefCell<Stage<T>>>;
+type Shared<T> = Rc<RefCell<Told<T>>>;
+
+fn nothing_told<T>() -> Shared<T> {
+    Rc::new(RefCell::new(Told {
+        begun: None,
+        ended: None,
+    }))
+}
 
 /// Everything a start needs, so that it can go on without the author's future.
 struct Starting<W, C: WorkflowDefinition> {
@@ -258,7 +263,7 @@ where
     // Not the workflow's own token: cancelling a node leaves its children alone, as abandoning
     // them does. A tree is stopped deliberately.
     let cancellation = WorkflowCancellationToken::new();
-    let shared = Rc::new(RefCell::new(Stage::Starting));
+    let shared = nothing_told();
     let starting = Starting {
         ctx: ctx.clone(),
         state: state.clone(),
@@ -271,13 +276,13 @@ where
     };
     state.spawn(ctx, starting.run().boxed_local());
 
-    let begun = || !matches!(*shared.borrow(), Stage::Starting);
-    let waited = ctx.wait_condition(|_| begun()).await;
-    let told = std::mem::replace(&mut *shared.borrow_mut(), Stage::Taken);
-    let first_run_id = match told {
-        Stage::Failed(error) => return Err(error),
-        Stage::Started(first_run_id) | Stage::Adopted(first_run_id) => first_run_id,
-        Stage::Ended(_) | Stage::Starting | Stage::Taken => {
+    let waited = ctx
+        .wait_condition(|_| shared.borrow().begun.is_some())
+        .await;
+    let begun = shared.borrow_mut().begun.take();
+    let first_run_id = match begun {
+        Some(begun) => begun?,
+        None => {
             drop(waited);
             return Err(StartChildError::Cancelled);
         }
@@ -319,7 +324,7 @@ where
         };
         running.map(|child| child.first_run_id).or_else(ended)
     })?;
-    let shared = Rc::new(RefCell::new(Stage::Taken));
+    let shared = nothing_told();
     let result = result_of::<W, C>(ctx.clone(), state.clone(), id.clone(), shared);
     Some(Child {
         id: id.clone(),
@@ -340,10 +345,11 @@ where
     C: StatefulWorkflow,
     C::Output: TemporalDeserializable,
 {
-    let told = || matches!(*shared.borrow(), Stage::Ended(_));
+    let told = || shared.borrow().ended.is_some();
     let watched = || state.with(|inner| inner.ends.contains_key(&id));
     let waited = ctx.wait_condition(|_| told() || watched()).await;
-    if let Stage::Ended(result) = std::mem::replace(&mut *shared.borrow_mut(), Stage::Taken) {
+    let ended = shared.borrow_mut().ended.take();
+    if let Some(result) = ended {
         return result.map_err(|error| ChildError::Execution(Box::new(error)));
     }
     waited.map_err(|_| ChildError::Cancelled)?;
@@ -390,8 +396,8 @@ where
             mut options,
             shared,
         } = self;
-        let tell = |stage| {
-            *shared.borrow_mut() = stage;
+        let begin_with = |begun| {
+            shared.borrow_mut().begun = Some(begun);
             ctx.state_mut(|_| ());
         };
         let declares = slots_of::<C>();
@@ -401,7 +407,7 @@ where
             selection: &options.selection.clone(),
         };
         if let Err(error) = choice.exclude(&ctx).await {
-            return tell(Stage::Failed(StartChildError::Select(Box::new(error))));
+            return begin_with(Err(StartChildError::Select(Box::new(error))));
         }
         if state.with(|inner| inner.is_again || inner.node.was_narrowed(&id)) {
             choice.include(&ctx).await;
@@ -420,7 +426,7 @@ where
         });
         let header = match header {
             Ok(header) => header,
-            Err(error) => return tell(Stage::Failed(StartChildError::Header(error))),
+            Err(error) => return begin_with(Err(StartChildError::Header(error))),
         };
         options.workflow.workflow_id = Some(id.to_string());
         let begin = ctx.with_context_value_sync::<ChildHeaderKey, _>(header, || {
@@ -437,26 +443,29 @@ where
                 let Some(first_run_id) = first_run_id else {
                     return;
                 };
-                tell(Stage::Started(first_run_id.clone()));
+                begin_with(Ok(first_run_id.clone()));
                 let result = started.result().await;
+                shared.borrow_mut().ended = Some(result);
                 state.update(&ctx, |inner| {
-                    inner.node.child_ended(&id, Some(&first_run_id));
+                    // Nobody in this run learns of it any more: the next one's watcher will.
+                    if !inner.is_closing {
+                        inner.node.child_ended(&id, Some(&first_run_id));
+                    }
                 });
-                tell(Stage::Ended(result));
             }
             Err(ChildWorkflowStartError::StartFailed {
                 cause: StartChildWorkflowExecutionFailedCause::WorkflowAlreadyExists,
                 ..
             }) => {
-                let stage = adopt_running(&ctx, &state, id.clone(), workflow_type).await;
-                if matches!(stage, Stage::Adopted(_)) {
+                let found = adopt_running(&ctx, &state, id.clone(), workflow_type).await;
+                if found.is_ok() {
                     choice.include(&ctx).await;
                 }
-                tell(stage);
+                begin_with(found);
             }
             Err(error) => {
                 state.update(&ctx, |inner| inner.node.child_ended(&id, None));
-                tell(Stage::Failed(StartChildError::Start(Box::new(error))));
+                begin_with(Err(StartChildError::Start(Box::new(error))));
             }
         }
     }
@@ -485,12 +494,12 @@ fn publish(options: &mut ChildWorkflowOptions, grants: &[xylem_grant::VerifiedGr
 }
 
 /// After a retry or reset of the parent, its children may still run under the ids it uses again.
-async fn adopt_running<W, T>(
+async fn adopt_running<W>(
     ctx: &WorkflowContext<W>,
     state: &NodeState,
     id: WorkflowId,
     workflow_type: WorkflowType,
-) -> Stage<T> {
+) -> Result<RunId, StartChildError> {
     let question = FindChild {
         workflow_id: id.clone(),
         workflow_type,
@@ -504,11 +513,11 @@ async fn adopt_running<W, T>(
             state.update(ctx, |inner| {
                 inner.node.child_found(&id, first_run_id.clone())
             });
-            Stage::Adopted(first_run_id)
+            Ok(first_run_id)
         }
         other => {
             state.update(ctx, |inner| inner.node.child_ended(&id, None));
-            Stage::Failed(match other {
+            Err(match other {
                 Ok(FoundChild::Closed) => StartChildError::Closed(id),
                 Err(error) => StartChildError::Taken {
                     id,

@@ -3,16 +3,23 @@
 use crate::{
     activity::{NodeActivities, ToolAnswer, ToolCall},
     cancellable::execute,
-    state::NodeState,
+    state::{Intake, NodeState},
 };
+use futures::{FutureExt, pin_mut, select_biased};
 use serde_json::Value;
 use std::time::Duration;
 use temporalio_common::error::{ActivityExecutionError, ApplicationFailure};
 use temporalio_workflow::{
-    ActivityCloseTimeouts, ActivityOptions, RetryPolicy, WorkflowContext, WorkflowTermination,
+    ActivityCloseTimeouts, ActivityOptions, RetryPolicy, TimerOptions, WorkflowCancellationToken,
+    WorkflowContext, WorkflowTermination,
 };
 use xylem_ids::{IdError, Slot, ToolName};
 use xylem_node::Source;
+
+/// How long a node waits for the push of a grant it is missing, before it asks for it: while a tree
+/// is being started every node would ask otherwise. A run that begins again asks at once, where
+/// that can be told from its start; after a reset it cannot.
+const PUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A call that has shown no sign of life for so long is tried again: its worker is gone.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -140,17 +147,41 @@ impl<'a, W> Tool<'a, W> {
         if let Some(grant) = held() {
             return Ok(grant);
         }
-        self.state.update(self.ctx, |inner| {
-            if !inner.node.takes().contains(slot) {
-                return Err(ToolError::UndeclaredSlot(slot.clone()));
-            }
-            // The push may have gone to an earlier run of this node; and a root that was started
-            // without a header makes itself known to the control plane so.
-            inner.wanted.insert(slot.clone());
-            Ok(())
-        })?;
-        let arrived = self.ctx.wait_condition(|_| held().is_some()).await;
-        arrived.map_err(|_| ToolError::Cancelled)?;
+        let (is_taken, is_on_its_way) = self.state.with(|inner| {
+            // A root that was started without a header makes itself known to the control plane.
+            let may_come = !inner.is_again && inner.intake != Intake::Unknown;
+            (inner.node.takes().contains(slot), may_come)
+        });
+        if !is_taken {
+            return Err(ToolError::UndeclaredSlot(slot.clone()));
+        }
+        let has_come = || held().is_some();
+        if !(is_on_its_way && self.comes_within(PUSH_PATIENCE, has_come).await?) {
+            self.state
+                .update(self.ctx, |inner| inner.wanted.insert(slot.clone()));
+            let come = self.ctx.wait_condition(|_| has_come()).await;
+            come.map_err(|_| ToolError::Cancelled)?;
+        }
         held().ok_or(ToolError::Cancelled)
+    }
+
+    /// Waits for something, for so long at most.
+    async fn comes_within(
+        &self,
+        time: Duration,
+        has_come: impl Fn() -> bool,
+    ) -> Result<bool, ToolError> {
+        let token = WorkflowCancellationToken::new();
+        let timer = TimerOptions::builder(time).cancellation_token(token.clone());
+        let timer = self.ctx.timer(timer.build()).fuse();
+        let come = self.ctx.wait_condition(|_| has_come()).fuse();
+        pin_mut!(timer, come);
+        select_biased! {
+            _ = timer => Ok(has_come()),
+            come = come => {
+                token.cancel();
+                come.map(|()| true).map_err(|_| ToolError::Cancelled)
+            }
+        }
     }
 }
