@@ -164,6 +164,30 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What somebody said about what they did: 1 to 500 characters, none of them a control character.
+/// Free text, so only people who may operate a tree write it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Note(String);
+
+impl Note {
+    /// The most characters a note has.
+    pub const LONGEST: usize = 500;
+
+    /// Makes a note; `None` where the text is empty, longer than 500 characters or not printable.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let printable = !text.is_empty() && !text.chars().any(char::is_control);
+        let short = text.chars().nth(Self::LONGEST).is_none();
+        (printable && short).then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// One run of one workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeRun {
@@ -235,6 +259,8 @@ pub struct Entry {
     pub lease: Option<LeaseId>,
     /// Why.
     pub reason: Option<Reason>,
+    /// What the agent said about it.
+    pub note: Option<Note>,
     /// The HTTP status of the call.
     pub status: Option<u16>,
     /// How long the call took, in milliseconds.
@@ -262,6 +288,7 @@ impl Entry {
             fingerprint: None,
             lease: None,
             reason: None,
+            note: None,
             status: None,
             duration_ms: None,
             count: 1,
@@ -325,6 +352,21 @@ mod tests {
         assert!(Reason::parse("Bearer ghp_Secret").is_none());
         assert!(Reason::parse("").is_none());
         assert!(Reason::parse(&"a".repeat(65)).is_none());
+    }
+
+    #[test]
+    fn a_note_is_short_and_printable() {
+        let said = "leaked in build 7, see INC-12 (é)";
+        assert_eq!(
+            Note::new(said)
+                .map(|note| note.as_str().to_owned())
+                .as_deref(),
+            Some(said)
+        );
+        assert!(Note::new(&"é".repeat(Note::LONGEST)).is_some());
+        for bad in ["", "a\nb", "a\u{1b}[2J", &"a".repeat(Note::LONGEST + 1)] {
+            assert!(Note::new(bad).is_none(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::fault::Fault;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use xylem_audit::Activity;
+use xylem_audit::{Activity, Note};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{Audience, Order, TreeId};
 use xylem_proto::{Timestamp, v1};
@@ -70,6 +70,21 @@ pub(crate) fn duration(
             Err(Fault::invalid(field, rule))
         }
     }
+}
+
+/// Reads what the caller says about what they do, for the audit log.
+pub(crate) fn note(text: &str, field: &str) -> Result<Option<Note>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let rule = || {
+        let longest = Note::LONGEST;
+        Fault::invalid(
+            field,
+            format!("{field} must be at most {longest} printable characters"),
+        )
+    };
+    Note::new(text).map(Some).ok_or_else(rule)
 }
 
 /// A page's size: 50 where absent.

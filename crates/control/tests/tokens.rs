@@ -273,6 +273,66 @@ async fn forced_entries(admin: &Client) -> Vec<(String, u32)> {
     said.collect()
 }
 
+/// What the log says about the entries of a kind.
+async fn notes(admin: &Client, action: &str) -> Vec<String> {
+    let filter = v1::AuditFilter {
+        action: action.to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    let request = v1::ListAuditRequest {
+        filter: Some(filter),
+        ..v1::ListAuditRequest::default()
+    };
+    let listed = admin.list_audit(request).await.expect("entries").entries;
+    listed.into_iter().map(|entry| entry.note).collect()
+}
+
+#[tokio::test]
+async fn what_somebody_says_about_a_revocation_or_a_stop_is_in_the_log() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    let said = "leaked in build 7 (INC-12, é)";
+    let mut revoke = revocation(1);
+    for bad in ["a\nb".to_owned(), "a".repeat(501)] {
+        revoke.reason = bad.clone();
+        let error = admin.revoke_token(revoke.clone()).await;
+        let error = error.expect_err("no note");
+        let field = error.answer().and_then(|answer| answer.field.as_deref());
+        assert_eq!(field, Some("reason"), "{error}");
+        assert!(!error.to_string().contains(&bad));
+    }
+    revoke.reason = said.to_owned();
+    admin.revoke_token(revoke).await.expect("revoked");
+    assert_eq!(notes(&admin, "revoke").await, [said]);
+    stack.temporal.mood("leaf", Mood::Deaf);
+    let third = rotation("canary-token-three-77aa");
+    let changed = admin
+        .rotate_token(&tree("train"), &id("default"), third)
+        .await;
+    changed.expect("rotated");
+    let mut forced = revocation(2);
+    forced.force = true;
+    forced.reason = said.to_owned();
+    admin.revoke_token(forced).await.expect("revoked");
+    // Over whom it was forced; the revocation itself needed no force.
+    assert_eq!(notes(&admin, "forced_revoke").await, [said]);
+    assert_eq!(notes(&admin, "revoke").await, [said, said]);
+    let mut stop = v1::StopTreeRequest {
+        tree: "train".to_owned(),
+        reason: "a\u{7f}b".to_owned(),
+        ..v1::StopTreeRequest::default()
+    };
+    let error = admin.stop_tree(stop.clone()).await.expect_err("no note");
+    let field = error.answer().and_then(|answer| answer.field.as_deref());
+    assert_eq!(field, Some("reason"), "{error}");
+    assert!(notes(&admin, "tree_stopped").await.is_empty());
+    for said in ["", "over", "", "really"] {
+        stop.reason = said.to_owned();
+        admin.stop_tree(stop.clone()).await.expect("stopped");
+    }
+    assert_eq!(notes(&admin, "tree_stopped").await, ["", "over", "really"]);
+}
+
 #[tokio::test]
 async fn force_that_nothing_needed_is_not_in_the_log() {
     let stack = Stack::start().await;

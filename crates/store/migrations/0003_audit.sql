@@ -20,6 +20,7 @@ CREATE TABLE audit (
     fingerprint       TEXT,
     lease             TEXT,
     reason            TEXT,
+    note              TEXT,
     status            BIGINT,
     duration_ms       BIGINT,
     count             BIGINT  NOT NULL

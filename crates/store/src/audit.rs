@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_audit::{
-    Activity, Entry, Filter, Kind, Log, LogError, MAX_PAGE, NodeRun, Page, PageToken, Reason,
+    Activity, Entry, Filter, Kind, Log, LogError, MAX_PAGE, NodeRun, Note, Page, PageToken, Reason,
     Record, Verdict,
 };
 use xylem_ids::{AuditId, Epoch, Namespace, Order, Serial, TreeId, Version};
@@ -66,9 +66,9 @@ pub(crate) async fn insert(
     sqlx::query(
         "INSERT INTO audit (at_ms, kind, verdict, agent, namespace, tree_workflow_id,
             tree_first_run_id, workflow_id, run_id, activity_id, attempt, tool, slot, epoch,
-            version, serial, fingerprint, lease, reason, status, duration_ms, count)
+            version, serial, fingerprint, lease, reason, note, status, duration_ms, count)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-            $19, $20, $21, $22)",
+            $19, $20, $21, $22, $23)",
     )
     .bind(milliseconds(entry.at))
     .bind(entry.kind.code())
@@ -97,6 +97,7 @@ pub(crate) async fn insert(
     .bind(entry.fingerprint.as_ref().map(|print| print.as_str()))
     .bind(entry.lease.as_ref().map(|lease| lease.as_str()))
     .bind(entry.reason.as_ref().map(Reason::as_str))
+    .bind(entry.note.as_ref().map(Note::as_str))
     .bind(entry.status.map(i64::from))
     .bind(entry.duration_ms.map(integer))
     .bind(integer(entry.count))
@@ -204,6 +205,7 @@ fn entry(row: &SqliteRow) -> Result<Entry, RowError> {
         fingerprint: columns("fingerprint").optional("fingerprint")?,
         lease: columns("lease").optional("lease")?,
         reason: reason(&columns("reason"))?,
+        note: note(&columns("note"))?,
         status: columns("status").optional_number("status")?,
         duration_ms: columns("duration").optional_number("duration_ms")?,
         count: columns("count").number("count")?,
@@ -260,6 +262,12 @@ fn order(columns: &Columns<'_>) -> Result<Option<Order>, RowError> {
 fn reason(columns: &Columns<'_>) -> Result<Option<Reason>, RowError> {
     let text: Option<&str> = columns.raw("reason")?;
     text.map(|text| Reason::parse(text).ok_or_else(|| columns.unreadable()))
+        .transpose()
+}
+
+fn note(columns: &Columns<'_>) -> Result<Option<Note>, RowError> {
+    let text: Option<&str> = columns.raw("note")?;
+    text.map(|text| Note::new(text).ok_or_else(|| columns.unreadable()))
         .transpose()
 }
 

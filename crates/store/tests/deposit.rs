@@ -30,6 +30,7 @@ fn revocation(tree: &TreeId, version: u32, force: bool) -> Revocation {
         version: Version(version),
         force,
         by: agent("operator"),
+        note: None,
     }
 }
 
@@ -516,10 +517,10 @@ async fn a_stopped_tree_is_destroyed_and_stays_so() {
     let house = House::new().await;
     let (tree, grant) = house.planted("train").await;
     house.deposit(&tree, V2, "d2").await;
-    let stopped = house.vault.stop(&tree, &agent("operator")).await.unwrap();
+    let stopped = house.vault.stop(house::stopping(&tree)).await.unwrap();
     assert!(matches!(stopped.state, TreeState::Stopped { .. }));
     assert_eq!(
-        house.vault.stop(&tree, &agent("operator")).await.unwrap(),
+        house.vault.stop(house::stopping(&tree)).await.unwrap(),
         stopped
     );
     assert_eq!(

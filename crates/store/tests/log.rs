@@ -35,6 +35,7 @@ fn full() -> Entry {
     });
     entry.fingerprint = Some("0123456789abcdef".parse().unwrap());
     entry.lease = Some("lease-1".parse().unwrap());
+    entry.note = xylem_audit::Note::new("leaked in build 7");
     entry.status = Some(401);
     entry.duration_ms = Some(12);
     entry.count = 9;

@@ -15,6 +15,7 @@ fn revocation(tree: &xylem_ids::TreeId, version: u32, force: bool) -> Revocation
         version: Version(version),
         force,
         by: agent("operator"),
+        note: None,
     }
 }
 
@@ -58,7 +59,7 @@ async fn a_redemption_and_a_stop_never_interleave() {
         let (house, ask) = (house.clone(), Ask::new(&tree, &v1));
         asks.spawn(async move { house.redeem(ask).await });
     }
-    house.vault.stop(&tree, &agent("operator")).await.unwrap();
+    house.vault.stop(house::stopping(&tree)).await.unwrap();
     let mut granted = 0;
     for answer in asks.join_all().await {
         match answer {

@@ -104,6 +104,7 @@ async fn an_outdated_grant_is_answered_with_the_newest() {
         version: v1.order().version,
         force: false,
         by: agent("operator"),
+        note: None,
     };
     house.vault.revoke(revocation).await.unwrap();
     let redeemed = house.redeem(Ask::new(&tree, &v1)).await.unwrap();
@@ -488,10 +489,11 @@ async fn an_empty_slot_a_revoked_one_and_a_stopped_tree_are_told_apart() {
         version: grant.order().version,
         force: true,
         by: agent("operator"),
+        note: None,
     };
     house.vault.revoke(revocation).await.unwrap();
     is_refused(&house, Ask::new(&tree, &grant), Refusal::TokenRevoked).await;
 
-    house.vault.stop(&tree, &agent("operator")).await.unwrap();
+    house.vault.stop(house::stopping(&tree)).await.unwrap();
     is_refused(&house, Ask::new(&tree, &grant), Refusal::TreeStopped).await;
 }

@@ -102,6 +102,7 @@ async fn an_operation_that_is_dropped_is_done_or_not_begun() {
         version: v1.order().version,
         force: false,
         by: operator.clone(),
+        note: None,
     };
     let revoke = async || drop(house.vault.revoke(revocation.clone()).await.unwrap());
     all_or_nothing(&house, &tree, revoke).await;
@@ -116,7 +117,7 @@ async fn an_operation_that_is_dropped_is_done_or_not_begun() {
     all_or_nothing(&house, &tree, exclude).await;
     let issuer = async || drop(house.vault.rotate_issuer(&operator).await.unwrap());
     all_or_nothing(&house, &tree, issuer).await;
-    let stop = async || drop(house.vault.stop(&tree, &operator).await.unwrap());
+    let stop = async || drop(house.vault.stop(house::stopping(&tree)).await.unwrap());
     all_or_nothing(&house, &tree, stop).await;
 }
 

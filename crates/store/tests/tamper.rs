@@ -78,6 +78,7 @@ async fn a_superseded_version_cannot_be_made_active_again() {
         version: Version(1),
         force: true,
         by: operator.clone(),
+        note: None,
     };
     let revoked = house.vault.revoke(revocation).await;
     assert!(matches!(revoked, Err(VaultError::Tampered(_))));
@@ -91,7 +92,7 @@ async fn a_superseded_version_cannot_be_made_active_again() {
 async fn a_stopped_tree_cannot_be_brought_back() {
     let house = House::new().await;
     let (tree, v1) = house.planted("train").await;
-    house.vault.stop(&tree, &agent("operator")).await.unwrap();
+    house.vault.stop(house::stopping(&tree)).await.unwrap();
     house
         .tamper("UPDATE trees SET state = 'bound', stopped_at = NULL")
         .await;
@@ -281,7 +282,7 @@ async fn no_file_holds_a_token_in_any_spelling() {
         .unwrap();
     let redeemed = house.redeem(Ask::new(&tree, &v1)).await.unwrap();
     assert_eq!(redeemed.token.expose_secret(), V1);
-    house.vault.stop(&tree, &agent("operator")).await.unwrap();
+    house.vault.stop(house::stopping(&tree)).await.unwrap();
     let shown = format!("{:?} {:?} {redeemed:?}", house.vault, house.log().await);
     let mut searched = vec![shown.into_bytes()];
     for entry in std::fs::read_dir(house.folder.path()).unwrap() {

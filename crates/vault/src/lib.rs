@@ -51,6 +51,6 @@ pub use storage::{
     EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, SecretRow, SlotRow, SlotUse, Storage,
     StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
 };
-pub use tree::{Bound, NewTree};
+pub use tree::{Bound, NewTree, Stopping};
 pub use vault::Vault;
 pub use view::{BadId, RequestId, SecretId, StartId, Tree, TreeState, VersionInfo, VersionState};

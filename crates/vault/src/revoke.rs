@@ -3,7 +3,7 @@
 use crate::{
     OpenLeases, Transaction, Vault, VaultError, VersionInfo, VersionState, storage::VersionRow,
 };
-use xylem_audit::{Kind, Verdict};
+use xylem_audit::{Kind, Note, Verdict};
 use xylem_ids::{AgentId, Slot, TreeId, Version};
 
 /// Which version to revoke, and how.
@@ -19,6 +19,8 @@ pub struct Revocation {
     pub force: bool,
     /// Who revokes it.
     pub by: AgentId,
+    /// What they say about it, for the audit log.
+    pub note: Option<Note>,
 }
 
 /// What a revocation did.
@@ -59,7 +61,8 @@ impl Vault {
         };
         let row = self.destroy_version(&mut *tx, row).await?;
         let entry = self.entry(kind, Verdict::Succeeded, &revocation.by);
-        let entry = self.about(entry.of_tree(&revocation.tree), &row.info);
+        let mut entry = self.about(entry.of_tree(&revocation.tree), &row.info);
+        entry.note = revocation.note;
         tx.audit(&entry).await?;
         tx.commit().await?;
         Ok(Revoked {

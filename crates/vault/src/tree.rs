@@ -8,7 +8,7 @@ use crate::{
 };
 use secrecy::ExposeSecret;
 use std::collections::BTreeSet;
-use xylem_audit::{Entry, Kind, NodeRun, Verdict};
+use xylem_audit::{Entry, Kind, NodeRun, Note, Verdict};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::{AgentId, Namespace, RunId, ToolName, TreeId, WorkflowId};
 
@@ -30,6 +30,17 @@ pub struct NewTree {
     pub owner: AgentId,
     /// The same when the same tree is opened again.
     pub request: RequestId,
+}
+
+/// Which tree to stop.
+#[derive(Debug, Clone)]
+pub struct Stopping {
+    /// The tree.
+    pub tree: TreeId,
+    /// Who stops it.
+    pub by: AgentId,
+    /// What they say about it, for the audit log.
+    pub note: Option<Note>,
 }
 
 /// A tree that was bound to its root's first run.
@@ -170,22 +181,28 @@ impl Vault {
     }
 
     /// Stops a tree: its tokens are revoked and destroyed, and nothing of it is redeemed from this
-    /// moment, whatever leases are open. Stopping it again changes nothing.
+    /// moment, whatever leases are open. Stopping it again changes nothing; a note is written all
+    /// the same.
     ///
     /// # Errors
     /// The tree is unknown.
-    pub async fn stop(&self, tree: &TreeId, by: &AgentId) -> Result<Tree, VaultError> {
+    pub async fn stop(&self, stopping: Stopping) -> Result<Tree, VaultError> {
         let mut tx = self.storage.begin().await?;
-        let row = self.tree_in(&mut *tx, tree).await?;
-        if !row.tree.is_bound() {
+        let row = self.tree_in(&mut *tx, &stopping.tree).await?;
+        let (tree, revoked) = if row.tree.is_bound() {
+            let (row, revoked) = self.destroy(&mut *tx, row).await?;
+            (row.tree, revoked)
+        } else if stopping.note.is_some() {
+            (row.tree, 0)
+        } else {
             return Ok(row.tree);
-        }
-        let (row, revoked) = self.destroy(&mut *tx, row).await?;
-        let mut entry = self.tree_entry(Kind::TreeStopped, &row.tree, by);
+        };
+        let mut entry = self.tree_entry(Kind::TreeStopped, &tree, &stopping.by);
         entry.count = revoked.max(1);
+        entry.note = stopping.note;
         tx.audit(&entry).await?;
         tx.commit().await?;
-        Ok(row.tree)
+        Ok(tree)
     }
 
     /// The tree of this identity.
@@ -197,7 +214,8 @@ impl Vault {
         Ok(self.tree_in(&mut *tx, id).await?.tree)
     }
 
-    /// The tree that was opened last under this workflow id: what people mean by the name.
+    /// The tree that was opened last under this workflow id: what people mean by the name. A start
+    /// that was refused because the id is taken does not hide the tree that has it.
     ///
     /// # Errors
     /// There is none, or its row was edited.

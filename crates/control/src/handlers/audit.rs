@@ -239,5 +239,9 @@ fn wire(record: Record) -> v1::AuditEntry {
         duration_ms: entry.duration_ms.map(convert::count),
         lease_id: entry.lease.map(Into::into).unwrap_or_default(),
         count: convert::count(entry.count),
+        note: entry
+            .note
+            .map(|note| note.as_str().to_owned())
+            .unwrap_or_default(),
     }
 }

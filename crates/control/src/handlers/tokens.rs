@@ -336,6 +336,7 @@ impl Handlers {
         let longest = Duration::from_secs(5 * 60);
         let wait = convert::duration(given.wait, "wait", Duration::ZERO, longest)?;
         let deadline = Instant::now() + wait.unwrap_or(Duration::from_secs(30));
+        let note = convert::note(&given.reason, "reason")?;
         let tree = self.named_id(&given.tree).await?;
         let version = self
             .revocable(&tree, &slot, Version(given.version), given.force)
@@ -346,6 +347,7 @@ impl Handlers {
             version,
             force: false,
             by: principal.agent().clone(),
+            note,
         };
         let mut rest = FIRST_REST;
         loop {
@@ -407,6 +409,7 @@ impl Handlers {
             .of_tree(&revocation.tree)
             .because(reason);
         entry.slot = Some(revocation.slot.clone());
+        entry.note.clone_from(&revocation.note);
         entry.count = u64::try_from(nodes).unwrap_or(u64::MAX).max(1);
         Ok(self.log.append(&[entry]).await?)
     }

@@ -22,7 +22,9 @@ use xylem_ids::{Audience, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId, 
 use xylem_proto::v1;
 use xylem_registry::Principal;
 use xylem_stateful::header::{PROTOCOL, Slots, TREE_HEADER, TreeHeader};
-use xylem_vault::{Audiences, Bound, Deposit, NewTree, StartId, Target, Tree, VaultError};
+use xylem_vault::{
+    Audiences, Bound, Deposit, NewTree, StartId, Stopping, Target, Tree, VaultError,
+};
 
 /// No grant is issued for less,
 const SHORTEST: Duration = Duration::from_secs(10);
@@ -372,12 +374,14 @@ impl Handlers {
         let longest = Duration::from_secs(60);
         let wait = convert::duration(given.wait, "wait", Duration::ZERO, longest)?;
         let deadline = Instant::now() + wait.unwrap_or(Duration::from_secs(10));
-        if given.reason.len() > 500 || given.reason.chars().any(char::is_control) {
-            let rule = "reason must be at most 500 printable characters";
-            return Err(Fault::invalid("reason", rule));
-        }
+        let note = convert::note(&given.reason, "reason")?;
         let id = self.named_id(&given.tree).await?;
-        self.vault.stop(&id, principal.agent()).await?;
+        let stopping = Stopping {
+            tree: id.clone(),
+            by: principal.agent().clone(),
+            note,
+        };
+        self.vault.stop(stopping).await?;
         let how = if given.terminate {
             Stop::Terminate
         } else {

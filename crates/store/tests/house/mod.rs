@@ -29,8 +29,8 @@ use xylem_registry::{Existing, KeyHasher, Registry, Tool, WorkflowDefinition};
 use xylem_store::SqliteStore;
 use xylem_vault::{
     Audiences, CallEnd, ClaimCheck, ClaimError, ClaimRefusal, Claims, Clock, Deposit, Deposited,
-    KeyRing, Lineage, NewTree, Redeemed, Redemption, Refusal, Released, StartId, Target, Vault,
-    VaultError, Worker,
+    KeyRing, Lineage, NewTree, Redeemed, Redemption, Refusal, Released, StartId, Stopping, Target,
+    Vault, VaultError, Worker,
 };
 
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -336,6 +336,14 @@ pub fn lineage(tree: &TreeId) -> Lineage {
         first_run_id: "run-leaf".parse().unwrap(),
         workflow_queue: queue("trains"),
         ancestors: vec![workflow("inner"), tree.workflow_id.clone()],
+    }
+}
+
+pub fn stopping(tree: &TreeId) -> Stopping {
+    Stopping {
+        tree: tree.clone(),
+        by: agent("operator"),
+        note: None,
     }
 }
 
