@@ -21,9 +21,11 @@ pub struct Settings {
     pub database: Option<PathBuf>,
     /// Whether the search attribute `XylemTokens` is registered.
     pub search_attribute: bool,
-    /// Raised from 20 to 10,000 where true: see `temporal-facts` on the dev server's
-    /// `history.transferProcessorMaxPollRPS`.
+    /// Whether `history.transferProcessorMaxPollRPS` is raised from the dev server's 20, which slows
+    /// workflows that start children one at a time, to 10,000.
     pub fast_transfer_queue: bool,
+    /// After how many events the server suggests to continue as new; its own default where absent.
+    pub suggest_continue_as_new: Option<u32>,
 }
 
 impl Default for Settings {
@@ -32,6 +34,7 @@ impl Default for Settings {
             database: None,
             search_attribute: true,
             fast_transfer_queue: true,
+            suggest_continue_as_new: None,
         }
     }
 }
@@ -160,6 +163,10 @@ fn spawn(cli: &PathBuf, port: u16, settings: &Settings) -> anyhow::Result<Child>
     if settings.fast_transfer_queue {
         let value = "history.transferProcessorMaxPollRPS=10000";
         command.args(["--dynamic-config-value", value]);
+    }
+    if let Some(events) = settings.suggest_continue_as_new {
+        let value = format!("limit.historyCount.suggestContinueAsNew={events}");
+        command.args(["--dynamic-config-value", &value]);
     }
     command
         .stdin(Stdio::piped())

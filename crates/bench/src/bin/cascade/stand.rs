@@ -27,6 +27,7 @@ pub(crate) const SERVER: Settings = Settings {
     database: None,
     search_attribute: true,
     fast_transfer_queue: true,
+    suggest_continue_as_new: None,
 };
 
 /// What is measured on.
