@@ -103,3 +103,4 @@ CREATE TABLE leases (
 );
 CREATE INDEX leases_open ON leases (start_id, slot, version, expires_at) WHERE released_at IS NULL;
 CREATE INDEX leases_by_end ON leases (expires_at);
+CREATE INDEX leases_lapsed ON leases (expires_at) WHERE released_at IS NULL;

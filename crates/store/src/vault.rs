@@ -289,6 +289,15 @@ impl Transaction for SqliteTransaction {
         Ok(open.unwrap_or_default())
     }
 
+    async fn lapsed_leases(&mut self, before: UnixSeconds, limit: u32) -> Stored<Vec<LeaseRow>> {
+        let query = sqlx::query(
+            "SELECT * FROM leases WHERE expires_at < $1 AND released_at IS NULL
+             ORDER BY expires_at, id LIMIT $2",
+        );
+        let query = query.bind(integer(before.0)).bind(limit);
+        self.all(query, lease_row).await
+    }
+
     async fn delete_leases(&mut self, before: UnixSeconds) -> Stored<u64> {
         let query = sqlx::query("DELETE FROM leases WHERE expires_at < $1");
         self.run(query.bind(integer(before.0))).await

@@ -5,7 +5,7 @@ mod house;
 use house::{Ask, Check, HOUR, House, V1, V2, V3, agent, audiences, slot};
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
-use xylem_audit::{Kind, Verdict};
+use xylem_audit::{Kind, Reason, Verdict};
 use xylem_ids::{TreeId, Version};
 use xylem_vault::{
     Deposited, Refusal, RequestId, Revocation, TakeIn, Target, TreeState, VaultError, VersionState,
@@ -490,6 +490,70 @@ async fn a_lease_that_nobody_releases_ends_by_itself() {
     assert_eq!(house.last_entry().await.kind, Kind::Outcome);
     house.clock.advance(48 * HOUR);
     assert_eq!(house.vault.tidy().await.unwrap(), 1);
+}
+
+/// The outcomes in the log: how they ended, why, and of which lease.
+async fn outcomes(house: &House) -> Vec<xylem_audit::Entry> {
+    let log = house.log().await.into_iter().map(|record| record.entry);
+    log.filter(|entry| entry.kind == Kind::Outcome).collect()
+}
+
+#[tokio::test]
+async fn a_call_that_never_reported_gets_its_outcome_before_its_lease_is_forgotten() {
+    let house = House::new().await;
+    let (tree, v1) = house.planted("train").await;
+    let lost = house.redeem(Ask::new(&tree, &v1)).await.unwrap();
+    let told = house.redeem(Ask::new(&tree, &v1)).await.unwrap();
+    house.release(&told, &ended()).await;
+    house.clock.advance(23 * HOUR);
+    assert_eq!(house.vault.tidy().await.unwrap(), 0);
+    assert_eq!(outcomes(&house).await.len(), 1, "it may still report");
+    house.clock.advance(2 * HOUR);
+    assert_eq!(house.vault.tidy().await.unwrap(), 2);
+    assert_eq!(house.leases().await, 0);
+    let entries = outcomes(&house).await;
+    assert_eq!(entries.len(), 2);
+    let entry = &entries[1];
+    assert_eq!(entry.lease.as_ref(), Some(&lost.lease));
+    assert_eq!(entry.verdict, Verdict::Failed);
+    assert_eq!(entry.reason, Some(Reason::of("lease_expired")));
+    assert_eq!((entry.status, entry.duration_ms), (None, None));
+    assert_eq!(entry.tree.as_ref(), Some(&tree));
+    assert_eq!(entry.order, Some(lost.order));
+    assert_eq!(entry.agent, Some(agent("worker")));
+    house.vault.tidy().await.unwrap();
+    assert_eq!(outcomes(&house).await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_edited_version_does_not_keep_leases_from_being_forgotten() {
+    let house = House::new().await;
+    let (tree, v1) = house.planted("train").await;
+    let lost = house.redeem(Ask::new(&tree, &v1)).await.unwrap();
+    house.tamper("UPDATE versions SET exposed = 1").await;
+    house.clock.advance(25 * HOUR);
+    assert_eq!(house.vault.tidy().await.unwrap(), 1);
+    let entries = outcomes(&house).await;
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].lease.as_ref(), Some(&lost.lease));
+    assert_eq!(entries[0].order, None);
+}
+
+#[tokio::test]
+async fn many_calls_that_never_reported_get_an_outcome_each() {
+    let house = House::new().await;
+    let (tree, v1) = house.planted("train").await;
+    for _ in 0..205 {
+        house.redeem(Ask::new(&tree, &v1)).await.unwrap();
+    }
+    house.clock.advance(25 * HOUR);
+    assert_eq!(house.vault.tidy().await.unwrap(), 205);
+    let leases: std::collections::BTreeSet<_> = outcomes(&house)
+        .await
+        .into_iter()
+        .map(|e| e.lease)
+        .collect();
+    assert_eq!(leases.len(), 205);
 }
 
 #[tokio::test]

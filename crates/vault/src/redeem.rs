@@ -14,6 +14,8 @@ use xylem_ids::{
 };
 use xylem_policy::{Facts, Permit, Request};
 
+/// Leases that get their outcome in one transaction when nobody released them.
+const LAPSED: u32 = 200;
 /// No lease lasts longer.
 pub const MAX_LEASE: Duration = Duration::from_secs(15 * 60);
 
@@ -156,6 +158,33 @@ impl Vault {
         tx.audit(&entry).await?;
         tx.commit().await?;
         Ok(Released::Now)
+    }
+
+    /// Forgets leases that ended more than a day ago. One that was never released gets its outcome
+    /// first, failed because of `lease_expired`: every decision in the log has one. Answers how many
+    /// were forgotten.
+    ///
+    /// # Errors
+    /// The storage failed. Leases that have their outcome keep it; the next call goes on.
+    pub async fn tidy(&self) -> Result<u64, VaultError> {
+        const DAY: u64 = 24 * 60 * 60;
+        let before = UnixSeconds(self.seconds().0.saturating_sub(DAY));
+        loop {
+            let mut tx = self.storage.begin().await?;
+            let lapsed = tx.lapsed_leases(before, LAPSED).await?;
+            if lapsed.is_empty() {
+                let forgotten = tx.delete_leases(before).await?;
+                tx.commit().await?;
+                return Ok(forgotten);
+            }
+            for mut lease in lapsed {
+                let entry = self.lapse(&mut *tx, &lease).await?;
+                tx.audit(&entry).await?;
+                lease.released_at = Some(lease.expires_at);
+                tx.put_lease(&lease).await?;
+            }
+            tx.commit().await?;
+        }
     }
 
     /// The tree of a confirmed node, if its worker serves its queue and it was not stopped.
@@ -341,28 +370,55 @@ impl Vault {
         lease: &LeaseRow,
         end: &CallEnd,
     ) -> Result<Entry, VaultError> {
-        let owner = self.start_in(tx, &lease.start).await?;
-        let version = self
-            .version_in(tx, &owner, &lease.slot, lease.version)
-            .await?;
         let verdict = if end.succeeded {
             Verdict::Succeeded
         } else {
             Verdict::Failed
         };
+        let mut entry = self.lease_entry(lease, verdict);
+        entry.reason = end.reason.clone();
+        entry.status = end.status;
+        entry.duration_ms = u64::try_from(end.duration.as_millis()).ok();
+        self.of_lease(tx, entry, lease).await
+    }
+
+    /// The outcome of a call whose worker never said how it ended. Where the rows that the lease
+    /// refers to were edited, it says what the lease does: the others must not wait for it.
+    async fn lapse(&self, tx: &mut dyn Transaction, lease: &LeaseRow) -> Result<Entry, VaultError> {
+        let entry = self.lease_entry(lease, Verdict::Failed);
+        let entry = entry.because("lease_expired");
+        match self.of_lease(tx, entry.clone(), lease).await {
+            Err(VaultError::Tampered(_) | VaultError::NotFound { .. }) => Ok(entry),
+            answer => answer,
+        }
+    }
+
+    fn lease_entry(&self, lease: &LeaseRow, verdict: Verdict) -> Entry {
         let mut entry = self.entry(Kind::Outcome, verdict, &lease.agent);
-        entry.namespace = Some(owner.tree.namespace.clone());
-        entry.tree = owner.tree.id();
         entry.node = Some(xylem_audit::NodeRun {
             workflow_id: lease.workflow_id.clone(),
             run_id: Some(lease.run_id.clone()),
         });
         entry.activity = Some(lease.activity.clone());
         entry.tool = Some(lease.tool.clone());
+        entry.slot = Some(lease.slot.clone());
         entry.lease = Some(lease.id.clone());
-        entry.reason = end.reason.clone();
-        entry.status = end.status;
-        entry.duration_ms = u64::try_from(end.duration.as_millis()).ok();
+        entry
+    }
+
+    /// The same entry, about the tree and version of a lease.
+    async fn of_lease(
+        &self,
+        tx: &mut dyn Transaction,
+        mut entry: Entry,
+        lease: &LeaseRow,
+    ) -> Result<Entry, VaultError> {
+        let owner = self.start_in(tx, &lease.start).await?;
+        let version = self
+            .version_in(tx, &owner, &lease.slot, lease.version)
+            .await?;
+        entry.namespace = Some(owner.tree.namespace.clone());
+        entry.tree = owner.tree.id();
         Ok(self.about(entry, &version.info))
     }
 }

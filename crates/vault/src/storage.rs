@@ -277,6 +277,8 @@ pub trait Transaction: Send {
         version: Version,
         now: UnixSeconds,
     ) -> Stored<OpenLeases>;
+    /// Leases that ended by themselves before `before` and were never released, oldest first.
+    async fn lapsed_leases(&mut self, before: UnixSeconds, limit: u32) -> Stored<Vec<LeaseRow>>;
     /// Forgets leases that ended before `before`; answers how many.
     async fn delete_leases(&mut self, before: UnixSeconds) -> Stored<u64>;
 

@@ -95,19 +95,6 @@ impl Vault {
         self.epoch_in(&mut *tx).await
     }
 
-    /// Forgets leases that ended more than a day ago. Answers how many.
-    ///
-    /// # Errors
-    /// The storage failed.
-    pub async fn tidy(&self) -> Result<u64, VaultError> {
-        const DAY: u64 = 24 * 60 * 60;
-        let before = UnixSeconds(self.seconds().0.saturating_sub(DAY));
-        let mut tx = self.storage.begin().await?;
-        let forgotten = tx.delete_leases(before).await?;
-        tx.commit().await?;
-        Ok(forgotten)
-    }
-
     /// The time by the vault's clock, for whoever decides beside it: two clocks in one process
     /// would disagree.
     #[must_use]
