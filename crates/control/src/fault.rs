@@ -161,6 +161,7 @@ impl From<VaultError> for Fault {
             VaultError::Invalid { field, .. } => Self::invalid(field, message),
             VaultError::NotFound { what } => Self::not_found(what),
             VaultError::Stopped => Self::refused("tree_stopped", message),
+            VaultError::GivenUp => Self::refused("start_given_up", message),
             VaultError::BoundElsewhere => Self::conflict("bound_elsewhere", message),
             VaultError::RequestReused => Self::conflict("request_reused", message),
             VaultError::OpenLeases { .. } => Self::refused("leases_open", message),

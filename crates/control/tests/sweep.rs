@@ -317,6 +317,38 @@ async fn a_crashed_start_whose_root_does_not_run_is_given_up() {
 }
 
 #[tokio::test]
+async fn the_request_of_a_start_that_was_given_up_says_that_another_one_is_needed() {
+    let stack = Stack::start().await;
+    stack.tool().await;
+    let admin = stack.admin().await;
+    let request = |request_id: &str| {
+        let mut start = start("train");
+        start.request_id = request_id.to_owned();
+        start
+    };
+    stack.temporal.down(true);
+    let error = admin.start_tree(request("r-1")).await;
+    assert!(error.expect_err("no answer").is_retryable());
+    stack.temporal.down(false);
+    stack.clock.advance(MINUTE);
+    stack.sweep().await;
+    is_given_up(&stack, "train").await;
+    for _ in 0..2 {
+        let error = admin.start_tree(request("r-1")).await.expect_err("gone");
+        assert_eq!(error.reason(), Some("start_given_up"));
+        let text = error.to_string();
+        for said in ["tree train", "given up", "another request id"] {
+            assert!(text.contains(said), "{text}");
+        }
+    }
+    assert!(stack.temporal.starts().is_empty());
+    admin.start_tree(request("r-2")).await.expect("a tree");
+    // The given-up one stays so beside it.
+    let error = admin.start_tree(request("r-1")).await.expect_err("gone");
+    assert_eq!(error.reason(), Some("start_given_up"));
+}
+
+#[tokio::test]
 async fn a_crashed_start_whose_id_somebody_else_took_is_given_up_and_not_bound() {
     let stack = Stack::start().await;
     stack.tool().await;

@@ -125,6 +125,12 @@ pub enum VaultError {
     /// The tree was stopped.
     #[error("the tree was stopped: start another")]
     Stopped,
+    /// The start of this request was given up: its root never ran under it.
+    #[error(
+        "the start under this request id was given up and its tokens are destroyed: start again \
+         with another request id"
+    )]
+    GivenUp,
     /// A start of the same workflow id is not bound yet.
     #[error("a tree of this workflow id is just being started: try again")]
     StillStarting,

@@ -57,16 +57,19 @@ impl Vault {
     /// [`Vault::bind`]. The same request answers the same start.
     ///
     /// # Errors
-    /// The request id was used for another workflow id, or the storage failed.
+    /// The request id was used for another workflow id or for a start that was given up, or the
+    /// storage failed.
     pub async fn open_tree(&self, new: NewTree) -> Result<StartId, VaultError> {
         let mut tx = self.storage.begin().await?;
         let known = tx.tree_by_request(&new.namespace, &new.request).await?;
         if let Some(known) = known {
             let known = self.derived.check_tree(known)?;
-            return if known.tree.workflow_id == new.workflow_id {
-                Ok(known.tree.start)
-            } else {
+            return if known.tree.workflow_id != new.workflow_id {
                 Err(VaultError::RequestReused)
+            } else if known.tree.is_given_up() {
+                Err(VaultError::GivenUp)
+            } else {
+                Ok(known.tree.start)
             };
         }
         let row = self.insert_tree(&mut *tx, new, TreeState::Starting).await?;

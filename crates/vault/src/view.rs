@@ -143,6 +143,18 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// Whether its start was given up: its root was never started.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        matches!(
+            self.state,
+            TreeState::Stopped {
+                first_run_id: None,
+                ..
+            }
+        )
+    }
+
     /// The tree's identity, once its root has started.
     #[must_use]
     pub fn id(&self) -> Option<TreeId> {

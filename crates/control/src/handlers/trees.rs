@@ -115,7 +115,13 @@ impl Handlers {
             owner: principal.agent().clone(),
             request,
         };
-        let id = self.vault.open_tree(opened).await?;
+        let id = match self.vault.open_tree(opened).await {
+            Err(VaultError::GivenUp) => {
+                let what = format!("tree {}", start.workflow_id);
+                return Err(Fault::from(VaultError::GivenUp).about(&what));
+            }
+            opened => opened?,
+        };
         let bound = match self.started_before(&start.workflow_id, &id).await? {
             Some(bound) => bound,
             None => self.start_root(&principal, start, &id).await?,
