@@ -216,6 +216,22 @@ async fn temporal_down_is_retryable_and_gives_nothing() {
 }
 
 #[tokio::test]
+async fn a_database_that_takes_nothing_is_retryable_and_gives_nothing() {
+    let scene = Scene::set().await;
+    let occupied = scene.stack.occupy().await;
+    let error = scene.redeem(|_| {}).await.expect_err("nothing is written");
+    assert!(error.is_retryable(), "{error}");
+    assert_eq!(error.reason(), Some("database_unavailable"));
+    drop(occupied);
+    let redeemed = scene.redeem(|_| {}).await.expect("a token");
+    assert_eq!(redeemed.token.expose_secret(), TOKEN_1);
+    let admin = scene.stack.admin().await;
+    let versions = admin.token_status(&tree("train"), None).await;
+    let versions = versions.expect("a status");
+    assert_eq!(versions[0].open_leases, 1, "the first call left none");
+}
+
+#[tokio::test]
 async fn an_excluded_subtree_is_refused_until_it_is_included_again() {
     let scene = Scene::set().await;
     let temporal = &scene.stack.temporal;

@@ -182,6 +182,31 @@ async fn claims_that_nobody_can_check_are_not_decided() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_written_is_not_redeemed_and_can_be_tried_again() {
+    for breaks in [
+        "CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END",
+        "CREATE TRIGGER broken BEFORE INSERT ON leases BEGIN SELECT RAISE(ABORT, 'full'); END",
+    ] {
+        let house = House::new().await;
+        let (tree, grant) = house.planted("train").await;
+        let entries = house.log().await.len();
+        let mut burglar = house.burglar().await;
+        let broken = sqlx::query(breaks).execute(&mut burglar).await;
+        broken.expect("breaks");
+        let error = house.redeem(Ask::new(&tree, &grant)).await.unwrap_err();
+        assert!(matches!(error, VaultError::Storage(_)), "{breaks}: {error}");
+        assert!(error.is_retryable(), "{breaks}: {error}");
+        assert_eq!(house.leases().await, 0, "{breaks}");
+        assert_eq!(house.log().await.len(), entries, "{breaks}");
+        let mended = sqlx::query("DROP TRIGGER broken").execute(&mut burglar);
+        mended.await.expect("mends");
+        house.redeem(Ask::new(&tree, &grant)).await.unwrap();
+        assert_eq!(house.leases().await, 1, "{breaks}");
+        assert_eq!(house.log().await.len(), entries + 1, "{breaks}");
+    }
+}
+
+#[tokio::test]
 async fn a_worker_serves_its_own_queues_only() {
     let house = House::new().await;
     let (tree, grant) = house.planted("train").await;

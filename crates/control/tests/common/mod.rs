@@ -18,7 +18,7 @@ use xylem_control::{Control, Parts, Settings, Swept, bind, temporal::Temporal};
 use xylem_ids::{Namespace, WorkflowId};
 use xylem_registry::{KeyHasher, NewKey, Registry, Role};
 use xylem_store::SqliteStore;
-use xylem_vault::{Clock, KeyRing, Vault};
+use xylem_vault::{Clock, KeyRing, Storage, Transaction, Vault};
 
 pub(crate) const QUEUE: &str = "train";
 pub(crate) const TOKEN_1: &str = "canary-token-one-4f2a";
@@ -131,6 +131,13 @@ impl Stack {
         };
         let restored = reopen(copy).await;
         (reopen(self.dir).await, restored)
+    }
+
+    /// Holds up whatever else would write to the database until this is dropped.
+    pub(crate) async fn occupy(&self) -> Box<dyn Transaction> {
+        let other = SqliteStore::open(&database(self.dir.path())).await;
+        let other = other.expect("the same database");
+        Storage::begin(&other).await.expect("its turn")
     }
 
     /// Sweeps everything once, as the schedule does.
