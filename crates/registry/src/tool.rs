@@ -11,8 +11,8 @@ use std::{
 };
 use url::{Host, Url};
 use xylem_ids::{
-    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, may_carry_token,
-    may_reach_workflow,
+    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, may_carry_parameter,
+    may_carry_token, may_reach_workflow,
 };
 
 /// A field that breaks its rule. Never quotes the field's content.
@@ -109,6 +109,8 @@ pub enum Place {
     Path,
     /// Into the query string.
     Query,
+    /// Into the request header of the parameter's name; see [`xylem_ids::may_carry_parameter`].
+    Header,
     /// Into the JSON object in the body.
     Body,
 }
@@ -377,7 +379,30 @@ fn places(
             let named = definition.places.get(name).copied();
             place(name, named, definition.method, &in_path).map(|place| (name.to_owned(), place))
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .and_then(|places| headers_are_free(&definition.auth, places))
+}
+
+/// Whether every parameter that goes into a header has one for itself: reserved headers and the
+/// token's are not for parameters, and names that differ in case are one header.
+fn headers_are_free(
+    auth: &Auth,
+    places: BTreeMap<String, Place>,
+) -> Result<BTreeMap<String, Place>, Invalid> {
+    let mut taken = BTreeSet::from([match auth {
+        Auth::Bearer => "authorization".to_owned(),
+        Auth::Header { name } => name.to_ascii_lowercase(),
+    }]);
+    let in_header = |(_, place): &(&String, &Place)| **place == Place::Header;
+    for (name, _) in places.iter().filter(in_header) {
+        if !may_carry_parameter(name) || !taken.insert(name.to_ascii_lowercase()) {
+            return Err(Invalid::new(
+                "places",
+                "header only for names that are not reserved, not the token's, and all different",
+            ));
+        }
+    }
+    Ok(places)
 }
 
 fn place(
@@ -549,6 +574,40 @@ mod tests {
             let name = name.to_owned();
             assert_eq!(field_of(|d| d.auth = Auth::Header { name }), "auth.name");
         }
+    }
+
+    #[test]
+    fn a_parameter_goes_into_a_header_of_its_own_only() {
+        let with = |names: &[&str], auth: Auth| {
+            let mut given = definition();
+            let properties: serde_json::Map<String, Value> = names
+                .iter()
+                .map(|name| ((*name).to_owned(), json!({ "type": "string" })))
+                .collect();
+            given.path = "/deploys".into();
+            given.parameters = json!({ "type": "object", "properties": properties });
+            let places = names.iter().map(|name| ((*name).to_owned(), Place::Header));
+            given.places = places.collect();
+            given.auth = auth;
+            Tool::new(given)
+        };
+        let fine = with(&["X-Dry-Run", "accept-language"], Auth::Bearer).unwrap();
+        assert_eq!(fine.definition().places["X-Dry-Run"], Place::Header);
+        for name in [
+            "Authorization",
+            "host",
+            "Cookie",
+            "connection",
+            "x-forwarded-for",
+        ] {
+            let refused = with(&[name], Auth::Bearer).unwrap_err();
+            assert_eq!(refused.field(), "places", "{name}");
+        }
+        assert!(with(&["X-Dry-Run", "x-dry-run"], Auth::Bearer).is_err());
+        let own = Auth::Header {
+            name: "X-Api-Key".into(),
+        };
+        assert!(with(&["x-api-key"], own).is_err());
     }
 
     /// The message of the limit is text, the limit a number: they must agree.

@@ -122,10 +122,11 @@ fn place(code: i32) -> Result<Place, Fault> {
     match ParameterPlace::try_from(code) {
         Ok(ParameterPlace::Path) => Ok(Place::Path),
         Ok(ParameterPlace::Query) => Ok(Place::Query),
+        Ok(ParameterPlace::Header) => Ok(Place::Header),
         Ok(ParameterPlace::Body) => Ok(Place::Body),
         _ => Err(Fault::invalid(
             "places",
-            "places must be path, query or body",
+            "places must be path, query, header or body",
         )),
     }
 }
@@ -140,6 +141,7 @@ pub(crate) fn wire_tool(tool: &Tool) -> v1::Tool {
     let wire_place = |place: &Place| match place {
         Place::Path => ParameterPlace::Path,
         Place::Query => ParameterPlace::Query,
+        Place::Header => ParameterPlace::Header,
         Place::Body => ParameterPlace::Body,
     };
     v1::Tool {
