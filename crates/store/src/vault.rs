@@ -146,7 +146,7 @@ impl Transaction for SqliteTransaction {
     ) -> Stored<Option<TreeRow>> {
         let query = sqlx::query(
             "SELECT * FROM trees WHERE namespace = $1 AND workflow_id = $2
-             ORDER BY opened_as DESC LIMIT 1",
+             ORDER BY stopped_at IS NOT NULL AND first_run_id IS NULL, opened_as DESC LIMIT 1",
         );
         let query = query.bind(text(namespace)).bind(text(workflow_id));
         self.one(query, tree_row).await

@@ -225,7 +225,8 @@ pub trait Transaction: Send {
         namespace: &Namespace,
         request: &RequestId,
     ) -> Stored<Option<TreeRow>>;
-    /// The tree that was opened last under this workflow id.
+    /// The tree that was opened last under this workflow id. One that was given up before its
+    /// root was confirmed counts only where there is no other.
     async fn newest_tree(
         &mut self,
         namespace: &Namespace,
