@@ -292,7 +292,9 @@ async fn parameters_reach_the_api() {
 async fn an_echo_in_any_encoding_shows_no_token() {
     let stage = Stage::new().await;
     for encoding in Encoding::ALL {
-        stage.acme.behave(None, Behaviour::Echo { encoding });
+        let status = 200;
+        let echo = Behaviour::Echo { encoding, status };
+        stage.acme.behave(None, echo);
         let answer = stage.call().await.expect("an answer");
         assert!(
             answer.body.to_string().contains("[redacted]"),
@@ -319,6 +321,29 @@ async fn a_rejection_shows_its_body_without_the_token() {
     assert_eq!(answer.status, 422);
     assert_eq!(answer.body, json!({ "error": "told to fail" }));
     assert_eq!(stage.vault.outcomes(), [(Outcome::ApiError, Some(422))]);
+}
+
+#[tokio::test]
+async fn an_error_that_echoes_the_request_shows_no_token() {
+    let stage = Stage::new().await;
+    for encoding in Encoding::ALL {
+        for status in [422, 500] {
+            let echo = Behaviour::Echo { encoding, status };
+            stage.acme.behave(None, echo);
+            let failure = stage.failure().await;
+            let shown = format!("{failure:?} {}", failure.message());
+            assert!(!shown.contains(&stage.token()), "{encoding:?} {status}");
+            let Failure::ApiRejected { answer, .. } = failure else {
+                assert_eq!(status, 500, "nothing of a body is kept: {shown}");
+                continue;
+            };
+            assert_eq!(answer.status, 422);
+            assert!(
+                answer.body.to_string().contains("[redacted]"),
+                "{encoding:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -86,9 +86,13 @@ async fn what_an_api_echoes_is_redacted() -> anyhow::Result<()> {
     let tree = stack.tree("echo").walk(Vec::new()).await?;
     let root = tree.node("");
     for encoding in acme_api::Encoding::ALL {
-        stack
-            .acme
-            .behave(None, acme_api::Behaviour::Echo { encoding });
+        stack.acme.behave(
+            None,
+            acme_api::Behaviour::Echo {
+                encoding,
+                status: 200,
+            },
+        );
         let Called::Answered { body, .. } = root.call("acme.status", "default").await? else {
             anyhow::bail!("{encoding:?}: the call failed");
         };

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, TcpStream},
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::Mutex,
@@ -36,6 +37,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 struct Place {
     directory: TempDir,
     acme: AcmeApi,
+    /// Every process is told to use it, and none may.
+    proxy: TcpListener,
     issued: Mutex<Vec<String>>,
     said: Mutex<String>,
 }
@@ -46,6 +49,7 @@ impl Place {
         Self {
             directory: tempfile::tempdir().expect("a directory"),
             acme: AcmeApi::start(anywhere).await.expect("a port"),
+            proxy: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"),
             issued: Mutex::default(),
             said: Mutex::default(),
         }
@@ -57,7 +61,20 @@ impl Place {
 
     fn xylem(&self) -> Xylem {
         let data = self.data();
-        Xylem::default().variable("XYLEM_DATA_DIR", data.to_str().expect("text"))
+        let proxy = self.proxy.local_addr().expect("bound");
+        let xylem = Xylem::default().variable("XYLEM_DATA_DIR", data.to_str().expect("text"));
+        ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"]
+            .into_iter()
+            .fold(xylem, |xylem, name| {
+                xylem.variable(name, &format!("http://{proxy}"))
+            })
+    }
+
+    /// A token would go there in clear.
+    fn proxy_saw_nothing(&self) {
+        self.proxy.set_nonblocking(true).expect("a listener");
+        let seen = self.proxy.accept().expect_err("nobody connected");
+        assert_eq!(seen.kind(), ErrorKind::WouldBlock);
     }
 
     /// A token of the external API.
@@ -405,6 +422,7 @@ async fn the_commands_take_a_tree_from_its_first_token_to_its_end() {
     place.is_healthy().await;
     dev.interrupt().await;
     place.search();
+    place.proxy_saw_nothing();
 }
 
 impl Place {

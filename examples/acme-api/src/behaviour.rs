@@ -42,6 +42,9 @@ pub enum Behaviour {
     Echo {
         /// How the body is written.
         encoding: Encoding,
+        /// The status of the answer; 200 where absent.
+        #[serde(default = "ok")]
+        status: u16,
     },
     /// Answers 307.
     Redirect {
@@ -146,7 +149,7 @@ pub(crate) async fn misbehave(state: &State, caller: Caller, seen: &Seen) -> Opt
             tokio::time::sleep(Duration::from_millis(ms)).await;
             None
         }
-        Behaviour::Echo { encoding } => Some(echo(seen, encoding)),
+        Behaviour::Echo { encoding, status } => Some(echo(seen, encoding, status)),
         Behaviour::Redirect { location } => Some(redirect(&location)),
         Behaviour::Large { bytes, gzip } => Some(large(bytes, gzip)),
     }
@@ -201,7 +204,11 @@ fn gzipped(body: &[u8]) -> Response {
     }
 }
 
-fn echo(seen: &Seen, encoding: Encoding) -> Response {
+fn ok() -> u16 {
+    200
+}
+
+fn echo(seen: &Seen, encoding: Encoding, status: u16) -> Response {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers: BTreeMap<_, _> = seen
         .headers
@@ -215,6 +222,7 @@ fn echo(seen: &Seen, encoding: Encoding) -> Response {
         "body": String::from_utf8_lossy(&seen.body),
     });
     let mut response = written(&reflected, encoding);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
     if let Some(authorization) = seen.headers.get(header::AUTHORIZATION) {
         let name = HeaderName::from_static("x-echo-authorization");
         response.headers_mut().insert(name, authorization.clone());

@@ -108,7 +108,8 @@ async fn an_echo_reflects_the_token() -> Outcome {
     let acme = start().await?;
     let token = acme.issue("v1");
     for encoding in Encoding::ALL {
-        acme.behave(None, Behaviour::Echo { encoding });
+        let status = 200;
+        acme.behave(None, Behaviour::Echo { encoding, status });
         let answer = call(&acme, &token, Method::GET, "/v1/status", None).await?;
         let header = answer.headers()["x-echo-authorization"]
             .to_str()?
