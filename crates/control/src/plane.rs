@@ -5,6 +5,7 @@ use crate::{
     claims::ClaimChecker,
     metrics::{Metrics, add},
     rotation::Rotations,
+    sweep::Over,
     temporal::{Temporal, TemporalError},
 };
 use std::{
@@ -76,6 +77,7 @@ pub(crate) struct Plane {
     pub(crate) claims: ClaimChecker,
     pub(crate) rotations: Rotations,
     pub(crate) leases: Leases,
+    pub(crate) over: Over,
     pub(crate) metrics: Metrics,
     /// Work that outlives the call that began it.
     pub(crate) tasks: TaskTracker,
@@ -99,6 +101,7 @@ impl Plane {
             claims: ClaimChecker::new(Arc::clone(&parts.temporal)),
             rotations: Rotations::default(),
             leases: Leases::default(),
+            over: Over::default(),
             metrics: Metrics::default(),
             tasks: TaskTracker::new(),
             search_attribute: AtomicBool::new(false),

@@ -86,7 +86,13 @@ impl Sweeper {
         };
         match swept {
             Ok(swept) => {
-                tracing::debug!(swept.fine, swept.signalled, swept.failed, "swept");
+                tracing::debug!(
+                    swept.fine,
+                    swept.signalled,
+                    swept.failed,
+                    swept.stopped,
+                    "swept"
+                );
                 Ok(())
             }
             Err(fault) => {

@@ -5,15 +5,20 @@ use crate::{
     fault::Fault,
     metrics::add,
     plane::Plane,
-    temporal::{Stop, TemporalError},
+    stop::Stopping,
+    temporal::TemporalError,
     walk::{Look, Node, Standing, Walk},
 };
 use futures::{FutureExt, StreamExt, stream};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tonic::Status;
 use xylem_grant::{UnixSeconds, VerifiedGrant};
 use xylem_ids::{RunId, Slot, TreeId};
-use xylem_vault::{StartId, Tree, VersionState};
+use xylem_vault::{StartId, Tree, TreeState, VersionState};
 
 /// Signals under way at a time in one sweep.
 const SIGNALS: usize = 16;
@@ -25,6 +30,10 @@ const LEFT_BEHIND: Duration = Duration::from_secs(60);
 /// A node that stays behind is signalled again this often, under another request id: it may have
 /// been reset to before the last signal.
 const AGAIN: u64 = 5 * 60;
+/// A tree of which nothing runs is looked at again this often: a reset can bring its root back.
+const OVER_FOR: Duration = Duration::from_secs(60 * 60);
+/// So many sweeps in a row have to find nothing running: a list may lag.
+const OVER_SWEEPS: u32 = 2;
 
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,12 +45,40 @@ pub struct Swept {
     /// Nodes that could not be signalled, starts that could not be settled, grants that could not
     /// be renewed, and trees that could not be looked at. The log has the reasons.
     pub failed: u32,
+    /// Workflows of stopped trees that still ran and were asked to end, or were ended.
+    pub stopped: u32,
+}
+
+/// Trees of which nothing runs. Only this process remembers them, so that no sweep has to look at
+/// every tree there ever was.
+#[derive(Debug, Default)]
+pub(crate) struct Over(Mutex<HashMap<TreeId, (u32, UnixSeconds)>>);
+
+impl Over {
+    /// Notes whether something of a tree runs.
+    fn note(&self, tree: &TreeId, over: bool, now: UnixSeconds) {
+        let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if over {
+            let seen = trees.entry(tree.clone()).or_insert((0, now));
+            *seen = (seen.0.saturating_add(1), now);
+        } else {
+            trees.remove(tree);
+        }
+    }
+
+    /// Whether a tree need not be looked at.
+    fn rests(&self, tree: &TreeId, now: UnixSeconds) -> bool {
+        let trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        trees
+            .get(tree)
+            .is_some_and(|(times, at)| *times >= OVER_SWEEPS && now < at.plus(OVER_FOR))
+    }
 }
 
 impl Control {
     /// Sweeps everything once, as the schedule has it done every [`Settings::sweep_every`]: settles
     /// starts that a crash left more than a minute ago, renews grants of which a third of the
-    /// lifetime is left, and signals nodes that are behind.
+    /// lifetime is left, signals nodes that are behind, and ends what still runs of stopped trees.
     ///
     /// # Errors
     /// The database did not answer. What fails for a single tree is counted in the answer.
@@ -121,7 +158,7 @@ impl Plane {
         true
     }
 
-    async fn first_run_of(&self, node: &Node) -> Result<Option<RunId>, TemporalError> {
+    pub(crate) async fn first_run_of(&self, node: &Node) -> Result<Option<RunId>, TemporalError> {
         if let Some(first) = &node.first_run_id {
             return Ok(Some(first.clone()));
         }
@@ -157,21 +194,34 @@ impl Plane {
                 return Ok(total);
             };
             after = Some(last.start.clone());
-            for tree in page.iter().filter(|tree| tree.is_bound()) {
+            for tree in &page {
                 let swept = self.sweep_known(tree).await;
                 total.fine += swept.fine;
                 total.signalled += swept.signalled;
                 total.failed += swept.failed;
+                total.stopped += swept.stopped;
             }
         }
     }
 
+    /// Sweeps a tree of which something may run.
     async fn sweep_known(&self, tree: &Tree) -> Swept {
-        let Some(id) = tree.id() else {
+        let now = UnixSeconds::from(self.now());
+        let Some(id) = tree.id().filter(|id| !self.over.rests(id, now)) else {
             return Swept::default();
         };
-        match self.sweep_tree(&id).await {
-            Ok((_, swept)) => swept,
+        let swept = match tree.state {
+            TreeState::Stopped { .. } => self.finish(tree).await,
+            _ => self
+                .sweep_tree(&id)
+                .await
+                .map(|(walk, swept)| (walk.is_over(), swept)),
+        };
+        match swept {
+            Ok((over, swept)) => {
+                self.over.note(&id, over, now);
+                swept
+            }
             Err(fault) => {
                 tracing::warn!(reason = fault.reason(), tree.id = %id, "a tree could not be swept");
                 Swept {
@@ -180,6 +230,20 @@ impl Plane {
                 }
             }
         }
+    }
+
+    /// Ends what still runs of a stopped tree: the call that stopped it did not wait for the end,
+    /// or did not live to see it. Answers whether there was nothing.
+    async fn finish(&self, tree: &Tree) -> Result<(bool, Swept), Fault> {
+        let Some(mut stopping) = Stopping::of(tree) else {
+            return Ok((true, Swept::default()));
+        };
+        self.stop_round(&mut stopping).await?;
+        let swept = Swept {
+            stopped: u32::try_from(stopping.asked()).unwrap_or(u32::MAX),
+            ..Swept::default()
+        };
+        Ok((stopping.is_quiet(), swept))
     }
 
     /// Settles the starts that a crash left; answers how many could not be.
@@ -241,9 +305,10 @@ impl Plane {
     /// answers how many could not be.
     async fn renew_expiring(self: &Arc<Self>) -> Result<u32, Fault> {
         let soon = self.settings.lifetime / 3;
+        let now = UnixSeconds::from(self.now());
         let mut failed = 0;
         for (tree, slot) in self.vault.expiring(soon).await? {
-            if tree.namespace != self.settings.namespace {
+            if tree.namespace != self.settings.namespace || self.over.rests(&tree, now) {
                 continue;
             }
             if let Err(fault) = self.renew(&tree, &slot).await {
@@ -280,46 +345,6 @@ impl Plane {
             self.announce(tree).await;
         }
         Ok(())
-    }
-
-    /// Asks every open workflow of a tree to end, and answers how many were asked and how many
-    /// are still open. `asked` remembers who was.
-    pub(crate) async fn stop_round(
-        &self,
-        tree: &TreeId,
-        how: Stop,
-        reason: &str,
-        asked: &mut BTreeSet<RunId>,
-    ) -> Result<usize, Fault> {
-        let look = Look {
-            closed_too: false,
-            without_queries: true,
-        };
-        let walk = self.walk(tree, look).await?;
-        let mut open = 0;
-        for node in walk.nodes.iter().filter(|node| node.is_open()) {
-            open += 1;
-            let Some(first) = self.first_run_of(node).await? else {
-                continue;
-            };
-            // By run: a run that continued as new before it noticed has lost the request.
-            let run = node.run_id.clone().unwrap_or_else(|| first.clone());
-            if asked.contains(&run) {
-                continue;
-            }
-            match self
-                .temporal
-                .stop(&node.workflow_id, &first, how, reason)
-                .await
-            {
-                Ok(()) => {
-                    asked.insert(run);
-                }
-                Err(TemporalError::NotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(open)
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::SystemTime,
 };
+use tokio::time::{Instant, timeout_at};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::{
     Epoch, Namespace, Order, RunId, Serial, Slot, TaskQueue, TreeId, Version, WorkflowId,
@@ -30,6 +31,8 @@ const ROUNDS: usize = 16;
 pub(crate) struct Look {
     pub(crate) closed_too: bool,
     pub(crate) without_queries: bool,
+    /// Who has not answered by then is silent.
+    pub(crate) until: Option<Instant>,
 }
 
 /// What a node answers to the `apiToken` query, as far as a walk needs it. Unknown fields are
@@ -269,6 +272,11 @@ impl Walk {
             .unwrap_or(Standing::Unselected("no_token"))
     }
 
+    /// Whether nothing of the tree runs, as far as was seen.
+    pub(crate) fn is_over(&self) -> bool {
+        !self.truncated && !self.nodes.iter().any(Node::is_open)
+    }
+
     fn excluded(&self, node: &Node, slot: &Slot) -> bool {
         self.exclusions.iter().any(|(of, exclusion)| {
             of == slot && exclusion.covers(&node.workflow_id, &node.ancestors)
@@ -337,7 +345,8 @@ impl Plane {
             declare(node, &definitions);
         }
         if !look.without_queries {
-            self.ask_all(tree, &mut walk, &definitions).await;
+            self.ask_all(tree, &mut walk, &definitions, look.until)
+                .await;
             walk.known = self.orders(tree).await?;
         }
         walk.arrange();
@@ -398,7 +407,11 @@ impl Plane {
 
     /// Whether a listed workflow is of this tree and not of another one whose root bore the same
     /// id. Where Temporal has forgotten the root's run it counts as one: its own answer decides.
-    async fn is_member(&self, tree: &TreeId, execution: &Execution) -> Result<bool, TemporalError> {
+    pub(crate) async fn is_member(
+        &self,
+        tree: &TreeId,
+        execution: &Execution,
+    ) -> Result<bool, TemporalError> {
         if execution.root.1 == tree.first_run_id {
             return Ok(true);
         }
@@ -415,6 +428,7 @@ impl Plane {
         tree: &TreeId,
         walk: &mut Walk,
         definitions: &[(TaskQueue, WorkflowDefinition)],
+        until: Option<Instant>,
     ) {
         let mut answered = Vec::new();
         let mut ask = std::mem::take(&mut walk.nodes);
@@ -423,7 +437,7 @@ impl Plane {
                 break;
             }
             let round: Vec<_> = stream::iter(ask)
-                .map(|node| self.ask(node))
+                .map(|node| self.ask_until(node, until))
                 .buffer_unordered(QUERIES)
                 .collect()
                 .await;
@@ -442,6 +456,15 @@ impl Plane {
             answered.push(node);
         }
         walk.nodes = answered;
+    }
+
+    async fn ask_until(&self, node: Node, until: Option<Instant>) -> Node {
+        let Some(until) = until else {
+            return self.ask(node).await;
+        };
+        let mut silent = node.clone();
+        silent.asked = Asked::Silent("no_answer");
+        timeout_at(until, self.ask(node)).await.unwrap_or(silent)
     }
 
     async fn ask(&self, mut node: Node) -> Node {

@@ -9,7 +9,7 @@ use xylem_client::{Client, Redeem, v1};
 use xylem_control::Swept;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, TreeId};
-use xylem_vault::{Clock, NewTree, TreeState, VersionInfo, VersionState};
+use xylem_vault::{Clock, NewTree, Stopping, TreeState, VersionInfo, VersionState};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -121,7 +121,7 @@ async fn a_node_that_missed_the_longer_grant_is_signalled_by_the_sweep() {
     let expected = Swept {
         fine: 1,
         signalled: 1,
-        failed: 0,
+        ..Swept::default()
     };
     assert_eq!(swept, expected);
     let admin = stack.admin().await;
@@ -391,4 +391,101 @@ async fn a_start_that_cannot_be_settled_does_not_keep_the_others_waiting() {
     }
     let expired = only(&stack, "short").await;
     assert!(expired.state == VersionState::Active && expired.expires_at < now(&stack));
+}
+
+/// What a crash leaves between the vault's stop and the first workflow's.
+async fn stopped_in_the_vault(stack: &Stack, terminate: bool) {
+    let stopping = Stopping {
+        tree: tree_id(stack, "train").await,
+        terminate,
+        by: id("admin"),
+        note: None,
+    };
+    stack.vault.stop(stopping).await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_stopped_tree_that_still_runs_is_finished_as_was_asked() {
+    let (stack, _worker) = scene().await;
+    stack.temporal.start_child("leaf", "stubborn", "Leaf");
+    stack.temporal.mood("stubborn", Mood::Stubborn);
+    stack.temporal.hide("stubborn");
+    stopped_in_the_vault(&stack, false).await;
+    assert_eq!(stack.temporal.running(), 3);
+    assert_eq!(stack.sweep().await.stopped, 3);
+    assert_eq!(stack.temporal.running(), 1, "cancellation was asked for");
+    // Its parent is gone, and it is on the lists by now.
+    stack.temporal.show("stubborn");
+    assert_eq!(stack.sweep().await.stopped, 1);
+    assert_eq!(stack.temporal.running(), 1);
+    stopped_in_the_vault(&stack, true).await;
+    assert_eq!(stack.sweep().await.stopped, 1);
+    assert_eq!(stack.temporal.running(), 0);
+    assert!(record(&stack, "train").await.is_to_terminate());
+    // It stays so, however it is stopped again.
+    stopped_in_the_vault(&stack, false).await;
+    assert!(record(&stack, "train").await.is_to_terminate());
+}
+
+#[tokio::test]
+async fn a_tree_that_cannot_be_finished_now_is_finished_by_a_later_sweep() {
+    let (stack, _worker) = scene().await;
+    stopped_in_the_vault(&stack, true).await;
+    stack.temporal.down(true);
+    let swept = stack.sweep().await;
+    assert_eq!((swept.failed, swept.stopped), (1, 0));
+    stack.temporal.down(false);
+    assert_eq!(stack.sweep().await.stopped, 2);
+    assert_eq!(stack.temporal.running(), 0);
+}
+
+/// How many lists the next sweep asks for.
+async fn lists(stack: &Stack) -> u32 {
+    let before = stack.temporal.lists();
+    stack.sweep().await;
+    stack.temporal.lists() - before
+}
+
+#[tokio::test]
+async fn a_tree_of_which_nothing_runs_is_looked_at_once_an_hour() {
+    for stopped in [false, true] {
+        let (stack, _worker) = scene().await;
+        stack.temporal.complete("train");
+        assert_eq!(lists(&stack).await, 1);
+        assert_eq!(lists(&stack).await, 1, "the leaf still runs");
+        if stopped {
+            stopped_in_the_vault(&stack, false).await;
+            assert_eq!(lists(&stack).await, 1, "the leaf is asked to end");
+        } else {
+            stack.temporal.complete("leaf");
+        }
+        for looks in [1, 1, 0, 0] {
+            assert_eq!(lists(&stack).await, looks, "{stopped}");
+        }
+        stack.clock.advance(HOUR - SECOND);
+        assert_eq!(lists(&stack).await, 0, "{stopped}");
+        stack.clock.advance(SECOND);
+        for looks in [1, 0] {
+            assert_eq!(lists(&stack).await, looks, "{stopped}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_is_back_is_swept_again() {
+    let (stack, _worker) = scene().await;
+    let run = stack.temporal.run("train");
+    for node in ["train", "leaf"] {
+        stack.temporal.complete(node);
+    }
+    for looks in [1, 1, 0] {
+        assert_eq!(lists(&stack).await, looks);
+    }
+    stack.temporal.reset(run);
+    stack.clock.advance(LIFETIME);
+    // Found at first, renewed and signalled then.
+    stack.sweep().await;
+    stack.sweep().await;
+    assert_eq!(only(&stack, "train").await.serial.0, 2);
+    assert_eq!(held(&stack.admin().await, "train").await, (1, 2));
 }

@@ -316,6 +316,85 @@ async fn stopping_is_complete_and_nothing_is_redeemed_any_more() {
     assert_eq!(error.expect_err("stopped").reason(), Some("tree_stopped"));
 }
 
+fn stop(terminate: bool) -> v1::StopTreeRequest {
+    v1::StopTreeRequest {
+        tree: "train".to_owned(),
+        terminate,
+        ..v1::StopTreeRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_no_list_shows_yet_is_stopped_too() {
+    for terminate in [false, true] {
+        let stack = Stack::start().await;
+        stack.worker().await;
+        stack.tree("train").await;
+        stack.temporal.start_child("train", "hidden", "Leaf");
+        stack.temporal.start_child("hidden", "below", "Leaf");
+        stack.temporal.start_child("train", "starting", "Leaf");
+        for child in ["hidden", "below"] {
+            stack.temporal.hide(child);
+        }
+        stack.temporal.unconfirm("starting");
+        let admin = stack.admin().await;
+        let stopped = admin.stop_tree(stop(terminate)).await.expect("stopped");
+        assert_eq!((stopped.stopped, stopped.still_running), (4, 0));
+        assert_eq!(stack.temporal.running(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_node_is_stopped_and_somebody_elses_workflow_is_not() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.start_child("train", "silent", "Leaf");
+    stack.temporal.mood("silent", Mood::Silent);
+    // The root is about to start a child under an id that somebody else has taken.
+    stack.temporal.start_child("train", "taken", "Leaf");
+    stack.temporal.unconfirm("taken");
+    stack.temporal.rob("taken");
+    let admin = stack.admin().await;
+    let stopped = admin.stop_tree(stop(false)).await.expect("stopped");
+    assert_eq!((stopped.stopped, stopped.still_running), (2, 0));
+    assert_eq!(stack.temporal.running(), 1);
+    stack.temporal.run("taken");
+}
+
+#[tokio::test]
+async fn nodes_that_never_answer_do_not_keep_a_tree_from_being_stopped() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    for number in 0..40 {
+        let child = format!("frozen-{number}");
+        stack.temporal.start_child("train", &child, "Leaf");
+        stack.temporal.mood(&child, Mood::Frozen);
+    }
+    let admin = stack.admin().await;
+    let stopped = admin.stop_tree(stop(false)).await.expect("stopped");
+    assert_eq!((stopped.stopped, stopped.still_running), (41, 0));
+}
+
+#[tokio::test]
+async fn one_empty_list_does_not_make_a_tree_stopped() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    // Its parent does not tell of it, and no list shows it before it was looked for once.
+    stack.temporal.start_child("train", "leaf", "Leaf");
+    stack.temporal.mood("train", Mood::Silent);
+    let admin = stack.admin().await;
+    let before = stack.temporal.lists();
+    stack.temporal.hide_for("leaf", 2);
+    let stopped = admin.stop_tree(stop(false)).await.expect("stopped");
+    assert_eq!((stopped.stopped, stopped.still_running), (2, 0));
+    assert_eq!(stack.temporal.running(), 0);
+    // The root, nothing, the leaf, nothing, nothing.
+    assert_eq!(stack.temporal.lists() - before, 5);
+}
+
 #[tokio::test]
 async fn a_service_sees_its_own_trees_only() {
     let stack = Stack::start().await;

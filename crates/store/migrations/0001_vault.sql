@@ -15,7 +15,8 @@ CREATE TABLE epoch (
     mac         BLOB    NOT NULL
 );
 
--- A tree has a row before its root has a first run.
+-- A tree has a row before its root has a first run. It is starting, bound, stopped, or terminated,
+-- which is stopped by termination.
 CREATE TABLE trees (
     start_id     TEXT    NOT NULL PRIMARY KEY,
     namespace    TEXT    NOT NULL,

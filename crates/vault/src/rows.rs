@@ -131,6 +131,7 @@ fn tree_fields(tree: &Tree, data_key: Option<&KeyId>) -> Fields {
     let (state, at) = match &tree.state {
         TreeState::Starting => ("starting", 0),
         TreeState::Bound { .. } => ("bound", 0),
+        TreeState::Stopped { at, terminate, .. } if *terminate => ("terminated", at.0),
         TreeState::Stopped { at, .. } => ("stopped", at.0),
     };
     Fields::new("tree")

@@ -37,6 +37,8 @@ pub struct NewTree {
 pub struct Stopping {
     /// The tree.
     pub tree: TreeId,
+    /// Whether its workflows are to be terminated and not just cancelled. Once said it stays so.
+    pub terminate: bool,
     /// Who stops it.
     pub by: AgentId,
     /// What they say about it, for the audit log.
@@ -111,7 +113,7 @@ impl Vault {
             TreeState::Stopped { .. } => return Ok(()),
         }
         let entry = self.tree_entry(Kind::TreeAbandoned, &row.tree, by);
-        self.destroy(&mut *tx, row).await?;
+        self.destroy(&mut *tx, row, false).await?;
         tx.audit(&entry).await?;
         tx.commit().await?;
         Ok(())
@@ -184,8 +186,8 @@ impl Vault {
     }
 
     /// Stops a tree: its tokens are revoked and destroyed, and nothing of it is redeemed from this
-    /// moment, whatever leases are open. Stopping it again changes nothing; a note is written all
-    /// the same.
+    /// moment, whatever leases are open. Stopping it again can only make a cancellation a
+    /// termination; a note is written all the same.
     ///
     /// # Errors
     /// The tree is unknown.
@@ -193,12 +195,15 @@ impl Vault {
         let mut tx = self.storage.begin().await?;
         let row = self.tree_in(&mut *tx, &stopping.tree).await?;
         let (tree, revoked) = if row.tree.is_bound() {
-            let (row, revoked) = self.destroy(&mut *tx, row).await?;
-            (row.tree, revoked)
-        } else if stopping.note.is_some() {
-            (row.tree, 0)
+            let stopped = self.destroy(&mut *tx, row, stopping.terminate).await?;
+            (stopped.0.tree, stopped.1)
         } else {
-            return Ok(row.tree);
+            let harsher = stopping.terminate && !row.tree.is_to_terminate();
+            if !harsher && stopping.note.is_none() {
+                return Ok(row.tree);
+            }
+            let row = self.stop_harder(&mut *tx, row, harsher).await?;
+            (row.tree, 0)
         };
         let mut entry = self.tree_entry(Kind::TreeStopped, &tree, &stopping.by);
         entry.count = revoked.max(1);
@@ -376,6 +381,7 @@ impl Vault {
         &self,
         tx: &mut dyn Transaction,
         row: TreeRow,
+        terminate: bool,
     ) -> Result<(TreeRow, u64), VaultError> {
         let now = self.seconds();
         let mut revoked: u64 = 0;
@@ -390,6 +396,7 @@ impl Vault {
         tree.state = TreeState::Stopped {
             first_run_id: tree.state.first_run_id().cloned(),
             at: now,
+            terminate,
         };
         let stopped = self.derived.seal_tree(tree, None);
         tx.put_tree(&stopped).await?;
@@ -397,6 +404,22 @@ impl Vault {
             tx.delete_key(key).await?;
         }
         Ok((stopped, revoked))
+    }
+
+    /// Notes that a stopped tree's workflows are to be terminated, where that is new.
+    async fn stop_harder(
+        &self,
+        tx: &mut dyn Transaction,
+        row: TreeRow,
+        harsher: bool,
+    ) -> Result<TreeRow, VaultError> {
+        let mut tree = row.tree;
+        if let TreeState::Stopped { terminate, .. } = &mut tree.state {
+            *terminate |= harsher;
+        }
+        let row = self.derived.seal_tree(tree, row.data_key);
+        tx.put_tree(&row).await?;
+        Ok(row)
     }
 
     pub(crate) fn tree_entry(&self, kind: Kind, tree: &Tree, by: &AgentId) -> Entry {

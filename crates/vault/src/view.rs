@@ -104,6 +104,8 @@ pub enum TreeState {
         first_run_id: Option<RunId>,
         /// Since when.
         at: UnixSeconds,
+        /// Whether its workflows are to be terminated and not just cancelled.
+        terminate: bool,
     },
 }
 
@@ -143,6 +145,18 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// Whether it was stopped, and its workflows are to be terminated and not just cancelled.
+    #[must_use]
+    pub fn is_to_terminate(&self) -> bool {
+        matches!(
+            self.state,
+            TreeState::Stopped {
+                terminate: true,
+                ..
+            }
+        )
+    }
+
     /// Whether its start was given up: its root was never started.
     #[must_use]
     pub fn is_given_up(&self) -> bool {

@@ -5,6 +5,7 @@ use crate::{
     caller::{caller, only_own},
     convert,
     fault::Fault,
+    stop,
     temporal::{StartWorkflow, Stop, TemporalError, listable},
     view,
     walk::Look,
@@ -18,7 +19,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::trees_server::Trees;
-use xylem_ids::{Audience, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId, WorkflowType};
+use xylem_ids::{Audience, Slot, TaskQueue, ToolName, TreeId, WorkflowId, WorkflowType};
 use xylem_proto::v1;
 use xylem_registry::Principal;
 use xylem_stateful::header::{PROTOCOL, Slots, TREE_HEADER, TreeHeader};
@@ -325,6 +326,7 @@ impl Handlers {
         let look = Look {
             closed_too: given.include_closed,
             without_queries: given.skip_queries,
+            until: None,
         };
         self.view(tree, look).await
     }
@@ -384,6 +386,7 @@ impl Handlers {
         let id = self.named_id(&given.tree).await?;
         let stopping = Stopping {
             tree: id.clone(),
+            terminate: given.terminate,
             by: principal.agent().clone(),
             note,
         };
@@ -393,21 +396,23 @@ impl Handlers {
         } else {
             Stop::Cancel
         };
-        let reason = match given.reason.as_str() {
-            "" => "the tree was stopped",
-            reason => reason,
-        };
-        let mut asked: BTreeSet<RunId> = BTreeSet::new();
+        let mut stopping = stop::Stopping::new(id, how, &given.reason);
         loop {
-            let open = self.stop_round(&id, how, reason, &mut asked).await?;
+            let open = self.stop_round(&mut stopping).await?;
             let left = deadline.saturating_duration_since(Instant::now());
-            if open == 0 || left.is_zero() {
+            if stopping.is_over() || (open > 0 && left.is_zero()) {
                 return Ok(v1::StopTreeResponse {
-                    stopped: u32::try_from(asked.len()).unwrap_or(u32::MAX),
+                    stopped: u32::try_from(stopping.asked()).unwrap_or(u32::MAX),
                     still_running: u32::try_from(open).unwrap_or(u32::MAX),
                 });
             }
-            tokio::time::sleep(STOP_REST.min(left)).await;
+            // Whether it is over is looked at twice, whatever time is left.
+            let rest = if open == 0 {
+                STOP_REST
+            } else {
+                STOP_REST.min(left)
+            };
+            tokio::time::sleep(rest).await;
         }
     }
 

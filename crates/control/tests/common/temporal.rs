@@ -25,6 +25,8 @@ pub(crate) enum Mood {
     Deaf,
     /// Does not answer queries.
     Silent,
+    /// Never ends a query, with an answer or without.
+    Frozen,
     /// Adopts and does not forward.
     Lonely,
     /// Ignores cancellation.
@@ -39,6 +41,8 @@ struct Workflow {
     mood: Mood,
     slots: BTreeMap<String, Value>,
     listed: bool,
+    /// Not on the lists up to this one.
+    listed_after: u32,
     /// Selected by its parent.
     selected: bool,
 }
@@ -55,6 +59,9 @@ struct State {
     truncates: bool,
     search_attribute: bool,
     runs: u32,
+    lists: u32,
+    /// Children that their parents have not seen start.
+    unconfirmed: BTreeSet<WorkflowId>,
 }
 
 /// See the module.
@@ -103,6 +110,45 @@ impl FakeTemporal {
     /// Hides a workflow from lists, as visibility does for a moment.
     pub(crate) fn hide(&self, workflow_id: &str) {
         self.change(workflow_id, |workflow| workflow.listed = false);
+    }
+
+    /// Has lists show a workflow again.
+    pub(crate) fn show(&self, workflow_id: &str) {
+        self.change(workflow_id, |workflow| workflow.listed = true);
+    }
+
+    /// Brings a closed workflow back as another run of its chain.
+    pub(crate) fn reset(&self, mut execution: Execution) {
+        let mut state = self.state();
+        execution.run_id = new_run(&mut state);
+        insert(&mut state, execution, String::new());
+    }
+
+    /// Hides a workflow from so many lists.
+    pub(crate) fn hide_for(&self, workflow_id: &str, lists: u32) {
+        let mut state = self.state();
+        let until = state.lists + lists;
+        let workflow = state.workflows.get_mut(&id::<WorkflowId>(workflow_id));
+        workflow.expect("it runs").listed_after = until;
+    }
+
+    /// Makes a workflow somebody else's, although its parent still takes it for a child.
+    pub(crate) fn rob(&self, workflow_id: &str) {
+        self.change(workflow_id, |workflow| {
+            let execution = &mut workflow.execution;
+            execution.root = (execution.workflow_id.clone(), execution.run_id.clone());
+        });
+    }
+
+    /// Has a workflow's parent say that it is still starting it, and hides it from lists.
+    pub(crate) fn unconfirm(&self, workflow_id: &str) {
+        self.hide(workflow_id);
+        self.state().unconfirmed.insert(id(workflow_id));
+    }
+
+    /// How often workflows were listed.
+    pub(crate) fn lists(&self) -> u32 {
+        self.state().lists
     }
 
     pub(crate) fn complete(&self, workflow_id: &str) {
@@ -202,6 +248,12 @@ impl FakeTemporal {
         );
     }
 
+    fn is_frozen(&self, workflow_id: &WorkflowId) -> bool {
+        let state = self.state();
+        let workflow = state.workflows.get(workflow_id);
+        workflow.is_some_and(|workflow| workflow.mood == Mood::Frozen)
+    }
+
     fn up(&self) -> Result<MutexGuard<'_, State>, TemporalError> {
         let state = self.state();
         if state.down {
@@ -252,6 +304,7 @@ fn insert(state: &mut State, execution: Execution, request: String) {
         mood: Mood::Good,
         slots: BTreeMap::new(),
         listed: true,
+        listed_after: 0,
         selected: true,
         execution,
     };
@@ -379,13 +432,15 @@ impl Temporal for FakeTemporal {
         closed_too: bool,
         limit: usize,
     ) -> Result<Listing, TemporalError> {
-        let state = self.up()?;
+        let mut state = self.up()?;
+        state.lists += 1;
         let closed = state.closed.iter().filter(|_| closed_too);
         let executions: Vec<_> = state
             .workflows
             .values()
             .chain(closed)
-            .filter(|workflow| workflow.listed && workflow.execution.root.0 == *root)
+            .filter(|workflow| workflow.listed && workflow.listed_after < state.lists)
+            .filter(|workflow| workflow.execution.root.0 == *root)
             .map(|workflow| Execution {
                 first_run_id: None,
                 chain_started_at: None,
@@ -404,6 +459,9 @@ impl Temporal for FakeTemporal {
         run_id: &RunId,
         _: &'static str,
     ) -> Result<Value, TemporalError> {
+        if self.is_frozen(workflow_id) {
+            std::future::pending::<()>().await;
+        }
         let state = self.up()?;
         let found = state.workflows.get(workflow_id);
         let found = found.filter(|workflow| workflow.execution.run_id == *run_id);
@@ -420,11 +478,12 @@ impl Temporal for FakeTemporal {
         }
         let child = |id: &WorkflowId| {
             let child = &state.workflows[id].execution;
+            let starting = state.unconfirmed.contains(id);
             json!({
                 "workflowId": id,
-                "firstRunId": child.first_run_id,
+                "firstRunId": child.first_run_id.as_ref().filter(|_| !starting),
                 "workflowType": child.workflow_type,
-                "status": "running",
+                "status": if starting { "starting" } else { "running" },
                 "selection": "declared",
                 "delivered": {},
             })

@@ -62,9 +62,10 @@ fn tree_state(columns: &Columns<'_>) -> Result<TreeState, RowError> {
     match (columns.raw("state")?, first_run_id, stopped_at) {
         ("starting", None, None) => Ok(TreeState::Starting),
         ("bound", Some(first_run_id), None) => Ok(TreeState::Bound { first_run_id }),
-        ("stopped", first_run_id, Some(at)) => Ok(TreeState::Stopped {
+        (state @ ("stopped" | "terminated"), first_run_id, Some(at)) => Ok(TreeState::Stopped {
             first_run_id,
             at: UnixSeconds(at),
+            terminate: state == "terminated",
         }),
         _ => Err(columns.unreadable()),
     }

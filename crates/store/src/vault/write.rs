@@ -36,7 +36,10 @@ pub(super) fn tree(row: &TreeRow) -> Query {
     let (state, stopped_at) = match &tree.state {
         TreeState::Starting => ("starting", None),
         TreeState::Bound { .. } => ("bound", None),
-        TreeState::Stopped { at, .. } => ("stopped", Some(integer(at.0))),
+        TreeState::Stopped { at, terminate, .. } => {
+            let state = if *terminate { "terminated" } else { "stopped" };
+            (state, Some(integer(at.0)))
+        }
     };
     sqlx::query(
         "INSERT INTO trees (start_id, namespace, workflow_id, state, first_run_id, stopped_at,

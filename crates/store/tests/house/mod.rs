@@ -342,6 +342,7 @@ pub fn lineage(tree: &TreeId) -> Lineage {
 pub fn stopping(tree: &TreeId) -> Stopping {
     Stopping {
         tree: tree.clone(),
+        terminate: false,
         by: agent("operator"),
         note: None,
     }
