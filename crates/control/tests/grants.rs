@@ -176,6 +176,48 @@ async fn who_is_not_entitled_is_refused() {
 }
 
 #[tokio::test]
+async fn a_refusal_names_tool_slot_tree_version_and_what_to_do() {
+    let scene = Scene::set().await;
+    let admin = scene.stack.admin().await;
+    let text = async |change: fn(&mut Redeem)| {
+        let error = scene.redeem(change).await.expect_err("refused");
+        (
+            error.reason().unwrap_or_default().to_owned(),
+            error.to_string(),
+        )
+    };
+    let mut refusals = vec![
+        text(|r| r.tool = id("no.such")).await,
+        text(|r| r.api_url = Some("https://evil.example".into())).await,
+    ];
+    let withdrawn = admin
+        .withdraw_tools(&tree("train"), vec![id("acme.deploy")])
+        .await;
+    withdrawn.expect("withdrawn");
+    refusals.push(text(|_| {}).await);
+    let expected = [
+        ("unknown_tool", "tool no.such, ", "register it"),
+        ("api_url", "tool acme.deploy, ", "api_url"),
+        ("tool_not_allowed", "tool acme.deploy, ", "allow it"),
+    ];
+    for ((reason, text), (code, tool, advice)) in refusals.iter().zip(expected) {
+        assert_eq!(reason, code);
+        for said in [tool, "slot default of tree train, version 1", advice] {
+            assert!(text.contains(said), "{code}: {text}");
+        }
+        assert!(!text.contains("evil"), "{text}");
+    }
+    // A grant that is none names no tree.
+    let (reason, text) = text(|r| r.grant = "xylem1.canary".to_owned()).await;
+    assert_eq!(reason, "grant_malformed");
+    assert!(
+        text.contains("tool acme.deploy for workflow train"),
+        "{text}"
+    );
+    assert!(!text.contains("canary"), "{text}");
+}
+
+#[tokio::test]
 async fn every_decision_is_in_the_log() {
     let scene = Scene::set().await;
     scene.refused(|r| r.tool = id("no.such")).await;

@@ -273,6 +273,79 @@ async fn forced_entries(admin: &Client) -> Vec<(String, u32)> {
     said.collect()
 }
 
+/// A failure with this reason that says all of that.
+fn says<T: std::fmt::Debug>(answer: Result<T, Error>, reason: &str, parts: &[&str]) {
+    let error = answer.expect_err(reason);
+    assert_eq!(error.reason(), Some(reason), "{error}");
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "{reason}: {part}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_names_slot_tree_version_and_what_to_do() {
+    let stack = Stack::start().await;
+    let worker = stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.activity("train", "7", 1);
+    let admin = stack.admin().await;
+    let (name, slot) = (tree("train"), id("default"));
+    let place = "slot default of tree train";
+    let rolled = admin.rollback_token(&name, &slot, None).await;
+    says(rolled, "nothing_to_roll_back_to", &[place, "rotate"]);
+    let active = admin.revoke_token(revocation(1)).await;
+    let of_1 = "slot default of tree train, version 1";
+    says(active, "version_active", &[of_1, "rotate first"]);
+    let unknown = admin.revoke_token(revocation(9)).await;
+    says(
+        unknown,
+        "not_found",
+        &["slot default of tree train, version 9"],
+    );
+    let redeem = Redeem {
+        claims: stack.claims("train", "7"),
+        grant: stack.temporal.signals("train").remove(0),
+        tool: id("acme.deploy"),
+        slot: slot.clone(),
+        api_url: None,
+    };
+    let redeemed = worker.redeem(redeem).await.expect("a token");
+    stack.temporal.mood("train", Mood::Deaf);
+    let rotated = admin.rotate_token(&name, &slot, rotation(TOKEN_2)).await;
+    rotated.expect("rotated");
+    let behind = admin.revoke_token(revocation(1)).await;
+    says(
+        behind,
+        "nodes_behind",
+        &[of_1, "train (holds_older)", "wait for them"],
+    );
+    stack.temporal.hold("train", 2);
+    let in_use = admin.revoke_token(revocation(1)).await;
+    says(
+        in_use,
+        "leases_open",
+        &[of_1, "1 open leases", "wait for them"],
+    );
+    let end = xylem_client::CallEnd {
+        outcome: v1::CallOutcome::Succeeded,
+        http_status: Some(200),
+        duration: std::time::Duration::ZERO,
+    };
+    worker.release(redeemed.lease, end).await.expect("released");
+    admin.revoke_token(revocation(1)).await.expect("revoked");
+    let gone = admin
+        .rollback_token(&name, &slot, Some(xylem_ids::Version(1)))
+        .await;
+    says(gone, "version_revoked", &[place, "version 1", "rotate"]);
+    let empty = admin.reissue_token(&name, &id("github"), None).await;
+    says(
+        empty,
+        "not_found",
+        &["slot github of tree train", "set or rotate"],
+    );
+}
+
 /// What the log says about the entries of a kind.
 async fn notes(admin: &Client, action: &str) -> Vec<String> {
     let filter = v1::AuditFilter {

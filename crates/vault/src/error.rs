@@ -40,10 +40,13 @@ pub enum Refusal {
     #[error("the node is excluded from this slot: its parent has to select it again")]
     Excluded,
     /// The tool is not registered.
-    #[error("the tool is not registered in this namespace")]
+    #[error("the tool is not registered in this namespace: register it, or correct its name")]
     UnknownTool,
     /// The depositor does not let the token go there.
-    #[error("the token's audiences do not include where the tool sends it")]
+    #[error(
+        "the token's audiences do not include where the tool sends it: deposit it for that \
+         audience, or correct the tool"
+    )]
     OtherAudience,
     /// Nothing was deposited in the slot yet.
     #[error("the slot holds no token yet: set one")]
@@ -154,7 +157,7 @@ pub enum VaultError {
     #[error("version {0} is the active one: rotate first, or force it")]
     StillActive(Version),
     /// A version cannot be used because it was revoked.
-    #[error("version {0} was revoked")]
+    #[error("version {0} was revoked: name one that was not, or rotate to a new token")]
     AlreadyRevoked(Version),
     /// The numbers of a slot are used up.
     #[error("the slot has no version or serial number left")]

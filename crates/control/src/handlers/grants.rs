@@ -80,11 +80,12 @@ impl Handlers {
             let rule = "slot must be the grant's slot";
             return Err(Fault::invalid("slot", rule));
         }
+        let what = call(&claims, &tool, presented.as_ref());
         for _ in 0..TOOL_READS {
             let known = self
                 .callable(&principal, &claims, &tool, given.api_url.as_deref())
-                .await?;
-            let (known, destination) = known;
+                .await;
+            let (known, destination) = known.map_err(|fault| fault.about(&what))?;
             let timeout = Duration::from_secs(known.definition().timeout_seconds.into());
             let redemption = Redemption {
                 worker: worker(&principal),
@@ -95,7 +96,7 @@ impl Handlers {
                 lease_for: timeout + LEASE_MARGIN,
             };
             let redeemed = self.vault.redeem(redemption, &self.claims).await;
-            let redeemed = redeemed.map_err(|error| refused(error, presented.as_ref()))?;
+            let redeemed = redeemed.map_err(|error| Fault::from(error).about(&what))?;
             self.remember(&redeemed);
             if redeemed.tool_hash == known.hash().as_str() {
                 return Ok(wire_redeemed(redeemed, &known, &slot, &destination));
@@ -215,15 +216,14 @@ impl Handlers {
     }
 }
 
-/// Why nothing was redeemed, and under which grant.
-fn refused(error: VaultError, presented: Option<&VerifiedGrant>) -> Fault {
-    let fault = Fault::from(error);
-    let Some(claims) = presented.map(VerifiedGrant::claims) else {
-        return fault;
+/// What a refused redemption is about: what the node wanted to call, and under which grant.
+fn call(claims: &Claims, tool: &ToolName, presented: Option<&VerifiedGrant>) -> String {
+    let Some(grant) = presented.map(VerifiedGrant::claims) else {
+        return format!("tool {tool} for workflow {}", claims.workflow_id);
     };
-    let (slot, tree) = (&claims.slot, &claims.tree.workflow_id);
-    let version = claims.order.version;
-    fault.about(&format!("slot {slot} of tree {tree}, version {version}"))
+    let (slot, tree) = (&grant.slot, &grant.tree.workflow_id);
+    let version = grant.order.version;
+    format!("tool {tool}, slot {slot} of tree {tree}, version {version}")
 }
 
 fn wire_redeemed(

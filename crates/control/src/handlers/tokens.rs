@@ -91,7 +91,9 @@ impl Handlers {
             request,
             accept_short: given.allow_short,
         };
-        self.deposit(tree, deposit).await
+        let what = place(&tree, &deposit.slot);
+        let set = self.deposit(tree, deposit).await;
+        set.map_err(|fault| fault.about(&what))
     }
 
     async fn rotate(&self, given: v1::RotateTokenRequest) -> Result<v1::TokenChanged, Fault> {
@@ -101,8 +103,8 @@ impl Handlers {
         let lifetime = self.lifetime(given.ttl, "ttl")?;
         let request = request(&principal, &given.request_id, "")?;
         let tree = self.named_id(&given.tree).await?;
+        let what = place(&tree, &slot);
         let before = self.newest(&tree, &slot).await?.ok_or_else(|| {
-            let what = format!("slot {slot} of tree {}", tree.workflow_id);
             Fault::refused("no_token", "the slot holds no token yet: set one first").about(&what)
         })?;
         let audiences = if given.audiences.is_empty() {
@@ -120,7 +122,8 @@ impl Handlers {
             request,
             accept_short: given.allow_short,
         };
-        self.deposit(tree, deposit).await
+        let rotated = self.deposit(tree, deposit).await;
+        rotated.map_err(|fault| fault.about(&what))
     }
 
     /// The version before is superseded when this returns, whether or not the signal arrived.
@@ -141,7 +144,8 @@ impl Handlers {
         let grant = self
             .vault
             .reissue(&tree, &slot, lifetime, principal.agent())
-            .await?;
+            .await
+            .map_err(|error| reissuing(error).about(&place(&tree, &slot)))?;
         let signalled = self.announce(&tree).await;
         self.changed(&tree, &slot, grant.order().version, None, signalled)
             .await
@@ -153,16 +157,21 @@ impl Handlers {
         let request = request(&principal, &given.request_id, "")?;
         let tree = self.named_id(&given.tree).await?;
         let before = self.active(&tree, &slot).await?;
+        let what = place(&tree, &slot);
         let to = match given.version {
             Some(version) => Version(version),
-            None => self.last_superseded(&tree, &slot).await?,
+            None => {
+                let last = self.last_superseded(&tree, &slot).await;
+                last.map_err(|fault| fault.about(&what))?
+            }
         };
         let lifetime = self.settings.lifetime;
         let by = principal.agent();
         let deposited = self
             .vault
             .rollback(&tree, &slot, to, lifetime, by, &request)
-            .await?;
+            .await
+            .map_err(|error| Fault::from(error).about(&what))?;
         let signalled = !deposited.repeated && self.announce(&tree).await;
         self.changed(&tree, &slot, deposited.order.version, before, signalled)
             .await
@@ -242,9 +251,24 @@ impl Handlers {
         superseded.max().ok_or_else(|| {
             Fault::refused(
                 "nothing_to_roll_back_to",
-                "the slot has no earlier version that is not revoked",
+                "the slot has no earlier version that is not revoked: rotate to a new token",
             )
         })
+    }
+}
+
+/// What an error is about.
+fn place(tree: &TreeId, slot: &Slot) -> String {
+    format!("slot {slot} of tree {}", tree.workflow_id)
+}
+
+/// Nothing can be re-issued where nothing is active.
+fn reissuing(error: VaultError) -> Fault {
+    match error {
+        VaultError::NotFound { .. } => {
+            Fault::not_found("active version in this slot: set or rotate its token")
+        }
+        error => error.into(),
     }
 }
 
@@ -338,17 +362,29 @@ impl Handlers {
         let deadline = Instant::now() + wait.unwrap_or(Duration::from_secs(30));
         let note = convert::note(&given.reason, "reason")?;
         let tree = self.named_id(&given.tree).await?;
-        let version = self
-            .revocable(&tree, &slot, Version(given.version), given.force)
-            .await?;
-        let mut revocation = Revocation {
-            tree: tree.clone(),
-            slot: slot.clone(),
+        let version = Version(given.version);
+        let what = format!("{}, version {version}", place(&tree, &slot));
+        let revocation = Revocation {
+            tree,
+            slot,
             version,
             force: false,
             by: principal.agent().clone(),
             note,
         };
+        let revoked = self.revoke_by(revocation, given.force, deadline).await;
+        revoked.map_err(|fault| fault.about(&what))
+    }
+
+    /// Revokes at the latest when the deadline has passed, by force if that is allowed then.
+    async fn revoke_by(
+        &self,
+        mut revocation: Revocation,
+        force: bool,
+        deadline: Instant,
+    ) -> Result<v1::RevokeTokenResponse, Fault> {
+        let (tree, slot) = (revocation.tree.clone(), revocation.slot.clone());
+        self.revocable(&revocation, force).await?;
         let mut rest = FIRST_REST;
         loop {
             let (walk, _) = self.sweep_tree(&tree).await?;
@@ -359,17 +395,17 @@ impl Handlers {
                     rest = pause(rest).await;
                     continue;
                 }
-                if !given.force {
+                if !force {
                     return Err(evidence.fault(reason));
                 }
                 let nodes = evidence.stragglers.len();
                 self.note_forced(&revocation, reason, nodes).await?;
             }
-            revocation.force = given.force && over;
+            revocation.force = force && over;
             match self.vault.revoke(revocation.clone()).await {
                 Ok(revoked) => return Ok(answer_of(revoked, evidence, self.now())),
                 Err(VaultError::OpenLeases { .. }) if !over => rest = pause(rest).await,
-                Err(VaultError::StillActive(_)) if given.force && !over => {
+                Err(VaultError::StillActive(_)) if force && !over => {
                     rest = pause(rest).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -378,22 +414,21 @@ impl Handlers {
     }
 
     /// Refuses at once what no waiting changes.
-    async fn revocable(
-        &self,
-        tree: &TreeId,
-        slot: &Slot,
-        version: Version,
-        force: bool,
-    ) -> Result<Version, Fault> {
-        let versions = self.versions(tree, Some(slot)).await?;
+    async fn revocable(&self, revocation: &Revocation, force: bool) -> Result<(), Fault> {
+        let version = revocation.version;
+        let versions = self
+            .versions(&revocation.tree, Some(&revocation.slot))
+            .await?;
         let found = versions
             .iter()
             .find(|status| status.info.version == version);
-        let found = found.ok_or_else(|| Fault::not_found("version in this slot"))?;
+        let found = found.ok_or_else(|| {
+            Fault::not_found("version in this slot: name one that the token's status lists")
+        })?;
         if found.info.state == VersionState::Active && !force {
             return Err(VaultError::StillActive(version).into());
         }
-        Ok(version)
+        Ok(())
     }
 
     /// The vault's own entry says that a version was revoked by force; this one, written before,
