@@ -1,6 +1,6 @@
 //! A Temporal dev server that lives as long as its handle.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use std::{
     net::TcpListener,
     path::PathBuf,
@@ -45,6 +45,7 @@ pub struct TemporalServer {
     port: u16,
     cli: PathBuf,
     client: Client,
+    settings: Settings,
 }
 
 impl TemporalServer {
@@ -70,7 +71,30 @@ impl TemporalServer {
             port,
             cli,
             client,
+            settings: settings.clone(),
         })
+    }
+
+    /// Ends the server with SIGKILL and starts it again at the same address, on what its database
+    /// holds.
+    ///
+    /// # Errors
+    /// It keeps its database in memory, or does not answer within half a minute.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        ensure!(
+            self.settings.database.is_some(),
+            "a server without a database file forgets everything"
+        );
+        self.kill();
+        self.process = spawn(&self.cli, self.port, &self.settings)?;
+        self.client = connect(self.port).await?;
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        // Closing the guard's standard input ends the server.
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
     }
 
     /// A client of the namespace of the tests.
@@ -120,9 +144,7 @@ impl TemporalServer {
 
 impl Drop for TemporalServer {
     fn drop(&mut self) {
-        // Closing the guard's standard input ends the server.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
+        self.kill();
     }
 }
 

@@ -1,10 +1,11 @@
 //! What the design claims about the worst moments, tried on a real server: a worker that is killed
 //! in the middle of a wide forward, and a walk over nodes while they start and end children.
 
+use anyhow::bail;
 use std::{
     collections::BTreeSet,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use temporalio_client::Client;
 use temporalio_common::protos::temporal::api::{
@@ -93,6 +94,13 @@ fn signals(events: &[HistoryEvent], grant: &str) -> usize {
     events.iter().filter(is_grant).count()
 }
 
+/// When a workflow was signalled last, by the server's clock.
+fn last_signal(events: &[HistoryEvent]) -> Option<SystemTime> {
+    let mut signals = events.iter().rev();
+    let last = signals.find(|event| event.event_type() == WorkflowExecutionSignaled)?;
+    SystemTime::try_from(last.event_time?).ok()
+}
+
 fn count(events: &[EventType], of: EventType) -> usize {
     events.iter().filter(|event| **event == of).count()
 }
@@ -142,6 +150,49 @@ async fn a_worker_killed_in_the_middle_of_a_wide_forward_loses_and_repeats_nothi
     assert_eq!(count(&root, WorkflowExecutionSignaled), 1, "{root:?}");
     assert_eq!(count(&root, UpsertWorkflowSearchAttributes), 1, "{root:?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_temporal_server_killed_in_the_middle_of_a_wide_forward_loses_and_repeats_nothing()
+-> anyhow::Result<()> {
+    let place = tempfile::tempdir()?;
+    let settings = Settings {
+        database: Some(place.path().join("temporal.db")),
+        ..Settings::default()
+    };
+    let mut server = TemporalServer::start_with(&settings).await?;
+    let _worker = NodeWorker::start(&server, QUEUE, &AbsentPlane::new())?;
+    let client = server.client();
+    let tree = BareTree::start(&client, QUEUE, "ToolTree", "root", &wide()).await?;
+    tree.rotate(1).await?;
+    all_at(&tree, 1).await?;
+
+    let mut was_in_the_middle = false;
+    for version in 2..5 {
+        let before = events(&client, "root").await?.len();
+        let grant = tree.grant(version)?;
+        tree.signal("root", &grant).await?;
+        let first = leaf(0);
+        let sent = || async {
+            let events = events(&client, &first).await?;
+            Ok(signals(&events, grant.as_str()))
+        };
+        eventually("the first leaf was reached", sent, |sent| *sent == 1).await?;
+        let killed_at = SystemTime::now();
+        server.kill_and_restart().await?;
+        all_at(&tree, version).await?;
+        for index in 0..LEAVES {
+            let events = events(&client, &leaf(index)).await?;
+            assert_eq!(signals(&events, grant.as_str()), 1, "{}", leaf(index));
+            was_in_the_middle |= last_signal(&events).is_some_and(|at| at > killed_at);
+        }
+        let root = added_since(&client, "root", before).await?;
+        assert_eq!(count(&root, WorkflowExecutionSignaled), 1, "{root:?}");
+        if was_in_the_middle {
+            return Ok(());
+        }
+    }
+    bail!("every forward had ended before the server was killed");
 }
 
 /// Children that the root has named while they were starting, and all it has named.
