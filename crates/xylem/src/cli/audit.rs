@@ -177,6 +177,7 @@ fn line(entry: &v1::AuditEntry) -> String {
         ("tool", &entry.tool),
         ("lease", &entry.lease_id),
         ("reason", &entry.reason),
+        ("note", &entry.note),
     ];
     let named = named.iter().filter(|(_, value)| !value.is_empty());
     parts.extend(named.map(|(name, value)| format!("{name}={}", plain(value))));
