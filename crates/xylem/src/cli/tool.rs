@@ -21,10 +21,10 @@ pub(crate) enum Command {
     ///
     /// A definition in a file:
     ///
-    ///     {"name": "acme.build", "description": "The state of a build", "method": "GET",
-    ///      "baseUrl": "https://api.acme.example", "path": "/v1/builds/{id}", "slot": "default",
-    ///      "parametersSchema": {"type": "object", "required": ["id"],
-    ///                           "properties": {"id": {"type": "string"}}}}
+    ///   {"name": "acme.build", "description": "The state of a build", "method": "GET",
+    ///    "baseUrl": "https://api.acme.example", "path": "/v1/builds/{id}", "slot": "default",
+    ///    "parametersSchema": {"type": "object", "required": ["id"],
+    ///                         "properties": {"id": {"type": "string"}}}}
     #[command(verbatim_doc_comment, after_help = ADD_EXAMPLE)]
     Add(Add),
     /// List tools by name

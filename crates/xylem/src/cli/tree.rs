@@ -23,8 +23,8 @@ pub(crate) enum Command {
     ///
     /// The shipped workflow `ToolTree` is described by its input:
     ///
-    ///     {"steps": [{"tool": "acme.status", "parameters": {}}], "rounds": 10, "pauseMs": 500,
-    ///      "children": [{"name": "a", "node": {…}, "selection": "all"}]}
+    ///   {"steps": [{"tool": "acme.status", "parameters": {}}], "rounds": 10, "pauseMs": 500,
+    ///    "children": [{"name": "a", "node": {…}, "selection": "all"}]}
     ///
     /// Every node calls its steps one after the other, round after round, with a pause after each
     /// round, and has children of the same kind. Without `rounds` it goes on, and without `steps` it
