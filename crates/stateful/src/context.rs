@@ -77,7 +77,7 @@ pub trait StatefulContext<W> {
     /// Marks a place where the workflow may continue as new: if that is due, waits until nothing
     /// is pending and continues with `next_input`; returns at once if it is not.
     ///
-    /// ```ignore
+    /// ```text
     /// ctx.checkpoint(progress.clone()).await?;
     /// ```
     ///

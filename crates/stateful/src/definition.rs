@@ -68,7 +68,7 @@ type Register = dyn Fn(&mut WorkerOptions) -> Result<(), WorkflowRegistrationErr
 
 /// The StatefulWorkflow types of a worker.
 ///
-/// ```ignore
+/// ```text
 /// let workflows = Workflows::default().with::<Train>()?.with::<Stage>()?;
 /// workflows.install(&mut worker_options)?;
 /// ```

@@ -2,7 +2,12 @@
 //!
 //! A workflow author writes an ordinary Temporal workflow and adds one attribute:
 //!
-//! ```ignore
+//! ```
+//! use serde_json::json;
+//! use temporalio_macros::{workflow, workflow_methods};
+//! use temporalio_workflow::{WorkflowContext, WorkflowResult};
+//! use xylem_stateful::{StatefulContext, stateful};
+//!
 //! #[workflow]
 //! #[derive(Default)]
 //! pub struct Deploy;
