@@ -373,22 +373,20 @@ fn places(
     {
         return Err(Invalid::new("places", "for properties of the schema only"));
     }
-    properties
+    let places = properties
         .into_iter()
         .map(|name| {
             let named = definition.places.get(name).copied();
             place(name, named, definition.method, &in_path).map(|place| (name.to_owned(), place))
         })
-        .collect::<Result<_, _>>()
-        .and_then(|places| headers_are_free(&definition.auth, places))
+        .collect::<Result<_, _>>()?;
+    check_headers(&definition.auth, &places)?;
+    Ok(places)
 }
 
 /// Whether every parameter that goes into a header has one for itself: reserved headers and the
 /// token's are not for parameters, and names that differ in case are one header.
-fn headers_are_free(
-    auth: &Auth,
-    places: BTreeMap<String, Place>,
-) -> Result<BTreeMap<String, Place>, Invalid> {
+fn check_headers(auth: &Auth, places: &BTreeMap<String, Place>) -> Result<(), Invalid> {
     let mut taken = BTreeSet::from([match auth {
         Auth::Bearer => "authorization".to_owned(),
         Auth::Header { name } => name.to_ascii_lowercase(),
@@ -402,7 +400,7 @@ fn headers_are_free(
             ));
         }
     }
-    Ok(places)
+    Ok(())
 }
 
 fn place(

@@ -14,13 +14,15 @@ mod wait;
 )]
 mod walker;
 mod worker;
+mod working;
 
 pub use history::{added_since, events, payload_strings};
 pub use issuer::{BareTree, json_payload, query, signal, status};
 pub use plane::AbsentPlane;
 pub use secrets::Searcher;
-pub use server::{Settings, TemporalServer};
+pub use server::{Settings, TemporalServer, temporal_cli};
 pub use stack::{Called, Node, Stack, Start, Tree};
 pub use wait::{eventually, eventually_within};
 pub use walker::{Order, Orders, Walker};
 pub use worker::{NodeWorker, TestWorker, test_workflows};
+pub use working::{branch, working};

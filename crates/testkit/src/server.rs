@@ -149,7 +149,10 @@ impl Drop for TemporalServer {
 }
 
 /// The pinned CLI: `TEMPORAL_CLI`, or where `cargo xtask test` has put it.
-pub(crate) fn temporal_cli() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// It is in neither place.
+pub fn temporal_cli() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("TEMPORAL_CLI") {
         return Ok(path.into());
     }

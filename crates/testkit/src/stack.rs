@@ -601,6 +601,26 @@ impl Node<'_> {
         Ok(())
     }
 
+    /// What it tells of a slot.
+    ///
+    /// # Errors
+    /// It did not answer.
+    pub async fn slot(&self, slot: &str) -> anyhow::Result<Value> {
+        Ok(self.ask("apiToken").await?["slots"][slot].clone())
+    }
+
+    /// Takes it back to its first task with the stock CLI, without the signals since: it has
+    /// neither grant nor registry then.
+    ///
+    /// # Errors
+    /// Temporal refused.
+    pub async fn reset(&self) -> anyhow::Result<()> {
+        let reset = ["workflow", "reset", "-w", &self.id, "--reason", "test"];
+        let how = ["--type", "FirstWorkflowTask", "--reapply-exclude", "Signal"];
+        self.stack.run_cli(&[&reset[..], &how].concat()).await?;
+        Ok(())
+    }
+
     /// What the stock CLI tells about its current run.
     ///
     /// # Errors

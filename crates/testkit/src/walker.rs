@@ -89,6 +89,27 @@ pub enum Order {
     Fail,
 }
 
+impl Order {
+    /// [`Order::Grow`].
+    #[must_use]
+    pub fn grow(name: &str, orders: Vec<Self>, selection: Selection) -> Self {
+        Self::Grow {
+            name: name.to_owned(),
+            orders,
+            selection,
+        }
+    }
+
+    /// [`Order::Select`].
+    #[must_use]
+    pub fn select(name: &str, selection: Selection) -> Self {
+        Self::Select {
+            name: name.to_owned(),
+            selection,
+        }
+    }
+}
+
 fn default_slot() -> String {
     "default".to_owned()
 }

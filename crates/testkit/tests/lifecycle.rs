@@ -71,11 +71,7 @@ impl Scene {
 }
 
 fn grow(name: &str) -> Order {
-    Order::Grow {
-        name: name.to_owned(),
-        orders: Vec::new(),
-        selection: Selection::All,
-    }
+    Order::grow(name, Vec::new(), Selection::All)
 }
 
 async fn holds(tree: &BareTree, id: &str, version: u32) -> anyhow::Result<()> {

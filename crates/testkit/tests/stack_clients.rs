@@ -7,7 +7,7 @@ use std::time::Duration;
 use xylem::data::read_secret;
 use xylem_client::v1;
 use xylem_ids::{Slot, WorkflowId};
-use xylem_testkit::{Node, Stack, eventually};
+use xylem_testkit::{Stack, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -182,10 +182,6 @@ async fn signal_raw(stack: &Stack, id: &str, token: &SecretString) -> anyhow::Re
     Ok(())
 }
 
-async fn slot_state(node: &Node<'_>) -> anyhow::Result<Value> {
-    Ok(node.ask("apiToken").await?["slots"]["default"].clone())
-}
-
 #[tokio::test]
 async fn a_root_started_with_the_stock_cli_has_no_token_until_it_is_given_one() -> anyhow::Result<()>
 {
@@ -196,7 +192,7 @@ async fn a_root_started_with_the_stock_cli_has_no_token_until_it_is_given_one() 
     root.runs().await?;
     let call = root.begin("acme.status", "default").await?;
     let missing = |state: &Value| state["state"] == "missing";
-    eventually("the slot is missing", || slot_state(&root), missing).await?;
+    eventually("the slot is missing", || root.slot("default"), missing).await?;
     assert_eq!(root.ask("answers").await?, json!([]));
 
     let (id, slot): (WorkflowId, Slot) = ("stock".parse()?, "default".parse()?);
@@ -204,7 +200,7 @@ async fn a_root_started_with_the_stock_cli_has_no_token_until_it_is_given_one() 
         .control
         .allow_tools(&id, vec!["acme.status".parse()?])
         .await?;
-    assert_eq!(slot_state(&root).await?["state"], "missing");
+    assert_eq!(root.slot("default").await?["state"], "missing");
     stack
         .control
         .set_token(&id, &slot, stack.deposit("stock/default@1")?)
@@ -235,7 +231,7 @@ async fn a_raw_token_is_taken_in_where_intake_is_on_and_never_wins() -> anyhow::
         .await?;
     signal_raw(&stack, "raw", &stack.issue("raw/default@1")).await?;
     root.holds(1, PATIENCE).await?;
-    assert_eq!(slot_state(&root).await?["exposed"], json!(true));
+    assert_eq!(root.slot("default").await?["exposed"], json!(true));
     assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
     assert_eq!(tree.stats("default", 1).calls, 1);
 
@@ -256,7 +252,7 @@ async fn a_raw_token_is_taken_in_where_intake_is_on_and_never_wins() -> anyhow::
         "{versions:?}"
     );
     assert_eq!(root.call("acme.status", "default").await?.version()?, 2);
-    assert_eq!(slot_state(&root).await?["exposed"], json!(false));
+    assert_eq!(root.slot("default").await?["exposed"], json!(false));
     assert_eq!(tree.stats("default", 3).calls, 0);
     assert!(!tree.audit("exposure").await?.is_empty());
     stack.stop().await;

@@ -17,9 +17,9 @@ use xylem::{
 use xylem_client::{Client, Deposit, Error, InitialToken, StartTree, v1};
 use xylem_ids::Slot;
 use xylem_testkit::{
-    Order, Orders, TemporalServer, eventually, json_payload, query, signal, test_workflows,
+    Order, Orders, TemporalServer, branch, eventually, json_payload, query, signal, test_workflows,
+    working,
 };
-use xylem_workflows::{Branch, Step, ToolTreeInput};
 
 const QUEUE: &str = "xylem";
 
@@ -220,27 +220,6 @@ async fn revoke(control: &Client, version: u32, patience: Duration) -> Result<()
     };
     control.revoke_token(request).await?;
     Ok(())
-}
-
-/// A node that calls the external API for ever.
-fn working(children: Vec<Branch>) -> ToolTreeInput {
-    ToolTreeInput {
-        steps: vec![Step {
-            tool: "acme.status".to_owned(),
-            parameters: json!({}),
-        }],
-        pause_ms: 50,
-        children,
-        ..ToolTreeInput::default()
-    }
-}
-
-fn branch(name: &str, children: Vec<Branch>) -> Branch {
-    Branch {
-        name: name.to_owned(),
-        node: working(children),
-        selection: Default::default(),
-    }
 }
 
 #[tokio::test]

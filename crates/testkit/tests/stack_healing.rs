@@ -7,52 +7,24 @@ use std::time::Duration;
 use xylem_client::v1;
 use xylem_ids::{Slot, WorkflowId};
 use xylem_stateful::Selection;
-use xylem_testkit::{Node, Order, Stack, eventually, eventually_within};
+use xylem_testkit::{Order, Stack, eventually, eventually_within};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn grow(name: &str, orders: Vec<Order>, selection: Selection) -> Order {
-    Order::Grow {
-        name: name.to_owned(),
-        orders,
-        selection,
-    }
-}
-
-fn default_slot() -> Slot {
-    Slot::default_slot()
-}
-
-async fn slot_state(node: &Node<'_>) -> anyhow::Result<Value> {
-    Ok(node.ask("apiToken").await?["slots"]["default"].clone())
-}
 
 #[tokio::test]
 async fn a_run_that_begins_again_without_a_grant_gets_it_with_its_first_call() -> anyhow::Result<()>
 {
     let stack = Stack::start().await?;
-    let orders = vec![grow("a", Vec::new(), Selection::All)];
+    let orders = vec![Order::grow("a", Vec::new(), Selection::All)];
     let tree = stack.tree("again").walk(orders).await?;
     let (root, child) = (tree.node(""), tree.node("a"));
     child.holds(1, PATIENCE).await?;
-    let reset = [
-        "workflow",
-        "reset",
-        "-w",
-        root.id(),
-        "--type",
-        "FirstWorkflowTask",
-        "--reapply-exclude",
-        "Signal",
-        "--reason",
-        "test",
-    ];
-    stack.run_cli(&reset).await?;
-    let state = || slot_state(&root);
+    root.reset().await?;
+    let state = || root.slot("default");
     eventually("it holds nothing", state, |slot| slot["state"] == "missing").await?;
 
     assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
-    let slot = slot_state(&root).await?;
+    let slot = root.slot("default").await?;
     assert_eq!(slot["source"], "control_plane", "{slot}");
     // Its child is known again, and has what the root was given.
     tree.converged(1).await?;
@@ -63,7 +35,7 @@ async fn a_run_that_begins_again_without_a_grant_gets_it_with_its_first_call() -
 #[tokio::test]
 async fn a_child_that_comes_back_under_its_name_has_what_is_selected_now() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
-    let orders = vec![grow("a", Vec::new(), Selection::None)];
+    let orders = vec![Order::grow("a", Vec::new(), Selection::None)];
     let tree = stack.tree("names").walk(orders).await?;
     let (root, child) = (tree.node(""), tree.node("a"));
     root.holds(1, PATIENCE).await?;
@@ -72,7 +44,8 @@ async fn a_child_that_comes_back_under_its_name_has_what_is_selected_now() -> an
     let children = || root.ask("children");
     eventually("it has ended", children, |list| *list == json!([])).await?;
 
-    root.order(grow("a", Vec::new(), Selection::All)).await?;
+    root.order(Order::grow("a", Vec::new(), Selection::All))
+        .await?;
     child.holds(1, PATIENCE).await?;
     assert_eq!(child.call("acme.status", "default").await?.version()?, 1);
     stack.stop().await;
@@ -82,11 +55,11 @@ async fn a_child_that_comes_back_under_its_name_has_what_is_selected_now() -> an
 #[tokio::test]
 async fn a_node_in_transit_passes_on_what_it_may_not_redeem() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
-    let below = vec![grow("leaf", Vec::new(), Selection::All)];
-    let transit = Selection::transit([default_slot()]);
+    let below = vec![Order::grow("leaf", Vec::new(), Selection::All)];
+    let transit = Selection::transit([Slot::default_slot()]);
     let tree = stack
         .tree("relay")
-        .walk(vec![grow("middle", below, transit)])
+        .walk(vec![Order::grow("middle", below, transit)])
         .await?;
     let (root, middle, leaf) = (tree.node(""), tree.node("middle"), tree.node("middle/leaf"));
     leaf.holds(1, PATIENCE).await?;
@@ -96,11 +69,7 @@ async fn a_node_in_transit_passes_on_what_it_may_not_redeem() -> anyhow::Result<
 
     tree.rotate("default").await?;
     leaf.holds(2, PATIENCE).await?;
-    let select = Order::Select {
-        name: "middle".to_owned(),
-        selection: Selection::All,
-    };
-    root.order(select).await?;
+    root.order(Order::select("middle", Selection::All)).await?;
     let included = || tree.audit("include");
     let is_so = |entries: &Vec<v1::AuditEntry>| !entries.is_empty();
     eventually("it may redeem now", included, is_so).await?;

@@ -76,19 +76,7 @@ async fn a_node_that_does_not_answer_closes_the_gate_until_it_is_forced() -> any
     );
 
     // Brought back to before the signal, it presents what it had, and gets the newest.
-    let back = [
-        "workflow",
-        "reset",
-        "-w",
-        stuck.id(),
-        "--type",
-        "FirstWorkflowTask",
-        "--reapply-exclude",
-        "Signal",
-        "--reason",
-        "test",
-    ];
-    stack.run_cli(&back).await?;
+    stuck.reset().await?;
     tree.rotate("default").await?;
     assert_eq!(stuck.call("acme.status", "default").await?.version()?, 3);
     tree.converged(3).await?;

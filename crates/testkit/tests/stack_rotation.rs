@@ -4,32 +4,10 @@
 use serde_json::json;
 use std::time::Duration;
 use xylem_client::{Error, v1};
-use xylem_testkit::{Order, Stack, Tree, eventually};
-use xylem_workflows::{Branch, Step, ToolTreeInput};
+use xylem_testkit::{Order, Stack, Tree, branch, eventually, working};
 
 const NOW: Duration = Duration::from_secs(0);
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A node that calls the external API for ever.
-fn working(children: Vec<Branch>) -> ToolTreeInput {
-    ToolTreeInput {
-        steps: vec![Step {
-            tool: "acme.status".to_owned(),
-            parameters: json!({}),
-        }],
-        pause_ms: 100,
-        children,
-        ..ToolTreeInput::default()
-    }
-}
-
-fn branch(name: &str, children: Vec<Branch>) -> Branch {
-    Branch {
-        name: name.to_owned(),
-        node: working(children),
-        selection: Default::default(),
-    }
-}
 
 /// Waits until the API has counted so many more calls of a version.
 async fn calls(tree: &Tree<'_>, version: u32, more: u64) -> anyhow::Result<()> {

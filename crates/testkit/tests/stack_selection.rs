@@ -8,21 +8,6 @@ use xylem_testkit::{Order, Stack, Tree, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn grow(name: &str, orders: Vec<Order>, selection: Selection) -> Order {
-    Order::Grow {
-        name: name.to_owned(),
-        orders,
-        selection,
-    }
-}
-
-fn select(name: &str, selection: Selection) -> Order {
-    Order::Select {
-        name: name.to_owned(),
-        selection,
-    }
-}
-
 async fn denials(tree: &Tree<'_>, node: &str) -> anyhow::Result<Vec<String>> {
     let entries = tree.audit("redeem").await?;
     let denied = entries
@@ -36,13 +21,13 @@ async fn denials(tree: &Tree<'_>, node: &str) -> anyhow::Result<Vec<String>> {
 async fn a_child_has_what_its_parent_selects_from_the_moment_it_selects_it() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
     let orders = vec![
-        grow("open", Vec::new(), Selection::All),
-        grow(
+        Order::grow("open", Vec::new(), Selection::All),
+        Order::grow(
             "closed",
-            vec![grow("below", Vec::new(), Selection::All)],
+            vec![Order::grow("below", Vec::new(), Selection::All)],
             Selection::None,
         ),
-        grow("late", Vec::new(), Selection::None),
+        Order::grow("late", Vec::new(), Selection::None),
     ];
     let tree = stack.tree("choice").walk(orders).await?;
     let (root, open, closed) = (tree.node(""), tree.node("open"), tree.node("closed"));
@@ -68,13 +53,13 @@ async fn a_child_has_what_its_parent_selects_from_the_moment_it_selects_it() -> 
     }
 
     // Selected at run time, it has the current grant at once.
-    root.order(select("late", Selection::All)).await?;
+    root.order(Order::select("late", Selection::All)).await?;
     late.holds(1, PATIENCE).await?;
     assert_eq!(late.call("acme.status", "default").await?.version()?, 1);
     assert_eq!(open.call("acme.status", "default").await?.version()?, 1);
 
     // Deselected, it is refused although it still holds a grant.
-    root.order(select("open", Selection::None)).await?;
+    root.order(Order::select("open", Selection::None)).await?;
     let excluded = || async {
         let entries = tree.audit("exclude").await?;
         Ok(entries
@@ -105,10 +90,10 @@ async fn a_child_has_what_its_parent_selects_from_the_moment_it_selects_it() -> 
 #[tokio::test]
 async fn nodes_whose_parent_is_gone_are_swept() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
-    let leaf = |name: &str| grow(name, Vec::new(), Selection::All);
+    let leaf = |name: &str| Order::grow(name, Vec::new(), Selection::All);
     let orders = vec![
-        grow("killed", vec![leaf("x")], Selection::All),
-        grow("done", vec![leaf("y")], Selection::All),
+        Order::grow("killed", vec![leaf("x")], Selection::All),
+        Order::grow("done", vec![leaf("y")], Selection::All),
         leaf("reset"),
     ];
     let tree = stack.tree("orphans").walk(orders).await?;
@@ -139,17 +124,7 @@ async fn nodes_whose_parent_is_gone_are_swept() -> anyhow::Result<()> {
     tree.converged(2).await?;
 
     // A reset takes the node back to a history without grants; the sweep brings it to the newest.
-    let back = [
-        "workflow",
-        "reset",
-        "-w",
-        "orphans/reset",
-        "--type",
-        "FirstWorkflowTask",
-        "--reason",
-        "test",
-    ];
-    stack.run_cli(&back).await?;
+    reset.reset().await?;
     tree.rotate("default").await?;
     reset.holds(3, PATIENCE).await?;
     for node in [&x, &y, &reset] {
@@ -190,7 +165,7 @@ async fn a_node_with_an_old_grant_heals_at_its_next_call() -> anyhow::Result<()>
 #[tokio::test]
 async fn a_stopped_tree_is_over_and_its_name_gives_nothing_to_another() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
-    let leaf = |name: &str| grow(name, Vec::new(), Selection::All);
+    let leaf = |name: &str| Order::grow(name, Vec::new(), Selection::All);
     let tree = stack.tree("end").walk(vec![leaf("a"), leaf("b")]).await?;
     tree.node("b").holds(1, PATIENCE).await?;
     let grant = tree.node("").grant_in_history().await?;
@@ -248,8 +223,8 @@ async fn a_stopped_tree_is_over_and_its_name_gives_nothing_to_another() -> anyho
 async fn a_terminated_tree_is_over_for_a_reset_run_and_for_whoever_has_its_grant()
 -> anyhow::Result<()> {
     let stack = Stack::start().await?;
-    let below = vec![grow("b", Vec::new(), Selection::All)];
-    let orders = vec![grow("a", below, Selection::All)];
+    let below = vec![Order::grow("b", Vec::new(), Selection::All)];
+    let orders = vec![Order::grow("a", below, Selection::All)];
     let tree = stack.tree("gone").walk(orders).await?;
     let (root, last) = (tree.node(""), tree.node("a/b"));
     last.holds(1, PATIENCE).await?;
@@ -267,19 +242,7 @@ async fn a_terminated_tree_is_over_for_a_reset_run_and_for_whoever_has_its_grant
     }
 
     // Reset, the root runs again as what it was, and is handed its old grant.
-    let reset = [
-        "workflow",
-        "reset",
-        "-w",
-        root.id(),
-        "--type",
-        "FirstWorkflowTask",
-        "--reapply-exclude",
-        "Signal",
-        "--reason",
-        "test",
-    ];
-    stack.run_cli(&reset).await?;
+    root.reset().await?;
     root.signal("apiToken", &grant).await?;
     root.holds(1, PATIENCE).await?;
     let refused = root.call("acme.status", "default").await?;

@@ -12,7 +12,7 @@ use std::{
     fs::{self, File},
     io::ErrorKind,
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitStatus,
     sync::Mutex,
     thread,
@@ -26,7 +26,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use xylem_testkit::{Searcher, eventually};
+use xylem_testkit::{Searcher, eventually, temporal_cli};
 
 /// How long `xylem dev` may take until it is ready; a slow machine needs most of it.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -220,7 +220,7 @@ impl<'a> Dev<'a> {
     }
 
     fn spawn(place: &'a Place) -> Self {
-        let cli = temporal_cli();
+        let cli = temporal_cli().expect("a Temporal CLI");
         let arguments = [
             &["dev", "--output", "json", "--temporal-port", "0"][..],
             &["--ui-port", "0", "--port", "0"],
@@ -307,20 +307,6 @@ impl Place {
             lock.try_lock().unwrap_or_else(|_| panic!("{name} is held"));
         }
     }
-}
-
-/// The pinned CLI: `TEMPORAL_CLI`, or where `cargo xtask test` has put it.
-fn temporal_cli() -> PathBuf {
-    if let Some(path) = std::env::var_os("TEMPORAL_CLI") {
-        return path.into();
-    }
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
-    let found = fs::read_dir(tools).into_iter().flatten().flatten();
-    let found = found.map(|entry| entry.path().join("temporal"));
-    let mut found = found.filter(|path| path.is_file());
-    found
-        .next()
-        .expect("no Temporal CLI: run `cargo xtask test`, or set TEMPORAL_CLI")
 }
 
 fn nodes(view: &Value) -> &[Value] {
