@@ -77,6 +77,10 @@ pub trait StatefulContext<W> {
     /// Marks a place where the workflow may continue as new: if that is due, waits until nothing
     /// is pending and continues with `next_input`; returns at once if it is not.
     ///
+    /// A child that ends before the run does, this wait included, tells its handle in this run and
+    /// nobody in the next: wait for the handles beside the checkpoint where results matter. What
+    /// runs on is an [inherited child](StatefulContext::inherited_child) of the next run.
+    ///
     /// ```text
     /// ctx.checkpoint(progress.clone()).await?;
     /// ```
