@@ -14,10 +14,11 @@ use xylem_testkit::{
 const QUEUE: &str = "lifecycle";
 
 struct Scene {
+    // First: a worker that has lost its server takes 10 s to end.
+    _worker: NodeWorker,
     server: TemporalServer,
     client: Client,
     plane: std::sync::Arc<AbsentPlane>,
-    _worker: NodeWorker,
 }
 
 impl Scene {
