@@ -162,7 +162,7 @@ mod tests {
         let fake = Fake::default().running("quick").hanging("slow");
         let start = Instant::now();
         let due = due(&[("quick", &[0]), ("slow", &[0, 1])]);
-        let (undelivered, gone) = run(&fake, due, Duration::from_millis(200)).await;
+        let (undelivered, gone) = run(&fake, due, Duration::from_secs(1)).await;
         assert_eq!((undelivered, gone), (vec!["slow".to_owned()], vec![]));
         assert!(start.elapsed() < SIGNAL_TIMEOUT);
     }

@@ -13,11 +13,13 @@ use std::{
 use temporalio_client::{
     ActivityStartOptions, Client, NamespacedClient, WorkflowExecutionInfo, WorkflowStartOptions,
 };
-use temporalio_common::protos::temporal::api::enums::v1::EventType;
+use temporalio_common::protos::temporal::api::history::v1::{
+    HistoryEvent, history_event::Attributes,
+};
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_sdk::{
     ActivityOptions, ChildWorkflowOptions, ContinueAsNewOptions, LocalActivityOptions,
-    SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
+    SignalWorkflowOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
 };
 use xylem_activities::{
     Activities, AddressPolicy, AuditSink, Auth, Outcome, PortError, Ports, Redeem, Redeemed,
@@ -149,11 +151,12 @@ impl AuditSink for Plane {
     }
 }
 
-/// Waits for one grant, continues as new, and returns it.
+/// Waits for one grant and until it may go on, continues as new, and returns the grant.
 #[workflow]
 #[derive(Default)]
 struct Leaf {
     grants: Vec<String>,
+    may_go_on: bool,
 }
 
 #[workflow_methods]
@@ -166,7 +169,8 @@ impl Leaf {
         if let Some(grant) = earlier {
             return Ok(json!({ "grant": grant }));
         }
-        ctx.wait_condition(|leaf| !leaf.grants.is_empty()).await?;
+        ctx.wait_condition(|leaf| leaf.may_go_on && !leaf.grants.is_empty())
+            .await?;
         let grant = ctx.state(|leaf| leaf.grants.first().cloned());
         ctx.continue_as_new(grant, ContinueAsNewOptions::default())?;
         Ok(Value::Null)
@@ -175,6 +179,11 @@ impl Leaf {
     #[signal(name = "apiToken")]
     fn api_token(&mut self, _: &mut SyncWorkflowContext<Self>, grant: String) {
         self.grants.push(grant);
+    }
+
+    #[signal(name = "goOn")]
+    fn go_on(&mut self, _: &mut SyncWorkflowContext<Self>) {
+        self.may_go_on = true;
     }
 }
 
@@ -239,6 +248,9 @@ impl Parent {
             .build();
         let forwarded = ctx
             .execute_local_activity(NodeActivities::forward, forward("xylem1.grant"), local)
+            .await?;
+        // Not earlier: the second of the two signals would find another run, or none.
+        leaf.signal(Leaf::go_on, (), SignalWorkflowOptions::default())
             .await?;
         let watch = WatchChildren {
             children: vec![child.clone()],
@@ -358,13 +370,13 @@ async fn children_are_found_signalled_and_watched_across_their_runs() -> anyhow:
     assert_eq!(seen.forwarded_late.gone, [seen.child.workflow_id]);
     assert_eq!(seen.found_late, FoundChild::Closed);
     // The grant was sent twice, with one request id: once in the history of the run it reached.
-    let reached = signals(&stage.client, "leaf", seen.child.first_run_id.as_str()).await?;
+    let reached = grants(&stage.client, "leaf", seen.child.first_run_id.as_str()).await?;
     assert_eq!(reached, 1);
     Ok(())
 }
 
-/// Signals in the history of one run.
-async fn signals(client: &Client, workflow_id: &str, run_id: &str) -> anyhow::Result<usize> {
+/// Grants that were signalled, in the history of one run.
+async fn grants(client: &Client, workflow_id: &str, run_id: &str) -> anyhow::Result<usize> {
     let handle = WorkflowExecutionInfo::builder()
         .namespace(client.namespace())
         .workflow_id(workflow_id)
@@ -375,8 +387,13 @@ async fn signals(client: &Client, workflow_id: &str, run_id: &str) -> anyhow::Re
         .fetch_history(Default::default())
         .into_events()
         .await?;
-    let signalled = EventType::WorkflowExecutionSignaled as i32;
-    Ok(events.iter().filter(|e| e.event_type == signalled).count())
+    let is_grant = |event: &&HistoryEvent| match &event.attributes {
+        Some(Attributes::WorkflowExecutionSignaledEventAttributes(signal)) => {
+            signal.signal_name == "apiToken"
+        }
+        _ => false,
+    };
+    Ok(events.iter().filter(is_grant).count())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

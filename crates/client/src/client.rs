@@ -187,11 +187,11 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_says_what_to_do() {
-        // Bound and dropped: nothing listens on this port any more.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
+        // Bound and not listening: nobody else is given the port meanwhile.
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        let anywhere = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(anywhere).expect("a free port");
+        let port = socket.local_addr().expect("its address").port();
         let address = format!("http://127.0.0.1:{port}");
         let error = Client::connect(&address, &key()).await.expect_err("nobody");
         assert!(error.to_string().contains("xylem dev"), "{error}");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{API, QUEUE, Stack, TOKEN_1, TOKEN_2, deposit, id, tree};
+use common::{API, QUEUE, Stack, TOKEN_1, TOKEN_2, deposit, id, temporal::Mood, tree};
 use secrecy::{ExposeSecret, SecretString};
 use xylem_client::{ActivityClaims, Client, Definition, Error, Redeem, Redeemed, Select, v1};
 use xylem_registry::Role;
@@ -169,8 +169,10 @@ async fn who_is_not_entitled_is_refused() {
         ..v1::StopTreeRequest::default()
     };
     let before = scene.request("train");
+    // Its root has not ended yet, so the claim check confirms, from memory or anew: the vault
+    // refuses all the same.
+    temporal.mood("train", Mood::Stubborn);
     admin.stop_tree(request).await.expect("stopped");
-    // Confirmed a moment ago: the vault refuses although the claim check still remembers.
     let error = scene.worker.redeem(before).await.expect_err("stopped");
     assert_eq!(error.reason(), Some("tree_stopped"));
 }

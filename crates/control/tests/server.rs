@@ -169,6 +169,11 @@ async fn a_sweep_runs_on_temporal_and_adds_nothing_to_what_was_signalled() -> an
     let request = v1::StopTreeRequest {
         tree: "train".to_owned(),
         terminate: true,
+        // Each round asks the silent root for seconds, and the list lags.
+        wait: Some(xylem_client::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
         ..v1::StopTreeRequest::default()
     };
     let stopped = admin.stop_tree(request).await?;

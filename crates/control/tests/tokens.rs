@@ -100,12 +100,19 @@ async fn a_burst_of_rotations_is_a_few_signals_and_ends_on_the_last() {
     stack.tree("train").await;
     let admin = stack.admin().await;
     let began = std::time::Instant::now();
+    let (mut before, mut pauses) = (began, 0);
     for number in 0..30 {
+        let called = std::time::Instant::now();
         let token = format!("canary-token-number-{number:04}");
         let rotated = admin
             .rotate_token(&tree("train"), &id("default"), rotation(&token))
             .await;
         rotated.expect("rotated");
+        // On a slow machine the burst may have pauses: its deposits are no further apart than this.
+        if before.elapsed().as_millis() >= 250 {
+            pauses += 1;
+        }
+        before = called;
     }
     let view = eventually("converged on the last", async || {
         let request = v1::GetTreeRequest {
@@ -123,12 +130,13 @@ async fn a_burst_of_rotations_is_a_few_signals_and_ends_on_the_last() {
     let order = view.nodes[0].slots[0].order.expect("an order");
     assert_eq!(order.version, 31);
     let signals = stack.temporal.signals("train").len();
-    // One at the start, one at the first rotation, and then no more than one in 250 ms.
+    // One at the start, one at the first rotation and one at the end of the burst; one in 2 s while
+    // it lasts, and two at a pause of 250 ms: for what came before it and for what comes after.
     let took = began.elapsed();
-    let most = 2 + took.as_millis().div_ceil(250);
+    let most = 3 + took.as_millis() / 2_000 + 2 * pauses;
     assert!(
         signals as u128 <= most,
-        "{signals} signals for 31 versions in {took:?}"
+        "{signals} signals for 31 versions in {took:?} with {pauses} pauses"
     );
 }
 
@@ -457,7 +465,7 @@ async fn a_revocation_heals_what_a_cascade_missed() {
         .await;
     rotated.expect("rotated");
     let mut patient = revocation(1);
-    patient.wait = seconds(10);
+    patient.wait = seconds(60);
     let revoked = admin
         .revoke_token(patient)
         .await

@@ -298,9 +298,11 @@ async fn stopping_is_complete_and_nothing_is_redeemed_any_more() {
     let admin = stack.admin().await;
     let mut request = v1::StopTreeRequest {
         tree: "train".to_owned(),
+        // All of it passes. A slow machine needs a part of it for the round that asks each to end;
+        // the next one sees who has not.
         wait: Some(xylem_client::Duration {
-            seconds: 0,
-            nanos: 100_000_000,
+            seconds: 5,
+            nanos: 0,
         }),
         ..v1::StopTreeRequest::default()
     };
@@ -320,6 +322,10 @@ fn stop(terminate: bool) -> v1::StopTreeRequest {
     v1::StopTreeRequest {
         tree: "train".to_owned(),
         terminate,
+        wait: Some(xylem_client::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
         ..v1::StopTreeRequest::default()
     }
 }

@@ -460,7 +460,7 @@ impl Tree<'_> {
         let request = v1::StopTreeRequest {
             tree: self.id.to_string(),
             terminate,
-            wait: Some(wire(Duration::from_secs(20))),
+            wait: Some(wire(Duration::from_secs(60))),
             ..v1::StopTreeRequest::default()
         };
         Ok(self.stack.control.stop_tree(request).await?)

@@ -74,7 +74,7 @@ async fn a_node_that_stays_quiet_reports_what_it_rejected_last() -> anyhow::Resu
         .await?;
         let reported = || async { Ok(plane.reported().get("raw_token").copied()) };
         let all = |seen: &Option<u64>| *seen == Some(count);
-        let patience = Duration::from_secs(100);
+        let patience = Duration::from_secs(180);
         eventually_within(patience, "it is reported", reported, all).await?;
     }
     Ok(())

@@ -263,7 +263,9 @@ async fn selection_narrows_at_the_start_and_widens_while_it_runs() -> anyhow::Re
     let tree = scene.tree(vec![closed, grow("b")]).await?;
     tree.rotate(1).await?;
     holds(&tree, "root/b", 1).await?;
-    assert_eq!(tree.version("root/a").await?, None);
+    let held = || tree.version("root/a");
+    let held = eventually("root/a tells what it holds", held, |_| true).await?;
+    assert_eq!(held, None);
     let recorded = scene.plane.selects();
     assert_eq!(recorded.len(), 1, "{recorded:?}");
     assert!(recorded[0].child.as_str() == "root/a" && recorded[0].include.is_empty());
@@ -279,12 +281,16 @@ async fn selection_narrows_at_the_start_and_widens_while_it_runs() -> anyhow::Re
         selection: Selection::None,
     };
     scene.order("root", close).await?;
-    eventually(
-        "three selections recorded",
-        || async { Ok(scene.plane.selects().len()) },
-        |count| *count == 3,
-    )
+    // Recorded before the root knows: a rotation in between would still reach the child.
+    let children = || query(&scene.client, "root", "children");
+    eventually("the root has deselected it", children, |list| {
+        list.as_array().is_some_and(|list| {
+            list.iter()
+                .any(|child| child["workflowId"] == "root/a" && child["selection"] == "none")
+        })
+    })
     .await?;
+    assert_eq!(scene.plane.selects().len(), 3);
     tree.rotate(2).await?;
     holds(&tree, "root/b", 2).await?;
     assert_eq!(tree.version("root/a").await?, Some(1));

@@ -9,7 +9,7 @@ use xylem_client::v1;
 use xylem_ids::{Slot, WorkflowId};
 use xylem_testkit::{Stack, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client that knows HTTP and JSON, and nothing else of Xylem.
 struct Rest<'a> {
@@ -108,7 +108,8 @@ async fn a_tree_is_started_rotated_and_revoked_over_rest() -> anyhow::Result<()>
     let (status, refused) = refused.await?;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{refused}");
     assert!(refused.to_string().contains("version_active"), "{refused}");
-    rest.post(path, json!({ "version": 1, "wait": "30s" }))
+    // Longer than a lease that nobody released.
+    rest.post(path, json!({ "version": 1, "wait": "60s" }))
         .await?;
     let versions = rest.get("/v1/trees/rest/tokens/default").await?;
     let shown = versions.to_string();

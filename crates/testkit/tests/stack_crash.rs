@@ -27,9 +27,6 @@ const QUEUE: &str = "xylem";
 /// before it has read the request until after it has answered.
 const MOMENTS: [u64; 6] = [0, 3, 6, 12, 25, 100];
 
-/// The lease of a call lasts this and 15 s more, if nobody releases it.
-const TOOL_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The control plane's process. Dropping it kills it.
 struct Server(Child);
 
@@ -51,8 +48,9 @@ struct Scene {
 }
 
 impl Scene {
-    /// An installation with a worker and the tool `acme.status`.
-    async fn new() -> anyhow::Result<(Self, Server, Client)> {
+    /// An installation with a worker and the tool `acme.status`. The lease of a call lasts the
+    /// tool's timeout and 15 s more, if nobody releases it.
+    async fn new(tool_timeout: Duration) -> anyhow::Result<(Self, Server, Client)> {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let place = tempfile::tempdir()?;
         let data = DataDir::at(place.path().join("data"));
@@ -70,7 +68,7 @@ impl Scene {
             method: "GET".to_owned(),
             base_url: scene.acme.url(),
             path: "/v1/status".to_owned(),
-            timeout: Some(seconds(TOOL_TIMEOUT)),
+            timeout: Some(seconds(tool_timeout)),
             ..v1::Tool::default()
         };
         control.register_tool(tool).await?;
@@ -224,7 +222,8 @@ async fn revoke(control: &Client, version: u32, patience: Duration) -> Result<()
 
 #[tokio::test]
 async fn a_control_plane_killed_in_the_middle_of_rotations_loses_nothing() -> anyhow::Result<()> {
-    let (scene, mut server, mut control) = Scene::new().await?;
+    let timeout = Duration::from_secs(5);
+    let (scene, mut server, mut control) = Scene::new(timeout).await?;
     let below = vec![branch("b", Vec::new())];
     let input = working(vec![branch("a", below), branch("c", Vec::new())]);
     scene.start(&control, "ToolTree", &input).await?;
@@ -293,7 +292,9 @@ async fn a_control_plane_killed_in_the_middle_of_rotations_loses_nothing() -> an
 #[tokio::test]
 async fn a_lease_that_could_not_be_released_does_not_block_a_revoke_for_ever() -> anyhow::Result<()>
 {
-    let (scene, server, control) = Scene::new().await?;
+    // The lease has to be open still when the control plane is back and the root has rotated.
+    let timeout = Duration::from_secs(30);
+    let (scene, server, control) = Scene::new(timeout).await?;
     scene.start(&control, "Walker", &Orders::default()).await?;
     let slow = acme_api::Behaviour::Slow { ms: 2_000 };
     scene.acme.behave_times(None, slow, 1);

@@ -10,7 +10,8 @@ use xylem_testkit::{
     Searcher, Stack, events, eventually, eventually_within, json_payload, query, signal,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Beyond the minute between two reports of rejected signals, and what a node waits in an outage.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Fails where one of the secrets is anywhere but in the signals of this workflow, which the
 /// server keeps in its own database.
@@ -105,7 +106,8 @@ async fn malformed_signals_and_queries_are_quoted_nowhere() -> anyhow::Result<()
     }
 
     let audited = || tree.audit("signals_rejected");
-    eventually("it is audited", audited, |entries| !entries.is_empty()).await?;
+    let some = |entries: &Vec<_>| !entries.is_empty();
+    eventually_within(PATIENCE, "it is audited", audited, some).await?;
     assert_eq!(root.call("acme.status", "default").await?.version()?, 1);
     only_in_signals(&stack, root.id(), &[secret.to_owned()]).await?;
     stack.stop().await;
@@ -118,11 +120,19 @@ async fn a_raw_token_that_is_taken_in_stays_in_its_signal() -> anyhow::Result<()
     let tree = stack.tree("intake").intake(true).walk(Vec::new()).await?;
     let root = tree.node("");
     root.holds(1, PATIENCE).await?;
+    let before = events(&stack.temporal, root.id()).await?.len();
     let raw = stack.issue("intake/default@2");
     root.signal("apiToken", &raw.expose_secret()).await?;
     let versions = || tree.status("default");
     let taken = |versions: &Vec<_>| versions.len() == 2;
     eventually_within(PATIENCE, "it is taken in", versions, taken).await?;
+    // What the node writes down about it is searched too.
+    let marked = || async {
+        let events = events(&stack.temporal, root.id()).await?;
+        let mut since = events.iter().skip(before);
+        Ok(since.any(|event| event.event_type() == EventType::MarkerRecorded))
+    };
+    eventually("its marker is in the history", marked, |marked| *marked).await?;
     only_in_signals(&stack, root.id(), &[raw.expose_secret().to_owned()]).await?;
     stack.stop().await;
     Ok(())

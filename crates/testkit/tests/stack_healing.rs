@@ -9,12 +9,15 @@ use xylem_ids::{Slot, WorkflowId};
 use xylem_stateful::Selection;
 use xylem_testkit::{Order, Stack, eventually, eventually_within};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_run_that_begins_again_without_a_grant_gets_it_with_its_first_call() -> anyhow::Result<()>
 {
     let stack = Stack::start().await?;
+    // The sweep comes every minute, and would hand the grant over before the run asks for it.
+    let pause = ["schedule", "toggle", "-s", "xylem-sweep", "--pause"];
+    eventually("the sweep is paused", || stack.run_cli(&pause), |_| true).await?;
     let orders = vec![Order::grow("a", Vec::new(), Selection::All)];
     let tree = stack.tree("again").walk(orders).await?;
     let (root, child) = (tree.node(""), tree.node("a"));
@@ -81,12 +84,27 @@ async fn a_node_in_transit_passes_on_what_it_may_not_redeem() -> anyhow::Result<
 #[tokio::test]
 async fn a_cancelled_call_gives_its_lease_back_at_once() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
-    let tree = stack.tree("slow").walk(Vec::new()).await?;
+    // A call learns with a heartbeat that it is cancelled, and those may be 16 s apart: the usual
+    // tool's 30 s would be over before that on a slow machine.
+    let patient = v1::Tool {
+        name: "acme.patient".to_owned(),
+        method: "GET".to_owned(),
+        base_url: stack.acme.url(),
+        path: "/v1/status".to_owned(),
+        timeout: Some(xylem_client::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
+        ..v1::Tool::default()
+    };
+    stack.control.register_tool(patient).await?;
+    let tree = stack.tree("slow").tools(&["acme.patient"]);
+    let tree = tree.walk(Vec::new()).await?;
     let root = tree.node("");
     root.holds(1, PATIENCE).await?;
     let slow = acme_api::Behaviour::Slow { ms: 50_000 };
     stack.acme.behave(None, slow);
-    root.begin("acme.status", "default").await?;
+    root.begin("acme.patient", "default").await?;
     let leases = || tree.status("default");
     let open = |versions: &Vec<v1::TokenVersion>| versions[0].open_leases == 1;
     eventually("the call is under way", leases, open).await?;
@@ -94,7 +112,7 @@ async fn a_cancelled_call_gives_its_lease_back_at_once() -> anyhow::Result<()> {
         .run_cli(&["workflow", "cancel", "-w", root.id()])
         .await?;
     let over = |versions: &Vec<v1::TokenVersion>| versions[0].open_leases == 0;
-    eventually_within(Duration::from_secs(25), "the lease is over", leases, over).await?;
+    eventually_within(Duration::from_secs(40), "the lease is over", leases, over).await?;
     let outcomes = tree.audit("outcome").await?;
     let reasons: Vec<_> = outcomes.iter().map(|entry| &*entry.reason).collect();
     assert_eq!(reasons, ["cancelled"]);
@@ -137,9 +155,17 @@ async fn a_stock_root_that_continued_as_new_still_takes_raw_tokens_in() -> anyho
         "--input",
         r#"{"orders":["continue"]}"#,
     ];
-    stack.run_cli(&start).await?;
+    let first = stack.run_cli(&start).await?;
     let tree = stack.running_tree("stock")?;
     let root = tree.node("");
+    // The CLI has told the id of the first run.
+    let has_continued = |described: &Value| {
+        let run_id = &described["workflowExecutionInfo"]["execution"]["runId"];
+        run_id
+            .as_str()
+            .is_some_and(|run_id| !first.contains(run_id))
+    };
+    eventually("it continues as new", || root.describe(), has_continued).await?;
     root.runs().await?;
     let id: WorkflowId = "stock".parse()?;
     let tool = "acme.status".parse()?;

@@ -12,10 +12,15 @@ use xylem::{
 };
 use xylem_client::{Deposit, InitialToken, StartTree, v1};
 use xylem_testkit::{
-    Order, Orders, TemporalServer, eventually, json_payload, query, signal, test_workflows,
+    Order, Orders, TemporalServer, eventually, eventually_within, json_payload, query, signal,
+    test_workflows,
 };
 
 const QUEUE: &str = "xylem";
+
+/// Beyond the half minute between two attempts of a call, and the minute between two sweeps, which
+/// bring what a rotation that was cut short did not.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Temporal, a worker, and a control plane that can be stopped and started again on its data.
 struct Scene {
@@ -61,7 +66,7 @@ impl Scene {
 
     /// Starts the control plane again, as soon as its port is free.
     async fn restart(&self) -> anyhow::Result<Server> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             match Server::start(self.config.clone()).await {
                 Ok(server) => return Ok(server),
@@ -101,7 +106,8 @@ impl Scene {
             Ok(answers.as_array().cloned().unwrap_or_default())
         };
         let what = format!("{calls} calls are answered");
-        eventually(&what, answers, |answers| answers.len() >= calls).await
+        let all = |answers: &Vec<_>| answers.len() >= calls;
+        eventually_within(PATIENCE, &what, answers, all).await
     }
 
     /// Waits until the pending call has been tried so often.
@@ -190,7 +196,8 @@ async fn calls_wait_for_the_control_plane_and_no_rotation_is_lost() -> anyhow::R
             let status = query(&scene.client, id, "apiToken").await?;
             Ok(status["slots"]["default"]["version"].clone())
         };
-        eventually("it holds version 2", held, |version| *version == json!(2)).await?;
+        let is_newest = |version: &Value| *version == json!(2);
+        eventually_within(PATIENCE, "it holds version 2", held, is_newest).await?;
     }
     scene.call().await?;
     let answers = scene.answered(3).await?;

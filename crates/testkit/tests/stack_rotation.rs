@@ -7,7 +7,10 @@ use xylem_client::{Error, v1};
 use xylem_testkit::{Order, Stack, Tree, branch, eventually, working};
 
 const NOW: Duration = Duration::from_secs(0);
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than a lease that nobody released: it lasts 15 s more than the tool's 30 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The nodes of the tree `train`.
+const TRAIN: [&str; 3] = ["train", "train/a", "train/a/b"];
 
 /// Waits until the API has counted so many more calls of a version.
 async fn calls(tree: &Tree<'_>, version: u32, more: u64) -> anyhow::Result<()> {
@@ -15,6 +18,29 @@ async fn calls(tree: &Tree<'_>, version: u32, more: u64) -> anyhow::Result<()> {
     let what = format!("{more} more calls under version {version}");
     let count = || async { Ok(tree.stats("default", version).calls) };
     eventually(&what, count, |count| *count >= before + more).await?;
+    Ok(())
+}
+
+/// How the calls of a node ended, as the audit log tells.
+async fn outcomes(stack: &Stack, node: &str) -> anyhow::Result<Vec<v1::AuditEntry>> {
+    let filter = v1::AuditFilter {
+        workflow_id: node.to_owned(),
+        action: "outcome".to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    stack.audit(filter).await
+}
+
+/// Waits until every node has called under a version: many calls may all be one node's.
+async fn all_have_called(stack: &Stack, version: u32) -> anyhow::Result<()> {
+    for node in TRAIN {
+        let what = format!("{node} has called under version {version}");
+        let is_so = |outcomes: &Vec<v1::AuditEntry>| {
+            let mut orders = outcomes.iter().filter_map(|entry| entry.order.as_ref());
+            orders.any(|order| order.version == version)
+        };
+        eventually(&what, || outcomes(stack, node), is_so).await?;
+    }
     Ok(())
 }
 
@@ -34,6 +60,7 @@ async fn a_rotated_token_reaches_a_working_tree_and_the_old_one_is_revoked() -> 
     let input = working(vec![branch("a", vec![branch("b", Vec::new())])]);
     let tree = stack.tree("train").start("ToolTree", &input).await?;
     calls(&tree, 1, 6).await?;
+    all_have_called(&stack, 1).await?;
     assert_eq!(
         reason(tree.revoke("default", 1, NOW).await),
         "version_active"
@@ -51,17 +78,13 @@ async fn a_rotated_token_reaches_a_working_tree_and_the_old_one_is_revoked() -> 
     let under_v1 = tree.stats("default", 1).calls;
     assert!(stack.acme.revoke(&tree.label("default", 1)));
     calls(&tree, 2, 12).await?;
+    all_have_called(&stack, 2).await?;
 
     assert_eq!(tree.stats("default", 1).calls, under_v1);
     let refusals: u64 = stack.acme.stats().iter().map(|stats| stats.refusals).sum();
     assert_eq!(refusals, 0, "{:?}", stack.acme.stats());
-    for id in ["train", "train/a", "train/a/b"] {
-        let filter = v1::AuditFilter {
-            workflow_id: id.to_owned(),
-            action: "outcome".to_owned(),
-            ..v1::AuditFilter::default()
-        };
-        let outcomes = stack.audit(filter).await?;
+    for id in TRAIN {
+        let outcomes = outcomes(&stack, id).await?;
         let under = |version| {
             let orders = outcomes.iter().filter_map(|entry| entry.order.as_ref());
             orders.filter(|order| order.version == version).count()
@@ -92,7 +115,8 @@ async fn a_rotated_token_reaches_a_working_tree_and_the_old_one_is_revoked() -> 
 async fn a_version_whose_lease_is_open_is_not_revoked() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
     let tree = stack.tree("slow").walk(Vec::new()).await?;
-    let slow = acme_api::Behaviour::Slow { ms: 6_000 };
+    // The call outlasts the rotation on a slow machine too, and ends within its tool's 30 s.
+    let slow = acme_api::Behaviour::Slow { ms: 20_000 };
     stack.acme.behave_times(None, slow, 1);
     let root = tree.node("");
     let call = root.begin("acme.status", "default").await?;
@@ -148,7 +172,8 @@ async fn slots_are_rotated_apart_and_the_newest_wins() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_reissue_keeps_a_tree_alive_without_a_rotation() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
-    let ttl = Duration::from_secs(10);
+    // Long enough for the first call and the reissue on a slow machine.
+    let ttl = Duration::from_secs(30);
     let tree = stack.tree("brief").ttl(ttl).walk(Vec::new()).await?;
     let root = tree.node("");
     assert_eq!(root.call("acme.status", "default").await?.version()?, 1);

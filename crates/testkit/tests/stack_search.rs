@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use std::{fs::OpenOptions, io::Write, time::Duration};
 use uuid::Uuid;
 use xylem_client::v1;
-use xylem_testkit::Stack;
+use xylem_testkit::{Stack, eventually};
 
 /// One of its own for every place: even a half of one is found.
 fn canary(place: &str) -> String {
@@ -17,7 +17,7 @@ async fn a_canary_is_found_wherever_it_is_planted() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
     let tree = stack.tree("mine").walk(Vec::new()).await?;
     let root = tree.node("");
-    root.holds(1, Duration::from_secs(30)).await?;
+    root.holds(1, Duration::from_secs(120)).await?;
 
     root.signal("nobodyHandlesThis", &canary("signal")).await?;
     let memo = format!("note=\"{}\"", canary("memo"));
@@ -50,6 +50,14 @@ async fn a_canary_is_found_wherever_it_is_planted() -> anyhow::Result<()> {
         canary("file")
     )?;
     tracing::info!("a careless line: {}", canary("line"));
+
+    // The search goes through the runs that Temporal lists, and its list is behind.
+    let of_both = "WorkflowId='mine' OR WorkflowId='noted'";
+    let listed = || async {
+        let counted = stack.temporal.count_workflows(of_both, Default::default());
+        Ok(counted.await?.count())
+    };
+    eventually("both are listed", listed, |count| *count == 2).await?;
 
     for (planted, places) in [
         ("signal", ["history of mine ", "temporal.db"].as_slice()),

@@ -318,9 +318,11 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_unreachable() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("its address").to_string();
-        drop(listener);
+        // Bound and not listening: nobody else is given the port meanwhile.
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        let anywhere = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(anywhere).expect("a port");
+        let address = socket.local_addr().expect("its address").to_string();
         let error = TemporalOptions::at(&address, "default").connect().await;
         let error = error.expect_err("nobody listens");
         assert!(

@@ -281,20 +281,23 @@ mod tests {
     use super::*;
     use crate::temporal::TemporalOptions;
     use secrecy::SecretString;
+    use tokio::net::TcpSocket;
 
-    fn unused_port() -> u16 {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("its address").port()
-    }
-
-    fn control_plane_that_is_not_there() -> Client {
-        let address = format!("http://127.0.0.1:{}", unused_port());
-        Client::connect_lazy(&address, &SecretString::from("xyk_test")).expect("well formed")
+    /// Where nobody listens: nobody else is given the port as long as the socket lives.
+    fn unused_port() -> (TcpSocket, u16) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let anywhere = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(anywhere).expect("a port");
+        let port = socket.local_addr().expect("its address").port();
+        (socket, port)
     }
 
     #[tokio::test]
     async fn a_worker_that_waits_for_the_control_plane_can_be_stopped() {
-        let control = control_plane_that_is_not_there();
+        let (_nobody, port) = unused_port();
+        let address = format!("http://127.0.0.1:{port}");
+        let control = Client::connect_lazy(&address, &SecretString::from("xyk_test"));
+        let control = control.expect("well formed");
         let queue = "xylem".parse().expect("a queue");
         let shutdown = CancellationToken::new();
         let workflows = Workflows::default();
@@ -308,7 +311,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_temporal_a_worker_says_so() {
-        let temporal = TemporalOptions::at(format!("127.0.0.1:{}", unused_port()), "default");
+        let (_nobody, port) = unused_port();
+        let temporal = TemporalOptions::at(format!("127.0.0.1:{port}"), "default");
         let queue = "xylem".parse().expect("a queue");
         let key = SecretString::from("xyk_test");
         let config = WorkerConfig::new(temporal, queue, "http://127.0.0.1:9", key);

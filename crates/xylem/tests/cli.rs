@@ -5,8 +5,8 @@ mod support {
     pub(crate) mod plane;
 }
 
-use std::net::TcpListener;
 use support::{command::Xylem, plane::ControlPlane};
+use tokio::net::TcpSocket;
 use tonic::Code;
 
 const TOKEN: &str = "tok-canary-0123456789";
@@ -41,9 +41,11 @@ async fn every_refusal_has_its_exit_status() {
 
 #[tokio::test]
 async fn nobody_there_is_unavailable() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("its address").port();
-    drop(listener);
+    // Bound and not listening: nobody else is given the port meanwhile.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let anywhere = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(anywhere).expect("a port");
+    let port = socket.local_addr().expect("its address").port();
     let xylem = at(&format!("http://127.0.0.1:{port}"));
     let ran = xylem.run(&["token", "status", "train-1"]).await;
     assert_eq!(ran.status, 5);
@@ -120,9 +122,10 @@ async fn a_token_is_read_from_every_source_and_shown_nowhere() {
 async fn a_cascade_that_does_not_end_is_reported_with_its_stragglers() {
     let server = ControlPlane::rotating().await;
     let arguments = ["token", "rotate", "train-1", "--token-stdin", "--wait"];
+    // All of it passes, and the tree must have been walked once by then.
     let xylem = at(&server.address).standard_input(TOKEN);
     let ran = xylem
-        .run(&[&arguments[..], &["--timeout", "1s"]].concat())
+        .run(&[&arguments[..], &["--timeout", "5s"]].concat())
         .await;
     assert_eq!(ran.status, 1, "{}", ran.err);
     assert!(ran.out.contains("stage-1  1        asleep"), "{}", ran.out);
@@ -130,7 +133,7 @@ async fn a_cascade_that_does_not_end_is_reported_with_its_stragglers() {
 
     let xylem = at(&server.address).standard_input(TOKEN);
     let ran = xylem
-        .run(&[&arguments[..], &["--timeout", "1s", "--output", "json"]].concat())
+        .run(&[&arguments[..], &["--timeout", "5s", "--output", "json"]].concat())
         .await;
     assert_eq!(ran.status, 1);
     let answer: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON alone");

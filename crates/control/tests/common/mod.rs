@@ -293,13 +293,13 @@ pub(crate) fn deposit(token: &str) -> Deposit {
     }
 }
 
-/// Waits until a condition holds, and says what was seen where it does not within 10 s.
+/// Waits until a condition holds, and says what was seen where it does not within a minute.
 pub(crate) async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,
 {
     let mut seen = String::new();
-    for _ in 0..200 {
+    for _ in 0..1_200 {
         match look().await {
             Ok(value) => return value,
             Err(now) => seen = now,

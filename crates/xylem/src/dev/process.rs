@@ -315,12 +315,15 @@ fn other(verb: &'static str, path: &Path, source: io::Error) -> StartFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
+    /// Another process writes it: what a test beside starts while this process has it open inherits
+    /// it for a moment, and what is open for writing cannot be run.
     fn script(directory: &Path, text: &str) -> PathBuf {
         let path = directory.join("temporal");
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("changed");
+        let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#;
+        let mut shell = Command::new("sh");
+        let written = shell.args(["-c", write]).arg(&path).arg(text).status();
+        assert!(written.expect("a shell").success());
         path
     }
 
