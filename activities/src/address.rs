@@ -30,7 +30,7 @@ pub enum AddressRefused {
     /// Loopback, outside development.
     #[error("the host is a loopback address, which is allowed in development only")]
     Loopback,
-    /// Private, link-local, shared, multicast, reserved, or another address in disguise.
+    /// Private, shared, multicast, reserved, or another address in disguise.
     #[error(
         "the host is not a public address; an administrator can allow its range in the worker's \
          configuration"
@@ -47,21 +47,6 @@ pub enum AddressRefused {
     NoHost,
 }
 
-const METADATA_V4: [Ipv4Addr; 6] = [
-    Ipv4Addr::new(169, 254, 169, 254), // AWS, Google Cloud, Azure, OpenStack and others
-    Ipv4Addr::new(169, 254, 170, 2),   // AWS container credentials
-    Ipv4Addr::new(169, 254, 170, 23),  // AWS pod identity
-    Ipv4Addr::new(100, 100, 100, 200), // Alibaba Cloud
-    Ipv4Addr::new(168, 63, 129, 16),   // Azure platform
-    Ipv4Addr::new(192, 0, 0, 192),     // Oracle Cloud
-];
-
-const METADATA_V6: [Ipv6Addr; 3] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), // AWS
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),  // AWS pod identity
-    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),  // Google Cloud
-];
-
 const fn v4(a: u8, b: u8, c: u8, d: u8, bits: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits)
 }
@@ -69,6 +54,22 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, bits: u8) -> Ipv4Net {
 const fn v6(a: u16, b: u16, c: u16, bits: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), bits)
 }
+
+/// Where clouds hand out credentials. Providers use several link-local addresses, and nothing that
+/// a token is for is at one: all of them are refused.
+const METADATA_V4: [Ipv4Net; 4] = [
+    v4(169, 254, 0, 0, 16), // AWS, Google Cloud, Azure, OpenStack, Scaleway, Tencent and others
+    v4(100, 100, 100, 200, 32), // Alibaba Cloud
+    v4(168, 63, 129, 16, 32), // Azure platform
+    v4(192, 0, 0, 192, 32), // Oracle Cloud
+];
+
+/// The same for IPv6.
+const METADATA_V6: [Ipv6Net; 3] = [
+    v6(0xfe80, 0, 0, 10),     // OpenStack
+    v6(0xfd00, 0xec2, 0, 48), // AWS
+    v6(0xfd20, 0xce, 0, 48),  // Google Cloud
+];
 
 /// IPv4 ranges that are not globally reachable (IANA special-purpose registry), and multicast.
 const NOT_PUBLIC_V4: [Ipv4Net; 14] = [
@@ -171,8 +172,8 @@ impl AddressPolicy {
 
 fn is_metadata(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => METADATA_V4.contains(&address),
-        IpAddr::V6(address) => METADATA_V6.contains(&address),
+        IpAddr::V4(address) => METADATA_V4.iter().any(|net| net.contains(&address)),
+        IpAddr::V6(address) => METADATA_V6.iter().any(|net| net.contains(&address)),
     }
 }
 
@@ -393,16 +394,22 @@ mod tests {
                 "::/0".parse().expect("v6"),
             ],
         };
-        for address in METADATA_V4
-            .map(IpAddr::from)
-            .into_iter()
-            .chain(METADATA_V6.map(IpAddr::from))
-        {
-            assert_eq!(
-                policy.check(address),
-                Err(AddressRefused::Metadata),
-                "{address}"
-            );
+        for address in [
+            "169.254.169.254",
+            "169.254.170.2",
+            "169.254.170.23",
+            "169.254.42.42",
+            "169.254.0.23",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "fe80::a9fe:a9fe",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+        ] {
+            let refused = Err(AddressRefused::Metadata);
+            assert_eq!(check(&policy, address), refused, "{address}");
         }
         assert_eq!(check(&policy, "10.0.0.1"), Ok(()));
         assert_eq!(check(&policy, "127.0.0.1"), Ok(()));
