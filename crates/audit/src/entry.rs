@@ -321,7 +321,7 @@ impl Entry {
 /// An entry in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its place: ids grow.
+    /// Its place in the log as text: 1 for the first entry, and no number is left out.
     pub id: AuditId,
     /// What it says.
     pub entry: Entry,

@@ -2,7 +2,15 @@
 //!
 //! A decision and its outcome are two entries that share a lease id. Entries carry ids, codes and
 //! fingerprints; no field takes free text that a secret could hide in, except the printable ids
-//! Temporal itself allows and the [`Note`] of whoever operates a tree. Storage is declared here as [`Log`] and implemented in `store`.
+//! Temporal itself allows and the [`Note`] of whoever operates a tree.
+//!
+//! The log is a chain: [`Scribe`] turns entries into lines, each of which seals everything before
+//! it, and takes signed checkpoints; [`Verifier`] names the first thing that is not as it was
+//! written. Both are pure. Storage is declared here as [`Log`] and implemented in `store`.
+//!
+//! What cannot be noticed without a copy of a checkpoint elsewhere: that the end of the log since
+//! the last checkpoint is cut off together with its head, and that database and checkpoint file go
+//! back to an older state together.
 #![cfg_attr(
     not(test),
     deny(
@@ -13,10 +21,24 @@
     )
 )]
 
+mod body;
+mod chain;
+mod checkpoint;
 mod entry;
 mod log;
 mod tally;
+#[cfg(test)]
+mod testing;
+mod verify;
 
+pub use chain::{
+    CHECKPOINT_AFTER, CHECKPOINT_ENTRIES, ChainError, ChainId, Hash, Head, Index, Keys, Line, Mac,
+    Scribe, Written,
+};
+pub use checkpoint::{Checkpoint, CheckpointPublicKey, new_checkpoint_key};
 pub use entry::{Activity, Entry, Kind, NodeRun, Note, Reason, Record, Verdict};
-pub use log::{Filter, Log, LogError, MAX_PAGE, Page, PageToken};
+pub use log::{
+    Filter, Log, LogError, MAX_PAGE, Page, PageToken, Progress, Standing, Verified, Watcher,
+};
 pub use tally::{Source, Tally};
+pub use verify::{Extent, Finding, Intact, Verifier};

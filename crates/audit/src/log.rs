@@ -1,13 +1,13 @@
 //! Appending and listing.
 
-use crate::{Entry, Kind, Record, Verdict};
+use crate::{ChainError, Entry, Finding, Intact, Kind, Record, Verdict};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use std::{fmt, str::FromStr, time::SystemTime};
-use xylem_ids::{AgentId, AuditId, Namespace, Slot, ToolName, TreeId, WorkflowId};
+use std::{fmt, io, ops::ControlFlow, str::FromStr, sync::Arc, time::SystemTime};
+use xylem_ids::{AgentId, Namespace, Slot, ToolName, TreeId, WorkflowId};
 
 /// The most records a page holds; larger requests are cut to it.
-pub const MAX_PAGE: u32 = 500;
+pub const MAX_PAGE: u32 = 1_000;
 
 /// Why the log did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -15,14 +15,24 @@ pub enum LogError {
     /// The storage did not answer; the call may be tried again.
     #[error("the audit log is not available: try again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A stored entry cannot be read.
-    #[error("audit entry {id} cannot be read: its {field} is not what was written")]
-    Unreadable {
-        /// Which entry.
-        id: AuditId,
-        /// Which field.
-        field: &'static str,
-    },
+    /// Something that is stored is not what was written.
+    #[error(
+        "the audit log is not what was written, {0}: look who can write to its database, keep what \
+         is there, and restore it from a backup"
+    )]
+    Tampered(Finding),
+    /// An entry could not be chained.
+    #[error("the audit entry could not be chained")]
+    Chain(#[from] ChainError),
+    /// Checkpoints could not be written outside the database for longer than is allowed.
+    #[error(
+        "the audit log's checkpoints cannot be written to their file: make room there, or correct \
+         its permissions"
+    )]
+    CheckpointFile(#[source] Arc<io::Error>),
+    /// The log has no keys yet.
+    #[error("the audit log is not open")]
+    NotOpen,
     /// The page token was not made by this log.
     #[error("the page token is not valid: begin again without one")]
     PageToken,
@@ -132,6 +142,54 @@ pub trait Log: Send + Sync {
     /// # Errors
     /// The storage did not answer.
     async fn end(&self) -> Result<PageToken, LogError>;
+
+    /// How the log stands: cheap enough to be asked by a readiness check.
+    ///
+    /// # Errors
+    /// The storage did not answer, or the log takes no entries: its head is not what was written,
+    /// or its checkpoints cannot be written outside the database.
+    async fn standing(&self) -> Result<Standing, LogError>;
+
+    /// Reads the whole log and checks every entry, every checkpoint and the end. `progress` hears
+    /// from time to time how far it is, and may end it.
+    ///
+    /// # Errors
+    /// The storage did not answer. That something was edited is no error but a [`Verified`].
+    async fn verify(&self, progress: &mut Watcher<'_>) -> Result<Verified, LogError>;
+}
+
+/// Hears how far a verification is; [`ControlFlow::Break`] ends it.
+pub type Watcher<'a> = dyn FnMut(Progress) -> ControlFlow<()> + Send + 'a;
+
+/// How far a verification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries that were checked.
+    pub checked: u64,
+    /// Entries there are.
+    pub of: u64,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verified {
+    /// Everything is as it was written.
+    Intact(Intact),
+    /// The first thing that is not.
+    Broken(Finding),
+    /// It was ended by whoever heard of its progress.
+    Stopped,
+}
+
+/// How the log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// How many entries it has.
+    pub entries: u64,
+    /// The entry that the last checkpoint was taken at; 0 before the first.
+    pub checkpoint: u64,
+    /// When that was; when the log was begun before the first.
+    pub checkpoint_at: SystemTime,
 }
 
 #[cfg(test)]

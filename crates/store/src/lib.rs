@@ -11,4 +11,5 @@ mod row;
 mod sqlite;
 mod vault;
 
+pub use audit::OpenLogError;
 pub use sqlite::{OpenError, SqliteStore};

@@ -1,11 +1,18 @@
 //! Opening the database.
 
+use crate::audit::Book;
 use sqlx::{
     SqlitePool,
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use std::{fmt, fs, io, path::Path, time::Duration};
+use std::{
+    fmt, fs, io,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use xylem_audit::LogError;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -29,11 +36,13 @@ pub enum OpenError {
     Schema(#[source] MigrateError),
 }
 
-/// A SQLite database file. Every commit is on disk before it is reported.
+/// A SQLite database file. Every commit is on disk before it is reported. Nothing that has an audit
+/// entry is committed before [`SqliteStore::open_log`].
 #[derive(Clone)]
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    book: Arc<OnceLock<Book>>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -63,7 +72,11 @@ impl SqliteStore {
             .connect_with(options(path).pragma("query_only", "ON"))
             .await
             .map_err(OpenError::Open)?;
-        Ok(Self { writer, readers })
+        Ok(Self {
+            writer,
+            readers,
+            book: Arc::default(),
+        })
     }
 
     /// Closes every connection; what was committed is in the database file.
@@ -79,6 +92,15 @@ impl SqliteStore {
     pub async fn ping(&self) -> Result<(), sqlx::Error> {
         sqlx::query("SELECT 1").execute(&self.readers).await?;
         Ok(())
+    }
+
+    /// The audit log, once it is open.
+    pub(crate) fn book(&self) -> Result<&Book, LogError> {
+        self.book.get().ok_or(LogError::NotOpen)
+    }
+
+    pub(crate) fn set_book(&self, book: Book) -> Result<(), Book> {
+        self.book.set(book)
     }
 
     pub(crate) async fn write(

@@ -4,13 +4,13 @@ mod read;
 mod write;
 
 use crate::{
-    SqliteStore, audit,
+    SqliteStore,
     row::{Columns, RowError, integer},
 };
 use async_trait::async_trait;
 use read::{epoch_row, key_row, lease_row, secret_row, slot_row, tree_row, version_row};
 use sqlx::{Sqlite, sqlite::SqliteRow};
-use xylem_audit::Entry;
+use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
     KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId, WorkflowType,
@@ -26,31 +26,54 @@ fn unavailable(error: sqlx::Error) -> StorageError {
     RowError::Sql(error).into()
 }
 
+/// An audit log that was edited takes nothing any more, and what has an entry does not happen.
+fn not_appended(error: LogError) -> StorageError {
+    match error {
+        LogError::Tampered(_) => StorageError::Unreadable {
+            what: "end of the audit log",
+        },
+        error => StorageError::Unavailable(Box::new(error)),
+    }
+}
+
 #[async_trait]
 impl Storage for SqliteStore {
     async fn begin(&self) -> Stored<Box<dyn Transaction>> {
         let tx = self.write().await.map_err(unavailable)?;
-        Ok(Box::new(SqliteTransaction(tx)))
+        Ok(Box::new(SqliteTransaction::new(tx, self)))
     }
 
     async fn begin_read(&self) -> Stored<Box<dyn Transaction>> {
         let tx = self.read().await.map_err(unavailable)?;
-        Ok(Box::new(SqliteTransaction(tx)))
+        Ok(Box::new(SqliteTransaction::new(tx, self)))
     }
 }
 
-struct SqliteTransaction(sqlx::Transaction<'static, Sqlite>);
+struct SqliteTransaction {
+    tx: sqlx::Transaction<'static, Sqlite>,
+    /// What is to be appended to the audit log at the end.
+    entries: Vec<Entry>,
+    store: SqliteStore,
+}
 
 /// A query with everything bound to it.
 type Query = sqlx::query::Query<'static, Sqlite, sqlx::sqlite::SqliteArguments>;
 
 impl SqliteTransaction {
+    fn new(tx: sqlx::Transaction<'static, Sqlite>, store: &SqliteStore) -> Self {
+        Self {
+            tx,
+            entries: Vec::new(),
+            store: store.clone(),
+        }
+    }
+
     async fn one<T>(
         &mut self,
         query: Query,
         read: fn(&SqliteRow) -> Result<T, RowError>,
     ) -> Stored<Option<T>> {
-        let row = query.fetch_optional(&mut *self.0).await;
+        let row = query.fetch_optional(&mut *self.tx).await;
         let row = row.map_err(unavailable)?;
         Ok(row.as_ref().map(read).transpose()?)
     }
@@ -60,13 +83,13 @@ impl SqliteTransaction {
         query: Query,
         read: fn(&SqliteRow) -> Result<T, RowError>,
     ) -> Stored<Vec<T>> {
-        let rows = query.fetch_all(&mut *self.0).await.map_err(unavailable)?;
+        let rows = query.fetch_all(&mut *self.tx).await.map_err(unavailable)?;
         let read: Result<Vec<T>, RowError> = rows.iter().map(read).collect();
         Ok(read?)
     }
 
     async fn run(&mut self, query: Query) -> Stored<u64> {
-        let done = query.execute(&mut *self.0).await.map_err(unavailable)?;
+        let done = query.execute(&mut *self.tx).await.map_err(unavailable)?;
         Ok(done.rows_affected())
     }
 }
@@ -79,11 +102,17 @@ fn text(value: impl ToString) -> String {
 #[async_trait]
 impl Transaction for SqliteTransaction {
     async fn commit(self: Box<Self>) -> Stored<()> {
-        self.0.commit().await.map_err(unavailable)
+        let Self { tx, entries, store } = *self;
+        if entries.is_empty() {
+            return tx.commit().await.map_err(unavailable);
+        }
+        let committed = store.commit_with(tx, &entries).await;
+        committed.map_err(not_appended)
     }
 
     async fn audit(&mut self, entry: &Entry) -> Stored<()> {
-        audit::insert(&mut self.0, entry).await.map_err(unavailable)
+        self.entries.push(entry.clone());
+        Ok(())
     }
 
     async fn epoch(&mut self) -> Stored<Option<EpochRow>> {

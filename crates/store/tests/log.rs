@@ -4,8 +4,12 @@ mod house;
 
 use house::{House, agent, namespace, workflow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use xylem_audit::{Activity, Entry, Filter, Kind, Log, NodeRun, PageToken, Reason, Verdict};
+use xylem_audit::{
+    Activity, Entry, Filter, Kind, Log, LogError, NodeRun, PageToken, Reason, Verdict,
+};
 use xylem_ids::{Epoch, Order, Serial, TreeId, Version};
+use xylem_store::SqliteStore;
+use xylem_vault::Storage;
 
 fn at(second: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(second * 1000 + 7)
@@ -149,14 +153,127 @@ async fn pages_follow_each_other_and_tailing_sees_only_what_is_new() {
 }
 
 #[tokio::test]
-async fn an_unreadable_entry_is_named() {
+async fn a_listing_refuses_an_edited_entry() {
+    for (sql, what) in [
+        ("UPDATE audit SET kind = 'deposit'", "column kind"),
+        ("UPDATE audit SET at_ms = 7", "column at_ms"),
+        (
+            "UPDATE audit SET body = replace(body, 'worker', 'nobody')",
+            "was changed",
+        ),
+        ("UPDATE audit SET mac = x'00'", "was changed"),
+    ] {
+        let house = House::new().await;
+        house.store.append(&[full()]).await.unwrap();
+        house.tamper(sql).await;
+        let listed = house.store.list(&Filter::default(), None, 10).await;
+        let error = listed.unwrap_err().to_string();
+        assert!(error.contains("entry 1") && error.contains(what), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_transaction_leaves_no_gap() {
+    let house = House::new().await;
+    let mut dropped = Storage::begin(&*house.store).await.unwrap();
+    dropped.audit(&full()).await.unwrap();
+    drop(dropped);
+    let mut kept = Storage::begin(&*house.store).await.unwrap();
+    for second in 1..=2 {
+        kept.audit(&bare(second, Kind::KeyCreated)).await.unwrap();
+    }
+    kept.commit().await.unwrap();
+    let ids: Vec<_> = house
+        .log()
+        .await
+        .into_iter()
+        .map(|record| record.id)
+        .collect();
+    assert_eq!(ids, ["1".parse().unwrap(), "2".parse().unwrap()]);
+    assert_eq!(house.verified().await.unwrap().entries, 2);
+}
+
+#[tokio::test]
+async fn entries_of_many_at_once_stand_in_one_chain() {
+    let house = House::new().await;
+    let appending = (0..32).map(|second| {
+        let store = house.store.clone();
+        tokio::spawn(async move { store.append(&[bare(second, Kind::KeyCreated)]).await })
+    });
+    for appended in appending.collect::<Vec<_>>() {
+        appended.await.unwrap().unwrap();
+    }
+    let ids: Vec<_> = house
+        .log()
+        .await
+        .iter()
+        .map(|record| record.id.to_string())
+        .collect();
+    let places: Vec<_> = (1..=32).map(|place| place.to_string()).collect();
+    assert_eq!(ids, places);
+    assert_eq!(house.verified().await.unwrap().entries, 32);
+}
+
+#[tokio::test]
+async fn a_large_transaction_is_one_stretch_of_the_chain() {
+    let house = House::new().await;
+    let entries: Vec<_> = (0..2_500).map(|n| bare(n, Kind::KeyCreated)).collect();
+    house.store.append(&entries).await.unwrap();
+    let intact = house.verified().await.unwrap();
+    assert_eq!((intact.entries, intact.checkpoints), (2_500, 1));
+}
+
+#[tokio::test]
+async fn the_last_entries_of_a_burst_get_their_checkpoint() {
     let house = House::new().await;
     house.store.append(&[full()]).await.unwrap();
-    house.tamper("UPDATE audit SET kind = 'nonsense'").await;
-    let error = house
-        .store
-        .list(&Filter::default(), None, 10)
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("audit entry 1") && error.to_string().contains("kind"));
+    house.store.checkpoint().await.unwrap();
+    assert_eq!(house.store.standing().await.unwrap().checkpoint, 0);
+    house.clock.advance(Duration::from_secs(10));
+    house.store.checkpoint().await.unwrap();
+    let standing = house.store.standing().await.unwrap();
+    assert_eq!((standing.entries, standing.checkpoint), (1, 1));
+    assert_eq!(house.checkpoints().len(), 1);
+    house.clock.advance(Duration::from_secs(10));
+    house.store.checkpoint().await.unwrap();
+    assert_eq!(house.checkpoints().len(), 1, "nothing is new");
+}
+
+#[tokio::test]
+async fn nothing_is_appended_before_the_log_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("xylem.db")).await;
+    let store = store.unwrap();
+    let refused = store.append(&[full()]).await;
+    assert!(matches!(refused, Err(LogError::NotOpen)), "{refused:?}");
+    let mut tx = Storage::begin(&store).await.unwrap();
+    tx.audit(&full()).await.unwrap();
+    assert!(tx.commit().await.is_err());
+}
+
+#[tokio::test]
+async fn entries_wait_for_no_file_for_a_minute_and_then_are_refused() {
+    let house = House::new().await;
+    let path = house.checkpoint_file();
+    // A folder in its place: nobody can write that, not even the superuser.
+    let _ = std::fs::remove_file(&path);
+    std::fs::create_dir(&path).unwrap();
+    for _ in 0..2 {
+        house.clock.advance(Duration::from_secs(30));
+        house.store.append(&[full()]).await.unwrap();
+        house.store.standing().await.unwrap();
+    }
+    house.clock.advance(Duration::from_secs(31));
+    let refused = house.store.append(&[full()]).await;
+    assert!(
+        matches!(refused, Err(LogError::CheckpointFile(_))),
+        "{refused:?}"
+    );
+    assert!(house.store.standing().await.is_err());
+    assert!(house.store.checkpoint().await.is_err());
+
+    std::fs::remove_dir(&path).unwrap();
+    house.store.checkpoint().await.unwrap();
+    house.store.append(&[full()]).await.unwrap();
+    assert_eq!(house.verified().await.unwrap().entries, 3);
 }

@@ -261,8 +261,8 @@ async fn no_file_holds_an_api_key() {
         .authenticate(secret, now(&house))
         .await
         .unwrap();
-    for entry in std::fs::read_dir(house.folder.path()).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+    for path in house.files() {
+        let bytes = std::fs::read(path).unwrap();
         let random = &secret.as_bytes()[4..47];
         assert!(!bytes.windows(random.len()).any(|window| window == random));
     }

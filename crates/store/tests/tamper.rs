@@ -5,6 +5,7 @@ mod house;
 use base64::{Engine, engine::general_purpose};
 use house::{Ask, House, V1, V2, agent, slot, workflow};
 use secrecy::ExposeSecret;
+use std::{path::Path, time::Duration};
 use xylem_audit::{Kind, Verdict};
 use xylem_ids::Version;
 use xylem_vault::{Revocation, SelectedBy, Selection, Target, VaultError};
@@ -285,8 +286,8 @@ async fn no_file_holds_a_token_in_any_spelling() {
     house.vault.stop(house::stopping(&tree)).await.unwrap();
     let shown = format!("{:?} {:?} {redeemed:?}", house.vault, house.log().await);
     let mut searched = vec![shown.into_bytes()];
-    for entry in std::fs::read_dir(house.folder.path()).unwrap() {
-        searched.push(std::fs::read(entry.unwrap().path()).unwrap());
+    for path in house.files() {
+        searched.push(std::fs::read(path).unwrap());
     }
     assert!(searched.len() >= 4, "database, log, index and key file");
     let canary = b"acme.deploy";
@@ -304,9 +305,17 @@ async fn every_file_is_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let house = House::new().await;
     house.planted("train").await;
-    for entry in std::fs::read_dir(house.folder.path()).unwrap() {
-        let entry = entry.unwrap();
-        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o600, "{}", entry.path().display());
+    house.clock.advance(Duration::from_secs(10));
+    house.store.checkpoint().await.unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let files = house.files();
+    assert!(files.contains(&house.checkpoint_file()), "{files:?}");
+    // A public key is for whoever verifies.
+    for path in files
+        .iter()
+        .filter(|path| !path.ends_with("checkpoint.jwk"))
+    {
+        assert_eq!(mode(path), 0o600, "{}", path.display());
     }
+    assert_eq!(mode(&house.folder.path().join("audit")), 0o700);
 }

@@ -162,6 +162,7 @@ pub(crate) struct Derived {
     seal: hmac::Key,
     fingerprint: hmac::Key,
     api_keys: Zeroizing<[u8; 32]>,
+    audit: Zeroizing<[u8; 32]>,
 }
 
 impl Derived {
@@ -172,6 +173,7 @@ impl Derived {
             seal: key(derive("xylem row seal")?),
             fingerprint: key(derive("xylem token fingerprint")?),
             api_keys: derive("xylem api keys")?,
+            audit: derive("xylem audit mac")?,
         })
     }
 
@@ -193,6 +195,10 @@ impl Derived {
 
     pub(crate) fn api_keys(&self) -> &[u8; 32] {
         &self.api_keys
+    }
+
+    pub(crate) fn audit(&self) -> &[u8; 32] {
+        &self.audit
     }
 }
 

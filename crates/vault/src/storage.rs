@@ -34,6 +34,8 @@ pub enum Purpose {
     RetiredIssuer,
     /// A tree's data key.
     Tree,
+    /// The key that signs checkpoints of the audit log.
+    Checkpoint,
 }
 
 impl Purpose {
@@ -45,15 +47,22 @@ impl Purpose {
             Self::Issuer => "issuer",
             Self::RetiredIssuer => "retired_issuer",
             Self::Tree => "tree",
+            Self::Checkpoint => "checkpoint",
         }
     }
 
     /// The purpose with this code.
     #[must_use]
     pub fn from_code(code: &str) -> Option<Self> {
-        [Self::Root, Self::Issuer, Self::RetiredIssuer, Self::Tree]
-            .into_iter()
-            .find(|purpose| purpose.code() == code)
+        [
+            Self::Root,
+            Self::Issuer,
+            Self::RetiredIssuer,
+            Self::Tree,
+            Self::Checkpoint,
+        ]
+        .into_iter()
+        .find(|purpose| purpose.code() == code)
     }
 }
 
@@ -204,10 +213,12 @@ pub trait Storage: Send + Sync {
 #[async_trait]
 #[expect(missing_docs, reason = "rows are found by what the parameters name")]
 pub trait Transaction: Send {
-    /// Makes the changes durable: they survive a crash from here on.
+    /// Makes the changes durable, with their audit entries: they survive a crash from here on. Where
+    /// the entries cannot be written, nothing has changed.
     async fn commit(self: Box<Self>) -> Stored<()>;
 
-    /// Appends an audit entry.
+    /// Appends an audit entry. It is written by [`Transaction::commit`], as the last thing: whoever
+    /// appends waits for whoever appended before, and that wait is to be short.
     async fn audit(&mut self, entry: &Entry) -> Stored<()>;
 
     async fn epoch(&mut self) -> Stored<Option<EpochRow>>;

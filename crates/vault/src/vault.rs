@@ -26,6 +26,7 @@ pub struct Vault {
     pub(crate) derived: Derived,
     provider: Arc<dyn KeyProvider>,
     issuers: RwLock<Arc<Issuers>>,
+    audit_keys: xylem_audit::Keys,
 }
 
 impl fmt::Debug for Vault {
@@ -49,6 +50,7 @@ impl Vault {
         let mut tx = storage.begin().await?;
         let derived = root(&mut *tx, &*provider).await?;
         let issuers = Issuers::load_or_new(&mut *tx, &*provider).await?;
+        let audit_keys = audit_keys(&mut *tx, &*provider, &derived).await?;
         if tx.epoch().await?.is_none() {
             tx.put_epoch(&derived.seal_epoch(Epoch::FIRST)).await?;
         }
@@ -59,7 +61,16 @@ impl Vault {
             derived,
             provider,
             issuers: RwLock::new(Arc::new(issuers)),
+            audit_keys,
         })
+    }
+
+    /// The keys that the audit log is sealed and its checkpoints are signed with. One is derived
+    /// from the vault's root secret, the other lies in the database only wrapped: who can edit the
+    /// log there has neither.
+    #[must_use]
+    pub fn audit_keys(&self) -> xylem_audit::Keys {
+        self.audit_keys.clone()
     }
 
     /// The issuer keys that nodes trust, and those they are to trust no more.
@@ -272,6 +283,33 @@ async fn root(tx: &mut dyn Transaction, provider: &dyn KeyProvider) -> Result<De
     })
     .await?;
     Derived::from_root(secret.as_slice())
+}
+
+/// The audit log's keys; the one that signs is made where there is none.
+async fn audit_keys(
+    tx: &mut dyn Transaction,
+    provider: &dyn KeyProvider,
+    derived: &Derived,
+) -> Result<xylem_audit::Keys, VaultError> {
+    let place = |id: &KeyId| key_place(Purpose::Checkpoint, id, 0, None);
+    if let Some(row) = tx.keys(Purpose::Checkpoint).await?.first() {
+        let pkcs8 = unwrap(provider, row, place(&row.id).as_bytes()).await?;
+        let keys = xylem_audit::Keys::new(derived.audit(), &pkcs8);
+        return keys.map_err(|_| tampered_key(row));
+    }
+    let pkcs8 = xylem_audit::new_checkpoint_key().map_err(|_| VaultError::Crypto)?;
+    let keys = xylem_audit::Keys::new(derived.audit(), &pkcs8).map_err(|_| VaultError::Crypto)?;
+    let id = keys.checkpoint_key().id().clone();
+    let wrapped = provider.wrap(place(&id).as_bytes(), &pkcs8).await?;
+    tx.put_key(&KeyRow {
+        id,
+        purpose: Purpose::Checkpoint,
+        generation: 0,
+        wrapped_by: provider.current().clone(),
+        wrapped,
+    })
+    .await?;
+    Ok(keys)
 }
 
 pub(crate) async fn unwrap(

@@ -136,6 +136,12 @@ impl DataDir {
         self.0.join("xylem.db")
     }
 
+    /// Where the audit log's checkpoints are copied to: outside its database.
+    #[must_use]
+    pub fn audit_checkpoints(&self) -> PathBuf {
+        self.0.join("audit").join("checkpoints.jws")
+    }
+
     /// The Temporal server's database, where it was started here.
     #[must_use]
     pub fn temporal_database(&self) -> PathBuf {

@@ -15,14 +15,14 @@ use std::{
     time::Duration,
 };
 use temporalio_client::NamespacedClient;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use xylem_audit::LogError;
 use xylem_control::{Control, Parts, ServeError, Settings, temporal::Cluster};
 use xylem_ids::{IdError, Namespace, TaskQueue};
 use xylem_registry::{KeyHasher, Registry, RegistryError};
-use xylem_store::{OpenError, SqliteStore};
+use xylem_store::{OpenError, OpenLogError, SqliteStore};
 use xylem_vault::{KeyError, KeyRing, SystemClock, Vault, VaultError};
 
 /// The port of the control plane if it is not told.
@@ -30,6 +30,9 @@ pub const DEFAULT_PORT: u16 = 7243;
 
 /// The variable that may hold the key-encryption keys.
 pub const KEK_VARIABLE: &str = "XYLEM_KEK";
+
+/// How often it is looked whether an audit checkpoint is due.
+const SEAL_EVERY: Duration = Duration::from_secs(1);
 
 /// How long calls in flight may take to end at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
@@ -48,6 +51,9 @@ pub struct ServerConfig {
     pub development: bool,
     /// How long after a rotation a tree is swept on its own; not at all where absent.
     pub sweep_after_rotation: Option<Duration>,
+    /// The file that the audit log's checkpoints are copied to; one in the data directory where
+    /// absent. Another volume than the database's is better.
+    pub audit_checkpoints: Option<PathBuf>,
 }
 
 impl ServerConfig {
@@ -60,6 +66,7 @@ impl ServerConfig {
             listen: vec![(Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()],
             development: false,
             sweep_after_rotation: Some(Duration::from_secs(15)),
+            audit_checkpoints: None,
         }
     }
 }
@@ -96,6 +103,9 @@ pub enum ServerError {
     /// The audit log.
     #[error("the audit log cannot be written")]
     Audit(#[from] LogError),
+    /// The audit log, at the start.
+    #[error("the audit log cannot be opened")]
+    OpenLog(#[from] OpenLogError),
     /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] IdError),
@@ -121,6 +131,7 @@ pub struct Server {
     stop: DropGuard,
     serving: JoinHandle<Result<(), ServeError>>,
     sweeping: JoinHandle<Result<(), xylem_control::WorkerError>>,
+    sealing: JoinHandle<()>,
 }
 
 impl Server {
@@ -134,7 +145,13 @@ impl Server {
         let address = address.map_err(ServeError::Listener)?;
         let temporal = config.temporal.connect().await?;
         let namespace: Namespace = temporal.namespace().parse()?;
-        let storage = Storage::open(&config.data, namespace.clone(), config.development).await?;
+        let storage = Storage::open(
+            &config.data,
+            namespace.clone(),
+            config.development,
+            config.audit_checkpoints,
+        )
+        .await?;
         let credentials = storage.credentials();
         if config.development {
             credentials.administrator().await?;
@@ -150,7 +167,7 @@ impl Server {
         let parts = Parts {
             vault: Arc::new(storage.vault),
             registry: storage.registry,
-            log: storage.store,
+            log: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),
         };
         let control = Control::new(settings, parts)?;
@@ -158,17 +175,25 @@ impl Server {
             warn!(%error, "the search attribute XylemTokens is not registered; `xylem doctor` says how");
         }
         info!(%address, "control plane started");
-        Ok(Self::run(control, cluster, listener, address, credentials))
+        Ok(Self::run(
+            control,
+            cluster,
+            listener,
+            credentials,
+            storage.store,
+        )?)
     }
 
     fn run(
         control: Control,
         cluster: Cluster,
         listener: TcpListener,
-        address: SocketAddr,
         credentials: Credentials,
-    ) -> Self {
+        store: Arc<SqliteStore>,
+    ) -> Result<Self, ServeError> {
+        let address = listener.local_addr().map_err(ServeError::Listener)?;
         let stop = CancellationToken::new();
+        let sealing = tokio::spawn(seal(store, stop.clone()));
         let sweeping = {
             let (control, stop) = (control.clone(), stop.clone());
             tokio::spawn(async move { control.worker(&cluster, stop).await })
@@ -177,13 +202,14 @@ impl Server {
             let stop = stop.clone();
             tokio::spawn(async move { control.serve(listener, stop).await })
         };
-        Self {
+        Ok(Self {
             address,
             credentials,
             stop: stop.drop_guard(),
             serving,
             sweeping,
-        }
+            sealing,
+        })
     }
 
     /// The control plane's address, `http://host:port`.
@@ -218,11 +244,39 @@ impl Server {
     /// Stops: calls in flight may end, streams are cut after 10 s.
     pub async fn stop(self) {
         drop(self.stop);
-        for mut task in [finished(self.serving), finished(self.sweeping)] {
+        for mut task in [
+            finished(self.serving),
+            finished(self.sweeping),
+            finished(self.sealing),
+        ] {
             if tokio::time::timeout(GRACE, &mut task).await.is_err() {
                 task.abort();
             }
         }
+    }
+}
+
+/// Takes the audit log's checkpoints that no later entry would take. It depends on the database
+/// alone: the log is sealed while Temporal is down, too.
+async fn seal(store: Arc<SqliteStore>, stop: CancellationToken) {
+    let mut every = tokio::time::interval(SEAL_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let sealed = store.checkpoint().await;
+        if let Err(error) = &sealed
+            && !failing
+        {
+            error!(
+                error = error as &dyn std::error::Error,
+                "no audit checkpoint can be taken"
+            );
+        }
+        failing = sealed.is_err();
     }
 }
 
@@ -256,13 +310,21 @@ struct Storage {
 }
 
 impl Storage {
-    async fn open(data: &DataDir, namespace: Namespace, make: bool) -> Result<Self, ServerError> {
+    async fn open(
+        data: &DataDir,
+        namespace: Namespace,
+        make: bool,
+        checkpoints: Option<PathBuf>,
+    ) -> Result<Self, ServerError> {
         data.create()?;
         let keys = key_ring(data, make)?;
         let path = data.database();
         let store = SqliteStore::open(&path).await;
         let store = Arc::new(store.map_err(|source| ServerError::Database { path, source })?);
         let vault = Vault::open(store.clone(), Arc::new(keys), Arc::new(SystemClock)).await?;
+        let checkpoints = checkpoints.unwrap_or_else(|| data.audit_checkpoints());
+        let (audit_keys, clock) = (vault.audit_keys(), Arc::new(SystemClock));
+        store.open_log(audit_keys, clock, &checkpoints).await?;
         let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
         Ok(Self {
             data: data.clone(),
@@ -310,7 +372,7 @@ pub async fn init(data: &DataDir, namespace: Namespace) -> Result<PathBuf, Serve
             return Err(ServerError::Initialised(path));
         }
     }
-    let storage = Storage::open(data, namespace, true).await?;
+    let storage = Storage::open(data, namespace, true, None).await?;
     storage.credentials().administrator().await?;
     Ok(data.admin_key())
 }
@@ -347,7 +409,7 @@ mod tests {
         let data = DataDir::at(guard.path());
         init(&data, namespace()).await.expect("made");
         std::fs::remove_file(data.kek()).expect("removed");
-        let opened = Storage::open(&data, namespace(), true).await;
+        let opened = Storage::open(&data, namespace(), true, None).await;
         assert!(matches!(opened, Err(ServerError::NotInitialised(_))));
     }
 
@@ -355,7 +417,7 @@ mod tests {
     async fn without_keys_init_is_named() {
         let guard = tempfile::tempdir().expect("a directory");
         let data = DataDir::at(guard.path());
-        let opened = Storage::open(&data, namespace(), false).await;
+        let opened = Storage::open(&data, namespace(), false, None).await;
         let error = opened.err().expect("no keys");
         assert!(error.to_string().contains("xylem server init"), "{error}");
     }

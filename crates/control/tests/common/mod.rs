@@ -83,6 +83,9 @@ impl Stack {
         let store = Arc::new(store.expect("a store"));
         let vault = Vault::open(store.clone(), keys.clone(), clock.clone()).await;
         let vault = Arc::new(vault.expect("a vault"));
+        let checkpoints = checkpoint_file(dir.path());
+        let opened = store.open_log(vault.audit_keys(), clock.clone(), &checkpoints);
+        opened.await.expect("a log");
         let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
         let mut settings = Settings::new(namespace());
         settings.sweep_after_rotation = None;
@@ -131,6 +134,11 @@ impl Stack {
         };
         let restored = reopen(copy).await;
         (reopen(self.dir).await, restored)
+    }
+
+    /// Where the audit log's checkpoints are copied to.
+    pub(crate) fn checkpoint_file(&self) -> PathBuf {
+        checkpoint_file(self.dir.path())
     }
 
     /// Holds up whatever else would write to the database until this is dropped.
@@ -253,6 +261,10 @@ impl Stack {
 
 fn database(folder: &Path) -> PathBuf {
     folder.join("xylem.db")
+}
+
+fn checkpoint_file(folder: &Path) -> PathBuf {
+    folder.join("checkpoints.jws")
 }
 
 pub(crate) fn namespace() -> Namespace {

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use std::{
     collections::BTreeSet,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
-use xylem_audit::{Activity, Filter, Log, Record};
+use xylem_audit::{Activity, Filter, Finding, Intact, Log, Record, Verified};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::{
     AgentId, Audience, Namespace, Order, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId,
@@ -213,6 +214,43 @@ impl House {
         page.expect("lists").records
     }
 
+    /// The whole log checked: how it is, or the first thing that is not as it was written.
+    pub async fn verified(&self) -> Result<Intact, Finding> {
+        let verified = self.store.verify(&mut |_| ControlFlow::Continue(())).await;
+        match verified.expect("the log is read") {
+            Verified::Intact(intact) => Ok(intact),
+            Verified::Broken(finding) => Err(finding),
+            Verified::Stopped => panic!("nobody stopped it"),
+        }
+    }
+
+    /// Every file that lies in its folder, and below.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut folders = vec![self.folder.path().to_owned()];
+        let mut files = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.push(path);
+                }
+            }
+        }
+        files
+    }
+
+    pub fn checkpoint_file(&self) -> PathBuf {
+        checkpoint_file(self.folder.path())
+    }
+
+    /// The lines of the checkpoint file.
+    pub fn checkpoints(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.checkpoint_file()).expect("a file");
+        text.lines().map(str::to_owned).collect()
+    }
+
     pub async fn last_entry(&self) -> xylem_audit::Entry {
         self.log().await.pop().expect("an entry").entry
     }
@@ -232,6 +270,10 @@ impl House {
     }
 }
 
+pub fn checkpoint_file(folder: &Path) -> PathBuf {
+    folder.join("audit").join("checkpoints.jws")
+}
+
 pub async fn open(
     folder: &Path,
     clock: Arc<dyn Clock>,
@@ -239,7 +281,10 @@ pub async fn open(
     let store = SqliteStore::open(&folder.join("xylem.db")).await;
     let store = Arc::new(store.expect("the database opens"));
     let keys = KeyRing::from_file_or_new(&folder.join("kek"))?;
-    let vault = Vault::open(store.clone(), Arc::new(keys), clock).await?;
+    let vault = Vault::open(store.clone(), Arc::new(keys), clock.clone()).await?;
+    let checkpoints = checkpoint_file(folder);
+    let opened = store.open_log(vault.audit_keys(), clock, &checkpoints);
+    opened.await.expect("the log opens");
     Ok((store, Arc::new(vault)))
 }
 

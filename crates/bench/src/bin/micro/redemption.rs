@@ -71,6 +71,11 @@ impl House {
         let store = Arc::new(SqliteStore::open(&folder.path().join("xylem.db")).await?);
         let keys = Arc::new(KeyRing::from_file_or_new(&folder.path().join("kek"))?);
         let vault = Vault::open(store.clone(), keys, Arc::new(SystemClock)).await?;
+        let checkpoints = folder.path().join("checkpoints.jws");
+        let log_keys = vault.audit_keys();
+        store
+            .open_log(log_keys, Arc::new(SystemClock), &checkpoints)
+            .await?;
         let registry = Registry::new(store, KeyHasher::new(&vault.api_key_secret()));
         let tool = tool()?;
         furnish(&registry, &claims.namespace, &tool).await?;

@@ -1,0 +1,100 @@
+//! Entries and a log in memory, for the tests of this room.
+
+use crate::{
+    Activity, ChainId, Checkpoint, Entry, Head, Index, Keys, Kind, Line, NodeRun, Note, Scribe,
+    Verdict,
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use xylem_ids::{Epoch, Order, Serial, TreeId, Version};
+
+/// An Ed25519 private key in PKCS#8 form: the seed of RFC 8032, section 7.1, test 1.
+const PKCS8: &str = "302e020100300506032b6570042204209d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+
+pub(crate) fn at(second: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(second * 1000 + 7)
+}
+
+pub(crate) fn bare(second: u64) -> Entry {
+    Entry::new(at(second), Kind::AgentCreated, Verdict::Succeeded)
+}
+
+pub(crate) fn full() -> Entry {
+    let tree = TreeId {
+        namespace: "default".parse().unwrap(),
+        workflow_id: "train".parse().unwrap(),
+        first_run_id: "run-1".parse().unwrap(),
+    };
+    let mut entry = Entry::new(at(1), Kind::Outcome, Verdict::Failed)
+        .by(&"worker".parse().unwrap())
+        .of_tree(&tree)
+        .because("refused_401");
+    entry.node = Some(NodeRun {
+        workflow_id: "leaf".parse().unwrap(),
+        run_id: Some("run-2".parse().unwrap()),
+    });
+    entry.activity = Activity::new("7", 3);
+    entry.tool = Some("acme.deploy".parse().unwrap());
+    entry.slot = Some("default".parse().unwrap());
+    entry.order = Some(Order {
+        epoch: Epoch(1),
+        version: Version(2),
+        serial: Serial(3),
+    });
+    entry.fingerprint = Some("0123456789abcdef".parse().unwrap());
+    entry.lease = Some("lease-1".parse().unwrap());
+    entry.note = Note::new("leaked in build 7");
+    entry.status = Some(401);
+    entry.duration_ms = Some(12);
+    entry.count = 9;
+    entry
+}
+
+pub(crate) fn keys() -> Keys {
+    Keys::new(&[7; 32], &hex::decode(PKCS8).unwrap()).unwrap()
+}
+
+/// Everything that lies in storage.
+#[derive(Clone)]
+pub(crate) struct Stored {
+    pub(crate) scribe: Scribe,
+    pub(crate) head: Head,
+    pub(crate) lines: Vec<(Line, Index)>,
+    pub(crate) table: Vec<Checkpoint>,
+    pub(crate) file: Vec<String>,
+    /// The last checkpoint that was written to the file.
+    pub(crate) written: u64,
+}
+
+impl Stored {
+    /// A log with so many entries, one a second: with a checkpoint every ten of them.
+    pub(crate) fn with(entries: u64) -> Self {
+        Self::of_chain(ChainId([3; 16]), entries)
+    }
+
+    pub(crate) fn of_chain(chain: ChainId, entries: u64) -> Self {
+        let scribe = Scribe::new(keys());
+        let mut stored = Self {
+            head: scribe.begin(chain, at(0)),
+            scribe,
+            lines: Vec::new(),
+            table: Vec::new(),
+            file: Vec::new(),
+            written: 0,
+        };
+        for second in 1..=entries {
+            stored.append(&[bare(second)], at(second));
+        }
+        stored
+    }
+
+    pub(crate) fn append(&mut self, entries: &[Entry], now: SystemTime) {
+        let written = self.scribe.write(&self.head, entries, now).unwrap();
+        self.head = written.head;
+        self.lines.extend(written.lines);
+        if let Some(checkpoint) = written.checkpoint {
+            self.written = checkpoint.seq;
+            self.file.push(checkpoint.signed.clone());
+            self.table.push(checkpoint);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Opening the log, and appending to it: always the last statements of somebody's transaction.
+
+use super::{
+    LAST_CHECKPOINT, LAST_ENTRY, file::CheckpointFile, head, last, read::checkpoint, unavailable,
+};
+use crate::{SqliteStore, row::integer};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use std::{io, path::Path, sync::Arc};
+use xylem_audit::{
+    ChainId, Checkpoint, Entry, Finding, Head, Index, Keys, Line, LogError, Record, Scribe, Written,
+};
+use xylem_vault::Clock;
+
+/// Rows in one statement: far below the number of values that a database takes.
+const ROWS: usize = 500;
+/// Checkpoints that are copied out at a time.
+const COPIED: i64 = 500;
+
+/// Why the audit log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenLogError {
+    /// The database failed, or the log's keys could not be used.
+    #[error("the audit log cannot be read")]
+    Log(#[from] LogError),
+    /// The checkpoint file, or the public key beside it, could not be read or written.
+    #[error("the audit log's checkpoint file cannot be used")]
+    File(#[from] io::Error),
+    /// The last line of the checkpoint file is not a checkpoint of this log.
+    #[error(
+        "the audit checkpoint file is not of this database, or its last line was edited: put the \
+         file back that belongs to the database, or move it away to have it written anew from the \
+         database"
+    )]
+    Foreign,
+    /// The database was put back to an older state, or the log in it was cut off.
+    #[error(
+        "the database is older than its audit checkpoints: its log ends at entry {last}, and a \
+         checkpoint was taken at entry {checkpoint}. Put the newer database back; or, to go on with \
+         this one, move the checkpoint file away and keep it: it proves what is missing"
+    )]
+    Older {
+        /// Where the log ends.
+        last: u64,
+        /// Where the last checkpoint of the file was taken.
+        checkpoint: u64,
+    },
+    /// It is open already.
+    #[error("the audit log is open already")]
+    Open,
+}
+
+/// The log while it is open.
+pub(crate) struct Book {
+    scribe: Scribe,
+    /// Not known where the head is not what was written.
+    chain: Option<ChainId>,
+    clock: Arc<dyn Clock>,
+    file: CheckpointFile,
+}
+
+impl Book {
+    pub(super) fn scribe(&self) -> &Scribe {
+        &self.scribe
+    }
+
+    pub(super) fn file(&self) -> &CheckpointFile {
+        &self.file
+    }
+
+    /// The entry of a line that is what was written.
+    pub(super) fn read(&self, line: &Line, index: &Index) -> Result<Record, Finding> {
+        let chain = self.chain.as_ref().ok_or(Finding::Head)?;
+        self.scribe.read(chain, line, index)
+    }
+
+    /// The head, where it is what was written.
+    pub(super) fn intact(&self, head: Option<Head>) -> Result<Head, Finding> {
+        let head = head.filter(|head| Some(head.chain) == self.chain);
+        let head = head.ok_or(Finding::Head)?;
+        self.scribe.check_head(&head)?;
+        Ok(head)
+    }
+
+    /// Whether checkpoints get out of the database.
+    pub(super) fn check_file(&self) -> Result<(), LogError> {
+        self.file.check(self.clock.now())
+    }
+
+    /// Appends within a transaction, and says whether a checkpoint was taken.
+    async fn append(
+        &self,
+        connection: &mut SqliteConnection,
+        entries: &[Entry],
+    ) -> Result<bool, LogError> {
+        self.check_file()?;
+        let before = self
+            .intact(head(connection).await?)
+            .map_err(LogError::Tampered)?;
+        let Written {
+            lines,
+            head,
+            checkpoint,
+        } = self.scribe.write(&before, entries, self.clock.now())?;
+        for rows in lines.chunks(ROWS) {
+            insert(connection, rows).await.map_err(unavailable)?;
+        }
+        if let Some(checkpoint) = &checkpoint {
+            insert_checkpoint(connection, checkpoint)
+                .await
+                .map_err(unavailable)?;
+        }
+        if head != before {
+            move_head(connection, &before, &head).await?;
+        }
+        Ok(checkpoint.is_some())
+    }
+}
+
+impl SqliteStore {
+    /// Opens the audit log that lies in this database, and begins one where there is none. From
+    /// then on everything that has an audit entry can be committed. Checkpoints are copied to
+    /// `checkpoints`, one per line; `checkpoint.jwk` beside it holds the key that verifies them.
+    ///
+    /// # Errors
+    /// The database or the file cannot be used, or they do not belong together.
+    pub async fn open_log(
+        &self,
+        keys: Keys,
+        clock: Arc<dyn Clock>,
+        checkpoints: &Path,
+    ) -> Result<(), OpenLogError> {
+        let scribe = Scribe::new(keys);
+        let head = self.begin_log(&scribe, &*clock).await?;
+        let chain = head.map(|head| head.chain);
+        let file = CheckpointFile::open(checkpoints, scribe.checkpoint_key(), chain.as_ref())?;
+        let checkpoint = file.copied().await;
+        if let Some(last) = head.map(|head| head.seq).filter(|seq| *seq < checkpoint) {
+            return Err(OpenLogError::Older { last, checkpoint });
+        }
+        let book = Book {
+            scribe,
+            chain,
+            clock,
+            file,
+        };
+        self.set_book(book).map_err(|_| OpenLogError::Open)?;
+        Ok(self.copy_checkpoints().await?)
+    }
+
+    /// The head; of a new log where nothing was ever written. A log whose head is lost or edited gets
+    /// no other: it takes nothing any more, and can be verified.
+    async fn begin_log(
+        &self,
+        scribe: &Scribe,
+        clock: &dyn Clock,
+    ) -> Result<Option<Head>, LogError> {
+        let mut tx = self.write().await.map_err(unavailable)?;
+        let written = match head(&mut tx).await {
+            Err(LogError::Tampered(_)) => return Ok(None),
+            found => found?,
+        };
+        if written.is_some() {
+            return Ok(written.filter(|head| scribe.check_head(head).is_ok()));
+        }
+        if last(&mut tx, LAST_ENTRY).await? > 0 || last(&mut tx, LAST_CHECKPOINT).await? > 0 {
+            return Ok(None);
+        }
+        let head = scribe.begin(ChainId::generate()?, clock.now());
+        sqlx::query(
+            "INSERT INTO audit_head (only, chain, seq, hash, checkpoint, checkpoint_at, mac)
+             VALUES (1, $1, $2, $3, $4, $5, $6)",
+        )
+        .bind(head.chain.0.to_vec())
+        .bind(integer(head.seq))
+        .bind(head.hash.0.to_vec())
+        .bind(integer(head.checkpoint))
+        .bind(integer(head.checkpoint_at))
+        .bind(head.mac.0.to_vec())
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)?;
+        Ok(Some(head))
+    }
+
+    /// Takes a checkpoint where one is due, and copies what is not in the file yet. To be called
+    /// about once a second: the entries at the end of a burst have nobody after them who would.
+    ///
+    /// # Errors
+    /// The database does not answer, the log was edited, or its checkpoints cannot get out of the
+    /// database for longer than is allowed.
+    pub async fn checkpoint(&self) -> Result<(), LogError> {
+        let book = self.book()?;
+        // First what is stuck: until it is out, nothing may be appended.
+        self.copy_checkpoints().await?;
+        let head = {
+            let mut tx = self.read().await.map_err(unavailable)?;
+            let head = head(&mut tx).await?;
+            book.intact(head).map_err(LogError::Tampered)?
+        };
+        let due = book.scribe.write(&head, &[], book.clock.now())?.checkpoint;
+        if due.is_some() {
+            let mut tx = self.write().await.map_err(unavailable)?;
+            book.append(&mut tx, &[]).await?;
+            tx.commit().await.map_err(unavailable)?;
+            self.copy_checkpoints().await?;
+        }
+        book.check_file()
+    }
+
+    /// Appends what a transaction is to leave in the log, and commits it.
+    pub(crate) async fn commit_with(
+        &self,
+        mut tx: sqlx::Transaction<'static, Sqlite>,
+        entries: &[Entry],
+    ) -> Result<(), LogError> {
+        let book = self.book()?;
+        let taken = book.append(&mut tx, entries).await?;
+        tx.commit().await.map_err(unavailable)?;
+        if taken && let Err(error) = self.copy_checkpoints().await {
+            // What was committed is committed; the next to append is told where it lasts.
+            tracing::warn!(%error, "an audit checkpoint was not copied yet");
+        }
+        Ok(())
+    }
+
+    /// Copies every checkpoint that the file does not have. That it cannot be written is noted, and
+    /// an error only after a while.
+    pub(super) async fn copy_checkpoints(&self) -> Result<(), LogError> {
+        let book = self.book()?;
+        let mut turn = book.file.turn().await;
+        loop {
+            let rows = self.checkpoints_after(turn.copied()).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let now = book.clock.now();
+            if !turn.append(rows, now).await {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn checkpoints_after(&self, seq: u64) -> Result<Vec<Checkpoint>, LogError> {
+        let mut tx = self.read().await.map_err(unavailable)?;
+        let rows =
+            sqlx::query("SELECT * FROM audit_checkpoints WHERE seq > $1 ORDER BY seq LIMIT $2")
+                .bind(integer(seq))
+                .bind(COPIED)
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(unavailable)?;
+        let read = rows.iter().map(checkpoint).collect::<Result<_, _>>();
+        read.map_err(LogError::Tampered)
+    }
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    rows: &[(Line, Index)],
+) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO audit (seq, body, hash, mac, at_ms");
+    for name in Index::NAMES {
+        query.push(", ").push(name);
+    }
+    query.push(") ");
+    query.push_values(rows, |mut row, (line, index)| {
+        row.push_bind(integer(line.seq))
+            .push_bind(line.body.clone())
+            .push_bind(line.hash.0.to_vec())
+            .push_bind(line.mac.0.to_vec())
+            .push_bind(integer(index.at_ms));
+        for text in &index.text {
+            row.push_bind(text.clone());
+        }
+    });
+    query.build().execute(connection).await?;
+    Ok(())
+}
+
+async fn insert_checkpoint(
+    connection: &mut SqliteConnection,
+    checkpoint: &Checkpoint,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO audit_checkpoints (seq, at_ms, signed) VALUES ($1, $2, $3)")
+        .bind(integer(checkpoint.seq))
+        .bind(integer(checkpoint.at_ms))
+        .bind(checkpoint.signed.clone())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Moves the head from where it was read: nobody else can have moved it meanwhile.
+async fn move_head(
+    connection: &mut SqliteConnection,
+    before: &Head,
+    head: &Head,
+) -> Result<(), LogError> {
+    let moved = sqlx::query(
+        "UPDATE audit_head SET seq = $1, hash = $2, checkpoint = $3, checkpoint_at = $4, mac = $5
+         WHERE only = 1 AND seq = $6",
+    )
+    .bind(integer(head.seq))
+    .bind(head.hash.0.to_vec())
+    .bind(integer(head.checkpoint))
+    .bind(integer(head.checkpoint_at))
+    .bind(head.mac.0.to_vec())
+    .bind(integer(before.seq))
+    .execute(connection)
+    .await
+    .map_err(unavailable)?;
+    if moved.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(LogError::Tampered(Finding::Head))
+    }
+}
