@@ -432,7 +432,7 @@ impl Client {
 
 /// The audit log, and the control plane itself.
 impl Client {
-    /// One page of audit entries, newest first.
+    /// One page of audit entries, oldest first.
     ///
     /// # Errors
     /// As the control plane's status maps.
@@ -455,6 +455,20 @@ impl Client {
         let mut audit = AuditClient::new(self.channel.clone());
         let stream = audit.tail_audit(request).await?.into_inner();
         Ok(stream.map(|entry| entry.map_err(Error::from)))
+    }
+
+    /// Checks the whole audit log. Sends how far it is, and last what was found.
+    ///
+    /// # Errors
+    /// As the control plane's status maps; what breaks the stream is its last item.
+    pub async fn verify_audit(
+        &self,
+    ) -> Result<impl Stream<Item = Result<v1::VerifyAuditProgress, Error>> + Send + use<>, Error>
+    {
+        let mut audit = AuditClient::new(self.channel.clone());
+        let request = v1::VerifyAuditRequest {};
+        let stream = audit.verify_audit(request).await?.into_inner();
+        Ok(stream.map(|progress| progress.map_err(Error::from)))
     }
 
     /// What works and what does not.

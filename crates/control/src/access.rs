@@ -19,7 +19,8 @@ pub(crate) fn roles(rpc: Rpc) -> &'static [Role] {
         | Rpc::RevokeToken
         | Rpc::RollbackToken
         | Rpc::ListAudit
-        | Rpc::TailAudit => &[Admin, Operator],
+        | Rpc::TailAudit
+        | Rpc::VerifyAudit => &[Admin, Operator],
         Rpc::RegisterTool
         | Rpc::CreateAgent
         | Rpc::ListAgents

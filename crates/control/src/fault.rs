@@ -192,6 +192,10 @@ impl From<LogError> for Fault {
     fn from(error: LogError) -> Self {
         match error {
             LogError::PageToken => Self::invalid("page_token", error.to_string()),
+            LogError::Tampered(_) => {
+                let message = error.to_string();
+                Self::new(Code::DataLoss, "audit_tampered", message).caused_by(error)
+            }
             error => Self::unavailable(
                 "audit_unavailable",
                 "the audit log does not answer: try again",

@@ -18,14 +18,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio_util::task::TaskTracker;
-use xylem_audit::{Kind, Log, Reason, Tally};
+use xylem_audit::{Kind, Log, Reason, Standing, Tally};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Slot, TreeId};
 use xylem_proto::v1::Check;
 use xylem_registry::Registry;
 use xylem_vault::Vault;
 
 /// What has to work before calls make sense.
-pub(crate) const ESSENTIAL: [&str; 2] = ["database", "temporal"];
+pub(crate) const ESSENTIAL: [&str; 3] = ["database", "audit_log", "temporal"];
 
 /// Counts of failed authentications are kept for at most so many sources at a time.
 const TALLY_SOURCES: usize = 1000;
@@ -173,6 +173,19 @@ impl Plane {
         }
     }
 
+    /// How far the log is sealed.
+    fn told(&self, log: &Standing) -> String {
+        let entries = log.entries;
+        if log.checkpoint == 0 {
+            return format!("{entries} entries, no checkpoint yet");
+        }
+        let age = self.now().duration_since(log.checkpoint_at);
+        let age = Duration::from_secs(age.unwrap_or_default().as_secs());
+        let age = humantime::format_duration(age);
+        let checkpoint = log.checkpoint;
+        format!("{entries} entries, the last checkpoint {age} ago at entry {checkpoint}")
+    }
+
     /// Looks at everything this process relies on.
     pub(crate) async fn checks(&self) -> Vec<Check> {
         let database = self.vault.epoch().await;
@@ -182,6 +195,12 @@ impl Plane {
                 "database",
                 database.map(|_| "answers".to_owned()),
                 "look at the control plane's log and at the disk of its database",
+            ),
+            check(
+                "audit_log",
+                self.log.standing().await.map(|log| self.told(&log)),
+                "`xylem audit verify` names what was edited; the control plane's log says what \
+                 cannot be written",
             ),
             check(
                 "temporal",

@@ -191,6 +191,39 @@ async fn a_stream_comes_as_server_sent_events() {
 }
 
 #[tokio::test]
+async fn a_verification_of_the_audit_log_ends_with_what_it_found() {
+    let rest = Rest::start().await;
+    rest.0.worker().await;
+    rest.0.tool().await;
+    let verified = async || {
+        let answer = rest
+            .1
+            .get(format!("{}/v1/audit/verify", rest.0.address))
+            .bearer_auth(rest.0.admin_key())
+            .header("accept", "text/event-stream")
+            .send()
+            .await
+            .expect("an answer");
+        let text = answer.text().await.expect("the stream ends");
+        let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+        let last: Value = serde_json::from_str(data.last().expect("an event")).expect("JSON");
+        last["result"].clone()
+    };
+    let intact = verified().await;
+    assert_eq!(intact["intact"], true, "{intact}");
+    assert!(intact["entries"].as_u64() > Some(0), "{intact}");
+    assert!(intact.get("finding").is_none(), "{intact}");
+
+    std::fs::write(rest.0.checkpoint_file(), "no checkpoint\n").expect("edited");
+    let edited = verified().await;
+    assert_eq!(
+        edited["finding"]["what"], "checkpoint_file_forged",
+        "{edited}"
+    );
+    assert!(edited.get("intact").is_none(), "{edited}");
+}
+
+#[tokio::test]
 async fn the_contract_the_page_and_the_metrics_need_no_key() {
     let rest = Rest::start().await;
     let get = async |path: &str| {

@@ -3,14 +3,17 @@
 use super::{Answers, Handlers, answer};
 use crate::{caller::caller, convert, fault::Fault};
 use std::{
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::audit_server::Audit;
-use xylem_audit::{Entry, Filter, Kind, NodeRun, PageToken, Reason, Record, Verdict};
+use xylem_audit::{
+    Entry, Filter, Finding, Intact, Kind, NodeRun, PageToken, Reason, Record, Verdict, Verified,
+};
 use xylem_ids::WorkflowId;
 use xylem_proto::v1;
 
@@ -23,6 +26,7 @@ const TAIL_PAGE: u32 = 500;
 #[tonic::async_trait]
 impl Audit for Handlers {
     type TailAuditStream = Answers<v1::AuditEntry>;
+    type VerifyAuditStream = Answers<v1::VerifyAuditProgress>;
 
     async fn append_audit(
         &self,
@@ -43,6 +47,13 @@ impl Audit for Handlers {
         request: Request<v1::TailAuditRequest>,
     ) -> Result<Response<Self::TailAuditStream>, Status> {
         answer(self.tail(request.into_inner()).await)
+    }
+
+    async fn verify_audit(
+        &self,
+        _: Request<v1::VerifyAuditRequest>,
+    ) -> Result<Response<Self::VerifyAuditStream>, Status> {
+        answer(Ok(self.verify()))
     }
 }
 
@@ -142,6 +153,41 @@ impl Handlers {
         Ok(Box::pin(ReceiverStream::new(receive)))
     }
 
+    /// Goes on for as long as somebody listens.
+    fn verify(&self) -> Answers<v1::VerifyAuditProgress> {
+        let (send, receive) = mpsc::channel(4);
+        let log = Arc::clone(&self.log);
+        self.tasks.spawn(async move {
+            let mut seen = v1::VerifyAuditProgress::default();
+            let verified = log
+                .verify(&mut |progress| {
+                    seen.checked = convert::count(progress.checked);
+                    seen.of = convert::count(progress.of);
+                    // Who reads slowly is told less often.
+                    match send.try_send(Ok(seen.clone())) {
+                        Err(TrySendError::Closed(_)) => ControlFlow::Break(()),
+                        _ => ControlFlow::Continue(()),
+                    }
+                })
+                .await;
+            let last = match verified {
+                Ok(Verified::Stopped) => return,
+                Ok(Verified::Intact(intact)) => Ok(whole(intact)),
+                Ok(Verified::Broken(finding)) => {
+                    tracing::error!(finding = finding.code(), "the audit log: {finding}");
+                    Ok(broken(finding))
+                }
+                Err(error) => Err(Status::from(Fault::from(error))),
+            };
+            let last = last.map(|result| v1::VerifyAuditProgress {
+                result: Some(result),
+                ..seen
+            });
+            let _ = send.send(last).await;
+        });
+        Box::pin(ReceiverStream::new(receive))
+    }
+
     async fn filter(&self, given: Option<v1::AuditFilter>) -> Result<Filter, Fault> {
         let given = given.unwrap_or_default();
         let tree: Option<WorkflowId> = convert::optional(given.tree, "filter.tree")?;
@@ -202,6 +248,31 @@ fn reported(given: v1::NewAuditEntry, at: SystemTime) -> Result<Entry, Fault> {
     entry.tool = convert::optional(given.tool, "entries.tool")?;
     entry.count = given.count.max(1).into();
     Ok(entry)
+}
+
+fn whole(intact: Intact) -> v1::AuditVerification {
+    v1::AuditVerification {
+        intact: true,
+        entries: convert::count(intact.entries),
+        checkpoints: convert::count(intact.checkpoints),
+        hash: intact.hash.to_string(),
+        finding: None,
+    }
+}
+
+fn broken(finding: Finding) -> v1::AuditVerification {
+    let (first, last) = finding.entries().unzip();
+    let id = |seq: Option<u64>| seq.map(|seq| seq.to_string()).unwrap_or_default();
+    v1::AuditVerification {
+        finding: Some(v1::AuditFinding {
+            what: finding.code().to_owned(),
+            first: id(first),
+            last: id(last),
+            column: finding.column().unwrap_or_default().to_owned(),
+            message: finding.to_string(),
+        }),
+        ..v1::AuditVerification::default()
+    }
 }
 
 fn wire(record: Record) -> v1::AuditEntry {
