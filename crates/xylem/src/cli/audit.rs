@@ -1,14 +1,15 @@
 //! `xylem audit`.
 
 use super::{
-    failure::Failure,
-    output::{absolute, plain, slot_at},
+    failure::{Exit, Failure},
+    output::{Output, absolute, plain, slot_at},
     session::Session,
     tree::listed,
 };
 use futures::StreamExt;
-use std::time::SystemTime;
-use xylem_client::{Timestamp, v1};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::{Duration, SystemTime};
+use xylem_client::{Client, Timestamp, v1};
 use xylem_ids::{AgentId, Slot, ToolName, WorkflowId};
 
 #[derive(Debug, clap::Subcommand)]
@@ -20,6 +21,11 @@ pub(crate) enum Command {
     /// List entries, oldest first
     #[command(after_help = LIST_EXAMPLE)]
     List(List),
+    /// Check the whole log: exit status 0 if nothing was edited, 1 if something was
+    ///
+    /// Names the first entry that is not as it was written, and what happened to it. What was cut off
+    /// since the last checkpoint, ten seconds at most, together with the log's end leaves no trace.
+    Verify,
 }
 
 const LIST_EXAMPLE: &str = "\
@@ -110,6 +116,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
     match command {
         Command::Tail(arguments) => tail(arguments, session).await,
         Command::List(arguments) => list(arguments, session).await,
+        Command::Verify => verify(session).await,
     }
 }
 
@@ -155,6 +162,67 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
     })
 }
 
+async fn verify(session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let bar = progress(session.output);
+    let watched = watch(&client, &bar).await;
+    bar.finish_and_clear();
+    verdict(&watched?, session.output)
+}
+
+async fn watch(client: &Client, bar: &ProgressBar) -> Result<v1::AuditVerification, Failure> {
+    let progress = client.verify_audit().await?;
+    futures::pin_mut!(progress);
+    while let Some(progress) = progress.next().await {
+        let progress = progress?;
+        bar.set_length(progress.of.into());
+        bar.set_position(progress.checked.into());
+        if let Some(result) = progress.result {
+            return Ok(result);
+        }
+    }
+    let what = "the control plane ended the verification before its end";
+    Err(Failure::new(Exit::Unavailable, what).hint("try again"))
+}
+
+/// Says what was found. A log that is not intact is a failure.
+fn verdict(result: &v1::AuditVerification, output: &mut Output) -> Result<(), Failure> {
+    output.answer(result, |result| {
+        if !result.intact {
+            return "the audit log is NOT intact".to_owned();
+        }
+        format!(
+            "the audit log is intact: {} entries, {} checkpoints\nlast hash {}",
+            result.entries,
+            result.checkpoints,
+            plain(&result.hash)
+        )
+    })?;
+    if result.intact {
+        return Ok(());
+    }
+    let finding = result.finding.clone().unwrap_or_default();
+    Err(Failure::new(Exit::Failed, plain(&finding.message)).hint(
+        "keep the database as it is, look who could write to it, and restore it from a backup",
+    ))
+}
+
+/// On a terminal a bar, in a pipe nothing.
+fn progress(output: &Output) -> ProgressBar {
+    let draw = if output.is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(None, draw);
+    let template = "audit log {bar:40} {pos}/{len} entries {elapsed}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
 /// An entry in one line: when, outcome, action, who, about what, why.
 fn line(entry: &v1::AuditEntry) -> String {
     let mut parts = vec![
@@ -196,7 +264,40 @@ fn line(entry: &v1::AuditEntry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::tests::after;
+    use crate::cli::output::{
+        Format,
+        tests::{after, seen},
+    };
+
+    #[test]
+    fn an_intact_log_is_an_answer_and_an_edited_one_a_failure() {
+        let intact = v1::AuditVerification {
+            intact: true,
+            entries: 1_234,
+            checkpoints: 3,
+            hash: "ab".repeat(32),
+            finding: None,
+        };
+        let (mut output, out, _) = seen(Format::Text);
+        verdict(&intact, &mut output).expect("intact");
+        assert!(out.text().contains("1234 entries"), "{}", out.text());
+
+        let edited = v1::AuditVerification {
+            finding: Some(v1::AuditFinding {
+                what: "entry_changed".into(),
+                first: "17".into(),
+                last: "17".into(),
+                column: String::new(),
+                message: "entry 17 was changed".into(),
+            }),
+            ..v1::AuditVerification::default()
+        };
+        let (mut output, out, _) = seen(Format::Json);
+        let failure = verdict(&edited, &mut output).expect_err("edited");
+        assert_eq!(failure.exit, Exit::Failed);
+        assert!(failure.to_string().contains("entry 17"), "{failure}");
+        assert!(out.text().contains("\"entry_changed\""), "{}", out.text());
+    }
 
     #[test]
     fn an_entry_is_a_line() {

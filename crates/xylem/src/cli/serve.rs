@@ -279,6 +279,10 @@ pub(crate) struct ServerArguments {
     /// Where to listen; loopback only, as long as there is no TLS
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7243")]
     listen: SocketAddr,
+    /// The file that the audit log's signed checkpoints are copied to; another volume than the
+    /// database's is better [default: audit/checkpoints.jws in the data directory]
+    #[arg(long, value_name = "FILE")]
+    audit_checkpoints: Option<PathBuf>,
     #[command(flatten)]
     temporal: TemporalArguments,
 }
@@ -310,6 +314,7 @@ pub(crate) async fn server(
     let resolved = temporal.resolve()?;
     let mut server = Server::start(ServerConfig {
         listen: vec![arguments.listen],
+        audit_checkpoints: arguments.audit_checkpoints,
         ..ServerConfig::new(data.clone(), temporal)
     })
     .await?;
