@@ -460,11 +460,8 @@ mod tests {
                     file.next();
                 }
             }
-            let beyond: Vec<_> = self.table.iter().cloned().collect();
-            let beyond: Vec<_> = beyond
-                .into_iter()
-                .filter(|row| row.seq > extent.entries)
-                .collect();
+            let mut beyond = self.table.clone();
+            beyond.retain(|row| row.seq > extent.entries);
             verifier.finish(&beyond, file)
         }
 

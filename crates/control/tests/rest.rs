@@ -205,8 +205,8 @@ async fn a_verification_of_the_audit_log_ends_with_what_it_found() {
             .await
             .expect("an answer");
         let text = answer.text().await.expect("the stream ends");
-        let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
-        let last: Value = serde_json::from_str(data.last().expect("an event")).expect("JSON");
+        let mut data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+        let last: Value = serde_json::from_str(data.next_back().expect("an event")).expect("JSON");
         last["result"].clone()
     };
     let intact = verified().await;

@@ -99,8 +99,9 @@ impl SqliteStore {
         self.book.get().ok_or(LogError::NotOpen)
     }
 
-    pub(crate) fn set_book(&self, book: Book) -> Result<(), Book> {
-        self.book.set(book)
+    /// Opens the audit log; `false` where it is open already.
+    pub(crate) fn set_book(&self, book: Book) -> bool {
+        self.book.set(book).is_ok()
     }
 
     pub(crate) async fn write(

@@ -143,7 +143,9 @@ impl SqliteStore {
             clock,
             file,
         };
-        self.set_book(book).map_err(|_| OpenLogError::Open)?;
+        if !self.set_book(book) {
+            return Err(OpenLogError::Open);
+        }
         Ok(self.copy_checkpoints().await?)
     }
 
