@@ -4,8 +4,9 @@ mod house;
 
 use house::{House, V1};
 use sqlx::Connection;
-use std::{fs, sync::Arc, time::Duration};
-use xylem_audit::{Entry, Finding, Kind, Log, LogError, Verdict};
+use std::{fs, ops::ControlFlow, sync::Arc, time::Duration};
+use tokio::runtime::Handle;
+use xylem_audit::{Entry, Finding, Kind, Log, LogError, Verdict, Verified};
 use xylem_store::{OpenLogError, SqliteStore};
 use xylem_vault::{CallEnd, Clock, KeyRing, Vault, VaultError};
 
@@ -348,6 +349,33 @@ async fn a_file_that_was_moved_away_is_written_anew_from_the_database() {
     let house = house.reopen().await;
     assert_eq!(house.checkpoints(), lines);
     assert_eq!(house.verified().await.unwrap().checkpoints, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_is_taken_meanwhile_is_no_finding() {
+    let house = House::new().await;
+    append(&house, 5).await;
+    let mut taken = Ok(());
+    let verified = house
+        .store
+        .verify(&mut |progress| {
+            if progress.checked == 0 {
+                house.clock.advance(Duration::from_secs(10));
+                taken = tokio::task::block_in_place(|| {
+                    Handle::current().block_on(house.store.checkpoint())
+                });
+            }
+            ControlFlow::Continue(())
+        })
+        .await
+        .unwrap();
+    taken.unwrap();
+    assert_eq!(house.checkpoints().len(), 1);
+    let Verified::Intact(intact) = verified else {
+        panic!("{verified:?}");
+    };
+    assert_eq!((intact.entries, intact.checkpoints), (5, 0));
+    assert_eq!(house.verified().await.unwrap().checkpoints, 1);
 }
 
 #[tokio::test]

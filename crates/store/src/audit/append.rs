@@ -25,11 +25,12 @@ pub enum OpenLogError {
     /// The checkpoint file, or the public key beside it, could not be read or written.
     #[error("the audit log's checkpoint file cannot be used")]
     File(#[from] io::Error),
-    /// The last line of the checkpoint file is not a checkpoint of this log.
+    /// The last line of the checkpoint file is not a checkpoint of this log, or the key beside it is
+    /// another one.
     #[error(
-        "the audit checkpoint file is not of this database, or its last line was edited: put the \
-         file back that belongs to the database, or move it away to have it written anew from the \
-         database"
+        "the audit checkpoint file, or checkpoint.jwk beside it, is not of this database, or was \
+         edited: put the files back that belong to the database, or move them away to have them \
+         written anew from the database"
     )]
     Foreign,
     /// The database was put back to an older state, or the log in it was cut off.

@@ -26,6 +26,8 @@ pub(super) async fn verify(
         taken => taken?,
     };
     let of = snapshot.extent.entries;
+    // One that is taken at the last of these entries while they are read is not in the head either.
+    let taken = integer(snapshot.extent.checkpoints);
     let book = store.book()?;
     let verifier = Verifier::new(book.scribe().clone(), snapshot.head, snapshot.extent);
     let mut reading = match verifier {
@@ -41,7 +43,7 @@ pub(super) async fn verify(
         if progress(Progress { checked, of }).is_break() {
             return Ok(Verified::Stopped);
         }
-        let page = match Page::read(store, after, of).await {
+        let page = match Page::read(store, after, of, taken).await {
             Err(LogError::Tampered(finding)) => return Ok(Verified::Broken(finding)),
             page => page?,
         };
@@ -59,8 +61,7 @@ pub(super) async fn verify(
             return Ok(Verified::Broken(finding));
         }
     }
-    let beyond = match checkpoints(store, integer(checked), integer(snapshot.last_checkpoint)).await
-    {
+    let beyond = match checkpoints(store, integer(checked), taken).await {
         Err(LogError::Tampered(finding)) => return Ok(Verified::Broken(finding)),
         beyond => beyond?,
     };
@@ -80,7 +81,6 @@ async fn apart<T: Send + 'static>(
 struct Snapshot {
     head: Option<Head>,
     extent: Extent,
-    last_checkpoint: u64,
     file: FileLines,
 }
 
@@ -93,15 +93,13 @@ impl Snapshot {
         let unusable = |error| LogError::Unavailable(Box::new(error));
         let file = lines(book.file(), turn.length().map_err(unusable)?).map_err(unusable)?;
         let mut tx = store.read().await.map_err(unavailable)?;
-        let last_checkpoint = last(&mut tx, LAST_CHECKPOINT).await?;
         Ok(Self {
             head: head(&mut tx).await?,
             extent: Extent {
                 entries: last(&mut tx, LAST_ENTRY).await?,
-                checkpoints: last_checkpoint,
+                checkpoints: last(&mut tx, LAST_CHECKPOINT).await?,
                 file: turn.copied(),
             },
-            last_checkpoint,
             file,
         })
     }
@@ -115,7 +113,12 @@ struct Page {
 }
 
 impl Page {
-    async fn read(store: &SqliteStore, after: i64, last: u64) -> Result<Self, LogError> {
+    async fn read(
+        store: &SqliteStore,
+        after: i64,
+        last: u64,
+        taken: i64,
+    ) -> Result<Self, LogError> {
         let rows: Vec<SqliteRow> = {
             let mut tx = store.read().await.map_err(unavailable)?;
             sqlx::query("SELECT * FROM audit WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3")
@@ -129,7 +132,7 @@ impl Page {
         let end = rows.last().map(|row| row.try_get("seq")).transpose();
         let end: Option<i64> = end.map_err(unavailable)?;
         let checkpoints = match end {
-            Some(end) => checkpoints(store, after, end).await?,
+            Some(end) => checkpoints(store, after, end.min(taken)).await?,
             None => Vec::new(),
         };
         Ok(Self {
