@@ -1,13 +1,11 @@
 //! The activities as Temporal sees them: claims and deadlines in, failures out.
 
 use crate::{
-    address::AddressPolicy,
     call::{Attempt, ToolCaller},
     children::{self, LOOK_EVERY, Watch},
     executions::Server,
     failure::Failure,
     forward,
-    http::{HttpClient, HttpError},
     ports::{Ports, TaskClaims},
     refusals::Refusals,
 };
@@ -19,6 +17,7 @@ use std::{
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::time::Instant;
+use xylem_outbound::{AddressPolicy, Outbound, OutboundError};
 use xylem_stateful::activity::{
     AskIssuers, ChildEnd, FORWARD_BUDGET, FindChild, Forward, Forwarded, FoundChild, Issuers,
     ReportRejected, Select, TakeIn, TakenIn, ToolAnswer, ToolCall, WatchChildren, definitions,
@@ -50,10 +49,10 @@ impl Activities {
     ///
     /// # Errors
     /// The TLS root certificates could not be loaded.
-    pub fn new(ports: Ports, settings: Settings) -> Result<Self, HttpError> {
-        let http = HttpClient::new(settings.addresses)?;
+    pub fn new(ports: Ports, settings: Settings) -> Result<Self, OutboundError> {
+        let outbound = Outbound::new(settings.addresses)?;
         Ok(Self {
-            caller: ToolCaller::new(ports, http),
+            caller: ToolCaller::new(ports, outbound),
         })
     }
 

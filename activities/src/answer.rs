@@ -1,12 +1,10 @@
 //! From what an API answered to what a workflow may see.
 
-use crate::{
-    http::{Answer, Decoded, decode},
-    redact::Redactor,
-};
+use crate::redact::Redactor;
 use http::HeaderName;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use xylem_outbound::{Answer, Decoded, decode};
 
 /// How much of a rejection's body goes into a failure, in characters.
 const MAX_REJECTION_CHARS: usize = 2048;

@@ -4,7 +4,6 @@ use crate::{
     answer::{self, Clean},
     definitions::Definitions,
     failure::{ApiAnswer, Failure, Used},
-    http::{Answer, HttpClient, SendError},
     lease::Lease,
     ports::{Outcome, Ports, Redeem, Redeemed, TaskClaims},
     redact::Redactor,
@@ -20,6 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use xylem_ids::{Order, ToolName};
+use xylem_outbound::{Answer, Outbound, SendError};
 use xylem_stateful::activity::{ToolAnswer, ToolCall};
 use zeroize::Zeroizing;
 
@@ -35,7 +35,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls tools.
 pub(crate) struct ToolCaller {
     ports: Ports,
-    http: HttpClient,
+    outbound: Outbound,
     definitions: Definitions,
 }
 
@@ -59,11 +59,11 @@ struct Permitted {
 }
 
 impl ToolCaller {
-    pub(crate) fn new(ports: Ports, http: HttpClient) -> Self {
+    pub(crate) fn new(ports: Ports, outbound: Outbound) -> Self {
         Self {
             definitions: Definitions::new(ports.tools.clone()),
             ports,
-            http,
+            outbound,
         }
     }
 
@@ -107,7 +107,7 @@ impl ToolCaller {
         }
         ready.check(&call.parameters)?;
         let request = request::build(ready, &call.parameters, call.api_url.as_deref())?;
-        let checked = self.http.check(&request).await;
+        let checked = self.outbound.check(&request.url).await;
         checked.map_err(|error| unsent(ready, error))?;
         Ok(request)
     }
@@ -196,13 +196,14 @@ impl ToolCaller {
             timeout,
         } = permitted;
         let limit = ready.max_response_bytes();
+        let request = request.with(header);
         let sent = tokio::select! {
             biased;
             () = cancelled => {
                 lease.end(Outcome::Cancelled, None).await;
                 return Err(Failure::Cancelled);
             }
-            sent = self.http.send(request, header, timeout, limit) => sent,
+            sent = self.outbound.send(request, timeout, limit) => sent,
         };
         let answer = match sent {
             Ok(answer) => answer,

@@ -3,7 +3,6 @@
 use super::*;
 use crate::{
     PortError, Released,
-    address::{AddressPolicy, Lookup},
     fake::{claims, tree},
     ports::{AuditSink, Release, TokenSource, ToolDirectory},
     tool::{Tool, tests::tool},
@@ -19,6 +18,7 @@ use std::{
 };
 use tokio::net::TcpSocket;
 use xylem_ids::{Epoch, Serial, Slot, Version};
+use xylem_outbound::{AddressPolicy, Lookup};
 use xylem_stateful::activity::{Issuers, Select, TakenIn};
 
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -176,7 +176,7 @@ impl Stage {
             development: true,
             private: Vec::new(),
         };
-        let http = HttpClient::new(development).expect("a client");
+        let outbound = Outbound::new(development).expect("a client");
         let vault = Arc::new(Vault::default());
         *vault.tool.lock().expect("not poisoned") = Some(Tool {
             method: "GET".to_owned(),
@@ -187,7 +187,7 @@ impl Stage {
         });
         *vault.audiences.lock().expect("not poisoned") = vec![acme.url()];
         *vault.token.lock().expect("not poisoned") = (acme.issue("v1"), 1);
-        let caller = ToolCaller::new(Ports::all(vault.clone()), http);
+        let caller = ToolCaller::new(Ports::all(vault.clone()), outbound);
         Self {
             acme,
             vault,
@@ -199,8 +199,8 @@ impl Stage {
     async fn named(answers: &[&'static str], policy: AddressPolicy) -> Self {
         let mut stage = Self::new().await;
         let names = Arc::new(Names(Mutex::new(answers.to_vec())));
-        let http = HttpClient::with_lookup(policy, names).expect("a client");
-        stage.caller = ToolCaller::new(Ports::all(stage.vault.clone()), http);
+        let outbound = Outbound::with_lookup(policy, names).expect("a client");
+        stage.caller = ToolCaller::new(Ports::all(stage.vault.clone()), outbound);
         let base = "https://api.acme.example";
         stage.vault.change(|tool| tool.base_url = base.to_owned());
         *stage.vault.audiences.lock().expect("not poisoned") = vec![base.to_owned()];

@@ -2,7 +2,6 @@
 //! else.
 
 use crate::{
-    address::AddressRefused,
     ports::PortError,
     refusals::{MAX_REFUSALS, Refusals},
 };
@@ -12,6 +11,7 @@ use std::time::Duration;
 use temporalio_common::error::{ApplicationErrorCategory, ApplicationFailure};
 use temporalio_sdk::activities::ActivityError;
 use xylem_ids::{Order, Origin, Slot, ToolName, TreeId};
+use xylem_outbound::AddressRefused;
 
 /// Which token a call used.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,6 @@
     reason = "the SDK macro generates undocumented constants"
 )]
 mod activities;
-mod address;
 mod answer;
 mod call;
 mod children;
@@ -22,7 +21,6 @@ mod failure;
 #[cfg(test)]
 mod fake;
 mod forward;
-mod http;
 mod lease;
 mod ports;
 mod redact;
@@ -33,9 +31,7 @@ mod template;
 mod tool;
 
 pub use activities::{Activities, Settings};
-pub use address::{AddressPolicy, AddressRefused};
 pub use failure::ApiAnswer;
-pub use http::HttpError;
 pub use ports::{
     AuditSink, Outcome, PortError, Ports, Redeem, Redeemed, Release, Released, TaskClaims,
     TokenSource, ToolDirectory,
@@ -43,3 +39,4 @@ pub use ports::{
 pub use tool::{
     Auth, DEFAULT_RESPONSE_BYTES, DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, MAX_TIMEOUT, Place, Tool,
 };
+pub use xylem_outbound::{AddressPolicy, OutboundError};

@@ -5,10 +5,14 @@ use crate::{
     template::fill,
     tool::{Place, ReadyTool},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use serde_json::{Map, Value};
 use url::Url;
 use xylem_ids::{Audience, Origin};
+use xylem_outbound as outbound;
 
 /// No URL is longer, in bytes: beyond this servers and proxies disagree.
 const MAX_URL_BYTES: usize = 8 * 1024;
@@ -21,6 +25,27 @@ pub(crate) struct Request {
     pub(crate) origin: Origin,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Option<Vec<u8>>,
+}
+
+impl Request {
+    /// The request with the header that carries its token.
+    pub(crate) fn with(self, (name, value): (HeaderName, HeaderValue)) -> outbound::Request {
+        let mut headers = self.headers;
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static("application/json, */*;q=0.5"),
+        );
+        if self.body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        headers.insert(name, value);
+        outbound::Request {
+            method: self.method,
+            url: self.url,
+            headers,
+            body: self.body,
+        }
+    }
 }
 
 /// Builds the request for parameters that the tool's schema accepts.

@@ -33,7 +33,7 @@ use temporalio_sdk::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use xylem_activities::{Activities, AddressPolicy, HttpError, Ports, Settings};
+use xylem_activities::{Activities, AddressPolicy, OutboundError, Ports, Settings};
 use xylem_client::{Client, ConnectError, Definition};
 use xylem_ids::TaskQueue;
 use xylem_stateful::{RegisterError, WATCH_QUEUE_SUFFIX, Workflows};
@@ -66,7 +66,7 @@ pub enum WorkerError {
     },
     /// The TLS root certificates cannot be loaded.
     #[error("the HTTP client of the activities cannot be made")]
-    Http(#[from] HttpError),
+    Http(#[from] OutboundError),
     /// A workflow type is registered twice.
     #[error(transparent)]
     Register(#[from] RegisterError),
@@ -211,7 +211,7 @@ fn declared(definition: &xylem_stateful::Definition) -> Definition {
     }
 }
 
-fn activities(ports: &Ports, config: &WorkerConfig) -> Result<Activities, HttpError> {
+fn activities(ports: &Ports, config: &WorkerConfig) -> Result<Activities, OutboundError> {
     let addresses = AddressPolicy {
         development: config.development,
         private: config.private_networks.clone(),

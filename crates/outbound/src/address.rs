@@ -1,15 +1,7 @@
-//! Which addresses a token may be sent to.
-//!
-//! Names are resolved once per connection, every address of the answer is checked, and the
-//! connection goes to a checked one. What DNS says afterwards does not matter.
+//! Which addresses a request, and the secret in it, may be sent to.
 
-use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use url::{Host, Url};
 
 /// Which addresses beside public ones are allowed.
@@ -32,8 +24,8 @@ pub enum AddressRefused {
     Loopback,
     /// Private, shared, multicast, reserved, or another address in disguise.
     #[error(
-        "the host is not a public address; an administrator can allow its range in the worker's \
-         configuration"
+        "the host is not a public address; an administrator can allow its range with \
+         `--private-network`"
     )]
     NotPublic,
     /// `http` to something else than loopback in development.
@@ -210,71 +202,6 @@ fn inner_v4(address: IpAddr) -> Option<Ipv4Addr> {
         // ISATAP (RFC 5214).
         [_, _, _, _, 0 | 0x200, 0x5efe, _, _] => at(12),
         _ => None,
-    }
-}
-
-/// Turns names into addresses.
-#[async_trait]
-pub(crate) trait Lookup: Send + Sync + 'static {
-    /// All addresses of a name.
-    async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>>;
-}
-
-/// The operating system's resolver.
-pub(crate) struct SystemLookup;
-
-#[async_trait]
-impl Lookup for SystemLookup {
-    async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let found = tokio::net::lookup_host((name, 0)).await?;
-        Ok(found.map(|address| address.ip()).collect())
-    }
-}
-
-/// The resolver of the HTTP client: whatever it lets through was checked.
-#[derive(Clone)]
-pub(crate) struct GuardedResolver {
-    pub(crate) policy: Arc<AddressPolicy>,
-    pub(crate) lookup: Arc<dyn Lookup>,
-}
-
-impl GuardedResolver {
-    /// Checks the URL, and the addresses of its host where that is a name.
-    pub(crate) async fn check(&self, url: &Url) -> Result<(), Unreachable> {
-        self.policy.check_url(url)?;
-        if let Some(Host::Domain(name)) = url.host() {
-            self.addresses(name).await?;
-        }
-        Ok(())
-    }
-
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Unreachable> {
-        let answer = self.lookup.lookup(name).await;
-        let answer = answer.map_err(|_| Unreachable::Unresolved)?;
-        self.policy.check_answer(name, &answer)?;
-        Ok(answer)
-    }
-}
-
-/// Why a host cannot be connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unreachable {
-    /// It must not be.
-    #[error(transparent)]
-    Refused(#[from] AddressRefused),
-    /// The name could not be resolved now.
-    #[error("the host's name could not be resolved")]
-    Unresolved,
-}
-
-impl reqwest::dns::Resolve for GuardedResolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let guard = self.clone();
-        Box::pin(async move {
-            let checked = guard.addresses(name.as_str()).await?;
-            let sockets = checked.into_iter().map(|ip| SocketAddr::new(ip, 0));
-            Ok(Box::new(sockets) as reqwest::dns::Addrs)
-        })
     }
 }
 

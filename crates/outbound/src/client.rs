@@ -1,0 +1,198 @@
+//! The HTTP client: checked addresses, no proxies, no redirects, bounded answers.
+
+use crate::{
+    address::{AddressPolicy, AddressRefused},
+    resolve::{GuardedResolver, Lookup, SystemLookup, Unreachable},
+};
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH},
+};
+use reqwest::{Client, redirect::Policy, tls::Version};
+use std::{error::Error, sync::Arc, time::Duration};
+use url::Url;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const USER_AGENT: &str = concat!("xylem/", env!("CARGO_PKG_VERSION"));
+
+/// Why there is no HTTP client.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client could not be made: check that this machine has TLS root certificates")]
+pub struct OutboundError(#[source] reqwest::Error);
+
+/// Sends requests whose host was checked.
+pub struct Outbound {
+    client: Client,
+    guard: GuardedResolver,
+}
+
+/// A request. Mark the values of headers that are secret as sensitive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Where to, with its query.
+    pub url: Url,
+    /// All headers but those of the connection, and `Accept-Encoding`, which is set here.
+    pub headers: HeaderMap,
+    /// The body. Its type is among the headers.
+    pub body: Option<Vec<u8>>,
+}
+
+/// What came back, as it came: an encoded body is taken apart with [`decode`](crate::decode).
+#[derive(Debug)]
+pub struct Answer {
+    /// The status; redirects are answers too.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, at most the limit.
+    pub body: Vec<u8>,
+}
+
+/// Why nothing usable came back. No variant has a text from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Nothing was sent: the address must not be connected to.
+    #[error(transparent)]
+    Refused(#[from] AddressRefused),
+    /// Nothing was sent.
+    #[error("{0}")]
+    NotSent(&'static str),
+    /// It was sent, or may have been.
+    #[error("{0}")]
+    NoAnswer(&'static str),
+    /// It was answered with more than the limit.
+    #[error("the answer is larger than allowed")]
+    TooLarge,
+}
+
+impl From<Unreachable> for SendError {
+    fn from(unreachable: Unreachable) -> Self {
+        match unreachable {
+            Unreachable::Refused(why) => Self::Refused(why),
+            Unreachable::Unresolved => Self::NotSent("its host's name could not be resolved"),
+        }
+    }
+}
+
+impl Outbound {
+    /// A client that connects to what the policy allows, with the operating system's resolver.
+    ///
+    /// # Errors
+    /// The TLS root certificates could not be loaded.
+    pub fn new(policy: AddressPolicy) -> Result<Self, OutboundError> {
+        Self::with_lookup(policy, Arc::new(SystemLookup))
+    }
+
+    /// The same with another resolver.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_lookup(
+        policy: AddressPolicy,
+        lookup: Arc<dyn Lookup>,
+    ) -> Result<Self, OutboundError> {
+        let guard = GuardedResolver {
+            policy: Arc::new(policy),
+            lookup,
+        };
+        let client = Client::builder()
+            .dns_resolver(guard.clone())
+            .no_proxy()
+            .redirect(Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            // Compressed answers are taken apart here, within bounds on both forms.
+            .no_gzip()
+            .no_brotli()
+            .no_deflate()
+            .tls_version_min(Version::TLS_1_2)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(USER_AGENT)
+            .build()
+            .map_err(OutboundError)?;
+        Ok(Self { client, guard })
+    }
+
+    /// Checks where a request would go, before a secret is asked for. Sending checks again.
+    ///
+    /// # Errors
+    /// The host must not be connected to, or its name cannot be resolved.
+    pub async fn check(&self, url: &Url) -> Result<(), SendError> {
+        Ok(self.guard.check(url).await?)
+    }
+
+    /// Sends a request and reads the whole answer, at most `limit` bytes of body. What an error
+    /// status says beyond the limit, or breaks off to say, is left out: its status is what matters.
+    ///
+    /// # Errors
+    /// Nothing usable came back within `timeout`.
+    pub async fn send(
+        &self,
+        request: Request,
+        timeout: Duration,
+        limit: usize,
+    ) -> Result<Answer, SendError> {
+        // Hosts that are addresses do not pass the resolver.
+        self.guard.policy.check_url(&request.url)?;
+        let mut headers = request.headers;
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        let mut sending = self.client.request(request.method, request.url);
+        if let Some(body) = request.body {
+            sending = sending.body(body);
+        }
+        let sent = sending.headers(headers).timeout(timeout).send().await;
+        read(sent.map_err(|error| reason(&error))?, limit).await
+    }
+}
+
+async fn read(mut response: reqwest::Response, limit: usize) -> Result<Answer, SendError> {
+    let body = body(&mut response, limit).await;
+    let body = if response.status().is_success() {
+        body?
+    } else {
+        body.unwrap_or_default()
+    };
+    Ok(Answer {
+        status: response.status(),
+        headers: std::mem::take(response.headers_mut()),
+        body,
+    })
+}
+
+async fn body(response: &mut reqwest::Response, limit: usize) -> Result<Vec<u8>, SendError> {
+    let announced = response.headers().get(CONTENT_LENGTH);
+    let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > limit) {
+        return Err(SendError::TooLarge);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| reason(&error))? {
+        if body.len() + chunk.len() > limit {
+            return Err(SendError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// What a client error means. Its text is not used: it contains the URL.
+fn reason(error: &reqwest::Error) -> SendError {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        match inner.downcast_ref::<Unreachable>() {
+            Some(unreachable) => return (*unreachable).into(),
+            None => source = inner.source(),
+        }
+    }
+    if error.is_connect() {
+        SendError::NotSent("no connection could be made, or its certificate is not trusted")
+    } else if error.is_timeout() {
+        SendError::NoAnswer("it took too long")
+    } else if error.is_builder() || error.is_request() && error.source().is_none() {
+        SendError::NotSent("the request could not be made")
+    } else {
+        SendError::NoAnswer("the connection broke")
+    }
+}
