@@ -1,4 +1,4 @@
-//! The audit log in SQLite.
+//! The audit log.
 
 mod append;
 mod file;
@@ -9,12 +9,12 @@ pub(crate) use append::Book;
 pub use append::OpenLogError;
 
 use crate::{
-    SqliteStore,
+    Store,
     row::{Columns, integer},
+    sql::{Growing, Row, Work, statement},
 };
 use async_trait::async_trait;
-use read::{head_row, line, place};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use read::{entries, head_row, line, place};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_audit::{
     Entry, Filter, Finding, Head, Log, LogError, MAX_PAGE, Page, PageToken, Standing, Verified,
@@ -26,10 +26,10 @@ fn unavailable(error: sqlx::Error) -> LogError {
 }
 
 #[async_trait]
-impl Log for SqliteStore {
+impl Log for Store {
     async fn append(&self, entries: &[Entry]) -> Result<(), LogError> {
-        let tx = self.write().await.map_err(unavailable)?;
-        self.commit_with(tx, entries).await
+        let work = self.write().await.map_err(unavailable)?;
+        self.commit_with(work, entries).await
     }
 
     async fn list(
@@ -40,27 +40,28 @@ impl Log for SqliteStore {
     ) -> Result<Page, LogError> {
         let book = self.book()?;
         let size = size.clamp(1, MAX_PAGE);
-        let mut query = QueryBuilder::new("SELECT * FROM audit WHERE seq > ");
+        let mut query = entries();
+        query.push(" WHERE seq > ");
         query.push_bind(after.map_or(0, |token| integer(token.place())));
         narrow(&mut query, filter);
         query
             .push(" ORDER BY seq LIMIT ")
             .push_bind(i64::from(size) + 1);
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let rows = query.build().fetch_all(&mut *tx).await;
-        page(book, &rows.map_err(unavailable)?, size)
+        let mut work = self.read().await.map_err(unavailable)?;
+        let rows = work.all(query.done()).await.map_err(unavailable)?;
+        page(book, &rows, size)
     }
 
     async fn end(&self) -> Result<PageToken, LogError> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        Ok(PageToken::after(last(&mut tx, LAST_ENTRY).await?))
+        let mut work = self.read().await.map_err(unavailable)?;
+        Ok(PageToken::after(last(&mut work, LAST_ENTRY).await?))
     }
 
     async fn standing(&self) -> Result<Standing, LogError> {
         let book = self.book()?;
         book.check_file()?;
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let head = head(&mut tx).await?;
+        let mut work = self.read().await.map_err(unavailable)?;
+        let head = head(&mut work).await?;
         let head = book.intact(head).map_err(LogError::Tampered)?;
         let at = Duration::from_millis(head.checkpoint_at);
         Ok(Standing {
@@ -75,29 +76,28 @@ impl Log for SqliteStore {
     }
 }
 
-const LAST_ENTRY: &str = "SELECT MAX(seq) FROM audit";
-const LAST_CHECKPOINT: &str = "SELECT MAX(seq) FROM audit_checkpoints";
+const LAST_ENTRY: &str = "SELECT MAX(seq) AS last FROM audit";
+const LAST_CHECKPOINT: &str = "SELECT MAX(seq) AS last FROM audit_checkpoints";
 
 /// The last place in a table; 0 where it is empty.
-async fn last(connection: &mut SqliteConnection, query: &'static str) -> Result<u64, LogError> {
-    let last: Option<i64> = sqlx::query_scalar(query)
-        .fetch_one(connection)
-        .await
-        .map_err(unavailable)?;
-    Ok(last.map_or(0, place))
+async fn last(work: &mut Work, query: &'static str) -> Result<u64, LogError> {
+    let row = work.one(statement(query)).await.map_err(unavailable)?;
+    let last = row.map(|row| row.column::<Option<i64>>("last")).transpose();
+    Ok(last.map_err(unavailable)?.flatten().map_or(0, place))
 }
 
 /// The head as it is stored; `None` where there is none that can be read.
-async fn head(connection: &mut SqliteConnection) -> Result<Option<Head>, LogError> {
-    let row = sqlx::query("SELECT * FROM audit_head WHERE only = 1")
-        .fetch_optional(connection)
-        .await
-        .map_err(unavailable)?;
+async fn head(work: &mut Work) -> Result<Option<Head>, LogError> {
+    let query = statement(
+        "SELECT chain, seq, hash, checkpoint, checkpoint_at, mac FROM audit_head
+         WHERE \"only\" = 1",
+    );
+    let row = work.one(query).await.map_err(unavailable)?;
     let read = row.as_ref().map(head_row).transpose();
     read.map_err(|_| LogError::Tampered(Finding::Head))
 }
 
-fn narrow(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
+fn narrow(query: &mut Growing, filter: &Filter) {
     if let Some(tree) = &filter.tree {
         query
             .push(" AND namespace = ")
@@ -150,7 +150,7 @@ fn narrow(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
 }
 
 /// One row more than asked for was read: whether there is a next page.
-fn page(book: &Book, rows: &[SqliteRow], size: u32) -> Result<Page, LogError> {
+fn page(book: &Book, rows: &[Row], size: u32) -> Result<Page, LogError> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let shown = rows.get(..size).unwrap_or(rows);
     let read = shown.iter().map(|row| {

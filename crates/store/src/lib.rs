@@ -6,10 +6,13 @@
 //! the database's write lock when it begins, so what it reads stays as it is until it commits.
 
 mod audit;
+mod database;
+mod migrations;
 mod registry;
 mod row;
+mod sql;
 mod sqlite;
 mod vault;
 
 pub use audit::OpenLogError;
-pub use sqlite::{OpenError, SqliteStore};
+pub use database::{OpenError, Store};

@@ -1,11 +1,11 @@
-//! The registry's rows in SQLite.
+//! The registry's rows.
 
 use crate::{
-    SqliteStore,
+    Store,
     row::{Columns, RowError, json, seconds},
+    sql::{Row, Statement, Work, statement},
 };
 use async_trait::async_trait;
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_ids::{AgentId, KeyId, Namespace, TaskQueue, ToolName, WorkflowType};
 use xylem_registry::{
@@ -27,8 +27,25 @@ fn insert_failed(error: sqlx::Error) -> StorageError {
     }
 }
 
+/// What is read of a table, named column by column.
+macro_rules! select {
+    (tools $rest:literal) => {
+        concat!("SELECT hash, definition FROM tools ", $rest)
+    };
+    (agents $rest:literal) => {
+        concat!("SELECT id, roles, created_at FROM agents ", $rest)
+    };
+    (api_keys $rest:literal) => {
+        concat!(
+            "SELECT id, namespace, agent, roles, queues, created_at, expires_at, revoked_at,
+                last_used_at, hash, seal FROM api_keys ",
+            $rest
+        )
+    };
+}
+
 #[async_trait]
-impl Storage for SqliteStore {
+impl Storage for Store {
     async fn put_tool(
         &self,
         namespace: &Namespace,
@@ -36,36 +53,32 @@ impl Storage for SqliteStore {
         existing: Existing,
         now: SystemTime,
     ) -> Stored<Registered> {
-        let mut tx = self.write().await.map_err(unavailable)?;
-        let known: Option<String> =
-            sqlx::query_scalar("SELECT hash FROM tools WHERE namespace = $1 AND name = $2")
-                .bind(namespace.as_str())
-                .bind(tool.name().as_str())
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+        let mut work = self.write().await.map_err(unavailable)?;
+        let hash = statement("SELECT hash FROM tools WHERE namespace = $1 AND name = $2")
+            .bind(namespace.as_str())
+            .bind(tool.name().as_str());
+        let known = work.one(hash).await.map_err(unavailable)?;
+        let known: Option<String> = known
+            .map(|row| Columns::new(&row, "tool").raw("hash"))
+            .transpose()?;
         let registered = match (known, existing) {
             (None, _) => Registered::Created,
             (Some(hash), _) if hash == tool.hash().as_str() => return Ok(Registered::Unchanged),
             (Some(_), Existing::Refuse) => return Err(StorageError::Exists),
             (Some(_), Existing::Replace) => Registered::Replaced,
         };
-        upsert_tool(&mut tx, namespace, tool, now)
+        upsert_tool(&mut work, namespace, tool, now)
             .await
             .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)?;
+        work.commit().await.map_err(unavailable)?;
         Ok(registered)
     }
 
     async fn tool(&self, namespace: &Namespace, name: &ToolName) -> Stored<Option<Tool>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let row = sqlx::query("SELECT * FROM tools WHERE namespace = $1 AND name = $2")
+        let query = statement(select!(tools "WHERE namespace = $1 AND name = $2"))
             .bind(namespace.as_str())
-            .bind(name.as_str())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        Ok(row.as_ref().map(tool).transpose()?)
+            .bind(name.as_str());
+        self.find(query, tool).await
     }
 
     async fn tools(
@@ -74,43 +87,32 @@ impl Storage for SqliteStore {
         after: Option<&ToolName>,
         limit: u32,
     ) -> Stored<Vec<Tool>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let rows = sqlx::query(
-            "SELECT * FROM tools WHERE namespace = $1 AND name > $2 ORDER BY name LIMIT $3",
-        )
-        .bind(namespace.as_str())
-        .bind(after.map_or("", ToolName::as_str))
-        .bind(limit)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        all(&rows, tool)
+        let query =
+            statement(select!(tools "WHERE namespace = $1 AND name > $2 ORDER BY name LIMIT $3"))
+                .bind(namespace.as_str())
+                .bind(after.map_or("", ToolName::as_str))
+                .bind(limit);
+        self.find_all(query, tool).await
     }
 
     async fn insert_agent(&self, namespace: &Namespace, agent: &Agent) -> Stored<()> {
-        let mut tx = self.write().await.map_err(unavailable)?;
-        sqlx::query(
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement(
             "INSERT INTO agents (namespace, id, roles, created_at) VALUES ($1, $2, $3, $4)",
         )
         .bind(namespace.as_str())
         .bind(agent.id.as_str())
         .bind(codes(&agent.roles))
-        .bind(seconds(agent.created_at))
-        .execute(&mut *tx)
-        .await
-        .map_err(insert_failed)?;
-        tx.commit().await.map_err(unavailable)
+        .bind(seconds(agent.created_at));
+        work.run(query).await.map_err(insert_failed)?;
+        work.commit().await.map_err(unavailable)
     }
 
     async fn agent(&self, namespace: &Namespace, id: &AgentId) -> Stored<Option<Agent>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let row = sqlx::query("SELECT * FROM agents WHERE namespace = $1 AND id = $2")
+        let query = statement(select!(agents "WHERE namespace = $1 AND id = $2"))
             .bind(namespace.as_str())
-            .bind(id.as_str())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        Ok(row.as_ref().map(agent).transpose()?)
+            .bind(id.as_str());
+        self.find(query, agent).await
     }
 
     async fn agents(
@@ -119,22 +121,17 @@ impl Storage for SqliteStore {
         after: Option<&AgentId>,
         limit: u32,
     ) -> Stored<Vec<Agent>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let rows = sqlx::query(
-            "SELECT * FROM agents WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3",
-        )
-        .bind(namespace.as_str())
-        .bind(after.map_or("", AgentId::as_str))
-        .bind(limit)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        all(&rows, agent)
+        let query =
+            statement(select!(agents "WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3"))
+                .bind(namespace.as_str())
+                .bind(after.map_or("", AgentId::as_str))
+                .bind(limit);
+        self.find_all(query, agent).await
     }
 
     async fn put_key(&self, key: &ApiKey) -> Stored<()> {
-        let mut tx = self.write().await.map_err(unavailable)?;
-        sqlx::query(
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement(
             "INSERT INTO api_keys (id, namespace, agent, roles, queues, created_at, expires_at,
                 revoked_at, last_used_at, hash, seal)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
@@ -150,32 +147,21 @@ impl Storage for SqliteStore {
         .bind(key.revoked_at.map(seconds))
         .bind(key.last_used_at.map(seconds))
         .bind(key.hash.as_slice())
-        .bind(key.seal.as_slice())
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)
+        .bind(key.seal.as_slice());
+        work.run(query).await.map_err(unavailable)?;
+        work.commit().await.map_err(unavailable)
     }
 
     async fn key_by_hash(&self, hash: &[u8; 32]) -> Stored<Option<ApiKey>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let row = sqlx::query("SELECT * FROM api_keys WHERE hash = $1")
-            .bind(hash.as_slice())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        Ok(row.as_ref().map(api_key).transpose()?)
+        let query = statement(select!(api_keys "WHERE hash = $1")).bind(hash.as_slice());
+        self.find(query, api_key).await
     }
 
     async fn key(&self, namespace: &Namespace, id: &KeyId) -> Stored<Option<ApiKey>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let row = sqlx::query("SELECT * FROM api_keys WHERE namespace = $1 AND id = $2")
+        let query = statement(select!(api_keys "WHERE namespace = $1 AND id = $2"))
             .bind(namespace.as_str())
-            .bind(id.as_str())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        Ok(row.as_ref().map(api_key).transpose()?)
+            .bind(id.as_str());
+        self.find(query, api_key).await
     }
 
     async fn keys(
@@ -184,28 +170,21 @@ impl Storage for SqliteStore {
         after: Option<&KeyId>,
         limit: u32,
     ) -> Stored<Vec<ApiKey>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let rows = sqlx::query(
-            "SELECT * FROM api_keys WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3",
-        )
-        .bind(namespace.as_str())
-        .bind(after.map_or("", KeyId::as_str))
-        .bind(limit)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        all(&rows, api_key)
+        let query =
+            statement(select!(api_keys "WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3"))
+                .bind(namespace.as_str())
+                .bind(after.map_or("", KeyId::as_str))
+                .bind(limit);
+        self.find_all(query, api_key).await
     }
 
     async fn touch_key(&self, id: &KeyId, at: SystemTime) -> Stored<()> {
-        let mut tx = self.write().await.map_err(unavailable)?;
-        sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
             .bind(id.as_str())
-            .bind(seconds(at))
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)
+            .bind(seconds(at));
+        work.run(query).await.map_err(unavailable)?;
+        work.commit().await.map_err(unavailable)
     }
 
     async fn put_definitions(
@@ -214,41 +193,43 @@ impl Storage for SqliteStore {
         queue: &TaskQueue,
         definitions: &[WorkflowDefinition],
     ) -> Stored<()> {
-        let mut tx = self.write().await.map_err(unavailable)?;
+        let mut work = self.write().await.map_err(unavailable)?;
         for definition in definitions {
-            put_definition(&mut tx, namespace, queue, definition)
+            put_definition(&mut work, namespace, queue, definition)
                 .await
                 .map_err(unavailable)?;
         }
-        tx.commit().await.map_err(unavailable)
+        work.commit().await.map_err(unavailable)
     }
 
     async fn definitions(
         &self,
         namespace: &Namespace,
     ) -> Stored<Vec<(TaskQueue, WorkflowDefinition)>> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let rows = sqlx::query(
-            "SELECT d.queue, d.workflow_type, s.slot, s.transit FROM definitions d
+        let mut work = self.read().await.map_err(unavailable)?;
+        let rows = work
+            .all(
+                statement(
+                    "SELECT d.queue, d.workflow_type, s.slot, s.transit FROM definitions d
              LEFT JOIN definition_slots s ON s.namespace = d.namespace AND s.queue = d.queue
                 AND s.workflow_type = d.workflow_type
              WHERE d.namespace = $1 ORDER BY d.queue, d.workflow_type, s.slot",
-        )
-        .bind(namespace.as_str())
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(unavailable)?;
+                )
+                .bind(namespace.as_str()),
+            )
+            .await
+            .map_err(unavailable)?;
         Ok(definitions(&rows)?)
     }
 }
 
 async fn upsert_tool(
-    connection: &mut SqliteConnection,
+    work: &mut Work,
     namespace: &Namespace,
     tool: &Tool,
     now: SystemTime,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    let query = statement(
         "INSERT INTO tools (namespace, name, slot, hash, definition, created_at, changed_at)
          VALUES ($1, $2, $3, $4, $5, $6, $6)
          ON CONFLICT (namespace, name) DO UPDATE SET slot = excluded.slot, hash = excluded.hash,
@@ -259,40 +240,37 @@ async fn upsert_tool(
     .bind(tool.slot().as_str())
     .bind(tool.hash().as_str())
     .bind(json(tool.definition()))
-    .bind(seconds(now))
-    .execute(connection)
-    .await?;
+    .bind(seconds(now));
+    work.run(query).await?;
     Ok(())
 }
 
 async fn put_definition(
-    connection: &mut SqliteConnection,
+    work: &mut Work,
     namespace: &Namespace,
     queue: &TaskQueue,
     definition: &WorkflowDefinition,
 ) -> Result<(), sqlx::Error> {
     let of = definition.workflow_type.as_str();
-    sqlx::query(
+    let query = statement(
         "INSERT INTO definitions (namespace, queue, workflow_type) VALUES ($1, $2, $3)
          ON CONFLICT DO NOTHING",
     )
     .bind(namespace.as_str())
     .bind(queue.as_str())
-    .bind(of)
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
+    .bind(of);
+    work.run(query).await?;
+    let query = statement(
         "DELETE FROM definition_slots WHERE namespace = $1 AND queue = $2 AND workflow_type = $3",
     )
     .bind(namespace.as_str())
     .bind(queue.as_str())
-    .bind(of)
-    .execute(&mut *connection)
-    .await?;
+    .bind(of);
+    work.run(query).await?;
     let redeems = definition.slots.iter().map(|slot| (slot, false));
     let transit = definition.transit.iter().map(|slot| (slot, true));
     for (slot, transit) in redeems.chain(transit) {
-        sqlx::query(
+        let query = statement(
             "INSERT INTO definition_slots (namespace, queue, workflow_type, slot, transit)
              VALUES ($1, $2, $3, $4, $5)",
         )
@@ -300,20 +278,37 @@ async fn put_definition(
         .bind(queue.as_str())
         .bind(of)
         .bind(slot.as_str())
-        .bind(i64::from(transit))
-        .execute(&mut *connection)
-        .await?;
+        .bind(i64::from(transit));
+        work.run(query).await?;
     }
     Ok(())
 }
 
-fn all<T>(rows: &[SqliteRow], read: fn(&SqliteRow) -> Result<T, RowError>) -> Stored<Vec<T>> {
-    let read: Result<Vec<T>, RowError> = rows.iter().map(read).collect();
-    Ok(read?)
+impl Store {
+    async fn find<T>(
+        &self,
+        query: Statement,
+        read: fn(&Row) -> Result<T, RowError>,
+    ) -> Stored<Option<T>> {
+        let mut work = self.read().await.map_err(unavailable)?;
+        let row = work.one(query).await.map_err(unavailable)?;
+        Ok(row.as_ref().map(read).transpose()?)
+    }
+
+    async fn find_all<T>(
+        &self,
+        query: Statement,
+        read: fn(&Row) -> Result<T, RowError>,
+    ) -> Stored<Vec<T>> {
+        let mut work = self.read().await.map_err(unavailable)?;
+        let rows = work.all(query).await.map_err(unavailable)?;
+        let read: Result<Vec<T>, RowError> = rows.iter().map(read).collect();
+        Ok(read?)
+    }
 }
 
 /// A definition is checked again as it is read: what was edited into it breaks a rule or the hash.
-fn tool(row: &SqliteRow) -> Result<Tool, RowError> {
+fn tool(row: &Row) -> Result<Tool, RowError> {
     let columns = Columns::new(row, "tool");
     let tool = Tool::new(columns.json("definition")?).map_err(|_| columns.unreadable())?;
     if tool.hash().as_str() == columns.raw::<&str>("hash")? {
@@ -323,7 +318,7 @@ fn tool(row: &SqliteRow) -> Result<Tool, RowError> {
     }
 }
 
-fn agent(row: &SqliteRow) -> Result<Agent, RowError> {
+fn agent(row: &Row) -> Result<Agent, RowError> {
     let columns = Columns::new(row, "agent");
     Ok(Agent {
         id: columns.parsed("id")?,
@@ -332,7 +327,7 @@ fn agent(row: &SqliteRow) -> Result<Agent, RowError> {
     })
 }
 
-fn api_key(row: &SqliteRow) -> Result<ApiKey, RowError> {
+fn api_key(row: &Row) -> Result<ApiKey, RowError> {
     let columns = Columns::new(row, "API key");
     Ok(ApiKey {
         id: columns.parsed("id")?,
@@ -349,7 +344,7 @@ fn api_key(row: &SqliteRow) -> Result<ApiKey, RowError> {
     })
 }
 
-fn definitions(rows: &[SqliteRow]) -> Result<Vec<(TaskQueue, WorkflowDefinition)>, RowError> {
+fn definitions(rows: &[Row]) -> Result<Vec<(TaskQueue, WorkflowDefinition)>, RowError> {
     let mut found: Vec<(TaskQueue, WorkflowDefinition)> = Vec::new();
     for row in rows {
         let columns = Columns::new(row, "workflow definition");

@@ -1,7 +1,7 @@
 //! Between columns and types.
 
+use crate::sql::{Column, Row};
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
 use std::{
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -40,12 +40,12 @@ impl From<RowError> for xylem_registry::StorageError {
 
 /// A row, and what kind of row it is: what an error says.
 pub(crate) struct Columns<'r> {
-    row: &'r SqliteRow,
+    row: &'r Row,
     what: &'static str,
 }
 
 impl<'r> Columns<'r> {
-    pub(crate) fn new(row: &'r SqliteRow, what: &'static str) -> Self {
+    pub(crate) fn new(row: &'r Row, what: &'static str) -> Self {
         Self { row, what }
     }
 
@@ -54,11 +54,8 @@ impl<'r> Columns<'r> {
     }
 
     /// The column as it is.
-    pub(crate) fn raw<T>(&self, column: &str) -> Result<T, RowError>
-    where
-        T: Decode<'r, Sqlite> + Type<Sqlite>,
-    {
-        self.row.try_get(column).map_err(|_| self.unreadable())
+    pub(crate) fn raw<T: Column<'r>>(&self, column: &str) -> Result<T, RowError> {
+        self.row.column(column).map_err(|_| self.unreadable())
     }
 
     /// Text, as the type that it names.

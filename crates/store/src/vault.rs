@@ -1,15 +1,15 @@
-//! The vault's rows in SQLite.
+//! The vault's rows.
 
 mod read;
 mod write;
 
 use crate::{
-    SqliteStore,
+    Store,
     row::{Columns, RowError, integer},
+    sql::{Row, Statement, Work, statement},
 };
 use async_trait::async_trait;
-use read::{epoch_row, key_row, lease_row, secret_row, slot_row, tree_row, version_row};
-use sqlx::{Sqlite, sqlite::SqliteRow};
+use read::{epoch_row, key_row, lease_row, secret_row, select, slot_row, tree_row, version_row};
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
@@ -37,32 +37,29 @@ fn not_appended(error: LogError) -> StorageError {
 }
 
 #[async_trait]
-impl Storage for SqliteStore {
+impl Storage for Store {
     async fn begin(&self) -> Stored<Box<dyn Transaction>> {
-        let tx = self.write().await.map_err(unavailable)?;
-        Ok(Box::new(SqliteTransaction::new(tx, self)))
+        let work = self.write().await.map_err(unavailable)?;
+        Ok(Box::new(StoreTransaction::new(work, self)))
     }
 
     async fn begin_read(&self) -> Stored<Box<dyn Transaction>> {
-        let tx = self.read().await.map_err(unavailable)?;
-        Ok(Box::new(SqliteTransaction::new(tx, self)))
+        let work = self.read().await.map_err(unavailable)?;
+        Ok(Box::new(StoreTransaction::new(work, self)))
     }
 }
 
-struct SqliteTransaction {
-    tx: sqlx::Transaction<'static, Sqlite>,
+struct StoreTransaction {
+    work: Work,
     /// What is to be appended to the audit log at the end.
     entries: Vec<Entry>,
-    store: SqliteStore,
+    store: Store,
 }
 
-/// A query with everything bound to it.
-type Query = sqlx::query::Query<'static, Sqlite, sqlx::sqlite::SqliteArguments>;
-
-impl SqliteTransaction {
-    fn new(tx: sqlx::Transaction<'static, Sqlite>, store: &SqliteStore) -> Self {
+impl StoreTransaction {
+    fn new(work: Work, store: &Store) -> Self {
         Self {
-            tx,
+            work,
             entries: Vec::new(),
             store: store.clone(),
         }
@@ -70,43 +67,45 @@ impl SqliteTransaction {
 
     async fn one<T>(
         &mut self,
-        query: Query,
-        read: fn(&SqliteRow) -> Result<T, RowError>,
+        statement: Statement,
+        read: fn(&Row) -> Result<T, RowError>,
     ) -> Stored<Option<T>> {
-        let row = query.fetch_optional(&mut *self.tx).await;
-        let row = row.map_err(unavailable)?;
+        let row = self.work.one(statement).await.map_err(unavailable)?;
         Ok(row.as_ref().map(read).transpose()?)
     }
 
     async fn all<T>(
         &mut self,
-        query: Query,
-        read: fn(&SqliteRow) -> Result<T, RowError>,
+        statement: Statement,
+        read: fn(&Row) -> Result<T, RowError>,
     ) -> Stored<Vec<T>> {
-        let rows = query.fetch_all(&mut *self.tx).await.map_err(unavailable)?;
+        let rows = self.work.all(statement).await.map_err(unavailable)?;
         let read: Result<Vec<T>, RowError> = rows.iter().map(read).collect();
         Ok(read?)
     }
 
-    async fn run(&mut self, query: Query) -> Stored<u64> {
-        let done = query.execute(&mut *self.tx).await.map_err(unavailable)?;
-        Ok(done.rows_affected())
+    async fn run(&mut self, statement: Statement) -> Stored<u64> {
+        self.work.run(statement).await.map_err(unavailable)
     }
 }
 
-/// Binds text by value, so that a query outlives what it was made of.
+/// What is bound of an identifier.
 fn text(value: impl ToString) -> String {
     value.to_string()
 }
 
 #[async_trait]
-impl Transaction for SqliteTransaction {
+impl Transaction for StoreTransaction {
     async fn commit(self: Box<Self>) -> Stored<()> {
-        let Self { tx, entries, store } = *self;
+        let Self {
+            work,
+            entries,
+            store,
+        } = *self;
         if entries.is_empty() {
-            return tx.commit().await.map_err(unavailable);
+            return work.commit().await.map_err(unavailable);
         }
-        let committed = store.commit_with(tx, &entries).await;
+        let committed = store.commit_with(work, &entries).await;
         committed.map_err(not_appended)
     }
 
@@ -116,7 +115,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn epoch(&mut self) -> Stored<Option<EpochRow>> {
-        let query = sqlx::query("SELECT * FROM epoch WHERE only = 1");
+        let query = statement(select!(epoch "WHERE \"only\" = 1"));
         self.one(query, epoch_row).await
     }
 
@@ -125,12 +124,12 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn keys(&mut self, purpose: Purpose) -> Stored<Vec<KeyRow>> {
-        let query = sqlx::query("SELECT * FROM keys WHERE purpose = $1 ORDER BY generation, id");
+        let query = statement(select!(keys "WHERE purpose = $1 ORDER BY generation, id"));
         self.all(query.bind(purpose.code()), key_row).await
     }
 
     async fn key(&mut self, id: &KeyId) -> Stored<Option<KeyRow>> {
-        let query = sqlx::query("SELECT * FROM keys WHERE id = $1");
+        let query = statement(select!(keys "WHERE id = $1"));
         self.one(query.bind(text(id)), key_row).await
     }
 
@@ -139,18 +138,18 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn delete_key(&mut self, id: &KeyId) -> Stored<()> {
-        let query = sqlx::query("DELETE FROM keys WHERE id = $1").bind(text(id));
+        let query = statement("DELETE FROM keys WHERE id = $1").bind(text(id));
         self.run(query).await.map(drop)
     }
 
     async fn tree(&mut self, start: &StartId) -> Stored<Option<TreeRow>> {
-        let query = sqlx::query("SELECT * FROM trees WHERE start_id = $1");
+        let query = statement(select!(trees "WHERE start_id = $1"));
         self.one(query.bind(text(start)), tree_row).await
     }
 
     async fn tree_by_id(&mut self, id: &TreeId) -> Stored<Option<TreeRow>> {
-        let query = sqlx::query(
-            "SELECT * FROM trees WHERE namespace = $1 AND workflow_id = $2 AND first_run_id = $3",
+        let query = statement(
+            select!(trees "WHERE namespace = $1 AND workflow_id = $2 AND first_run_id = $3"),
         )
         .bind(text(&id.namespace))
         .bind(text(&id.workflow_id))
@@ -163,7 +162,7 @@ impl Transaction for SqliteTransaction {
         namespace: &Namespace,
         request: &RequestId,
     ) -> Stored<Option<TreeRow>> {
-        let query = sqlx::query("SELECT * FROM trees WHERE namespace = $1 AND request = $2");
+        let query = statement(select!(trees "WHERE namespace = $1 AND request = $2"));
         let query = query.bind(text(namespace)).bind(text(request));
         self.one(query, tree_row).await
     }
@@ -173,10 +172,8 @@ impl Transaction for SqliteTransaction {
         namespace: &Namespace,
         workflow_id: &WorkflowId,
     ) -> Stored<Option<TreeRow>> {
-        let query = sqlx::query(
-            "SELECT * FROM trees WHERE namespace = $1 AND workflow_id = $2
-             ORDER BY stopped_at IS NOT NULL AND first_run_id IS NULL, opened_as DESC LIMIT 1",
-        );
+        let query = statement(select!(trees "WHERE namespace = $1 AND workflow_id = $2
+             ORDER BY stopped_at IS NOT NULL AND first_run_id IS NULL, opened_as DESC LIMIT 1"));
         let query = query.bind(text(namespace)).bind(text(workflow_id));
         self.one(query, tree_row).await
     }
@@ -187,10 +184,10 @@ impl Transaction for SqliteTransaction {
         after: Option<&StartId>,
         limit: u32,
     ) -> Stored<Vec<TreeRow>> {
-        let query = sqlx::query(
-            "SELECT * FROM trees WHERE namespace = $1 AND ($2 IS NULL OR opened_as <
+        let query = statement(
+            select!(trees "WHERE namespace = $1 AND (CAST($2 AS TEXT) IS NULL OR opened_as <
                 (SELECT opened_as FROM trees WHERE start_id = $2))
-             ORDER BY opened_as DESC LIMIT $3",
+             ORDER BY opened_as DESC LIMIT $3"),
         )
         .bind(text(namespace))
         .bind(after.map(text))
@@ -199,7 +196,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn starting_trees(&mut self) -> Stored<Vec<TreeRow>> {
-        let query = sqlx::query("SELECT * FROM trees WHERE state = 'starting' ORDER BY opened_as");
+        let query = statement(select!(trees "WHERE state = 'starting' ORDER BY opened_as"));
         self.all(query, tree_row).await
     }
 
@@ -208,13 +205,13 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn slot(&mut self, start: &StartId, slot: &Slot) -> Stored<Option<SlotRow>> {
-        let query = sqlx::query("SELECT * FROM slots WHERE start_id = $1 AND slot = $2");
+        let query = statement(select!(slots "WHERE start_id = $1 AND slot = $2"));
         self.one(query.bind(text(start)).bind(text(slot)), slot_row)
             .await
     }
 
     async fn slots(&mut self, start: &StartId) -> Stored<Vec<SlotRow>> {
-        let query = sqlx::query("SELECT * FROM slots WHERE start_id = $1 ORDER BY slot");
+        let query = statement(select!(slots "WHERE start_id = $1 ORDER BY slot"));
         self.all(query.bind(text(start)), slot_row).await
     }
 
@@ -223,8 +220,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn versions(&mut self, start: &StartId) -> Stored<Vec<VersionRow>> {
-        let query =
-            sqlx::query("SELECT * FROM versions WHERE start_id = $1 ORDER BY slot, version");
+        let query = statement(select!(versions "WHERE start_id = $1 ORDER BY slot, version"));
         self.all(query.bind(text(start)), version_row).await
     }
 
@@ -234,19 +230,17 @@ impl Transaction for SqliteTransaction {
         slot: &Slot,
         version: Version,
     ) -> Stored<Option<VersionRow>> {
-        let query = sqlx::query(
-            "SELECT * FROM versions WHERE start_id = $1 AND slot = $2 AND version = $3",
-        )
-        .bind(text(start))
-        .bind(text(slot))
-        .bind(version.0);
+        let query =
+            statement(select!(versions "WHERE start_id = $1 AND slot = $2 AND version = $3"))
+                .bind(text(start))
+                .bind(text(slot))
+                .bind(version.0);
         self.one(query, version_row).await
     }
 
     async fn active_version(&mut self, start: &StartId, slot: &Slot) -> Stored<Option<VersionRow>> {
-        let query = sqlx::query(
-            "SELECT * FROM versions WHERE start_id = $1 AND slot = $2 AND state = 'active'",
-        );
+        let query =
+            statement(select!(versions "WHERE start_id = $1 AND slot = $2 AND state = 'active'"));
         self.one(query.bind(text(start)).bind(text(slot)), version_row)
             .await
     }
@@ -256,16 +250,17 @@ impl Transaction for SqliteTransaction {
         start: &StartId,
         request: &RequestId,
     ) -> Stored<Option<VersionRow>> {
-        let query = sqlx::query("SELECT * FROM versions WHERE start_id = $1 AND request = $2");
+        let query = statement(select!(versions "WHERE start_id = $1 AND request = $2"));
         self.one(query.bind(text(start)).bind(text(request)), version_row)
             .await
     }
 
     async fn active_versions(&mut self, before: Option<UnixSeconds>) -> Stored<Vec<VersionRow>> {
-        let query = sqlx::query(
-            "SELECT v.* FROM versions v JOIN trees t ON t.start_id = v.start_id
-             WHERE v.state = 'active' AND t.state = 'bound' AND v.expires_at < $1
-             ORDER BY v.start_id, v.slot",
+        let query = statement(
+            select!(versions "WHERE state = 'active' AND expires_at < $1 AND EXISTS (
+                SELECT 1 FROM trees
+                WHERE trees.start_id = versions.start_id AND trees.state = 'bound')
+             ORDER BY start_id, slot"),
         )
         .bind(before.map_or(i64::MAX, |before| integer(before.0)));
         self.all(query, version_row).await
@@ -276,7 +271,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn secret(&mut self, id: &SecretId) -> Stored<Option<SecretRow>> {
-        let query = sqlx::query("SELECT * FROM secrets WHERE id = $1");
+        let query = statement(select!(secrets "WHERE id = $1"));
         self.one(query.bind(text(id)), secret_row).await
     }
 
@@ -285,12 +280,12 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn delete_secret(&mut self, id: &SecretId) -> Stored<()> {
-        let query = sqlx::query("DELETE FROM secrets WHERE id = $1").bind(text(id));
+        let query = statement("DELETE FROM secrets WHERE id = $1").bind(text(id));
         self.run(query).await.map(drop)
     }
 
     async fn lease(&mut self, id: &LeaseId) -> Stored<Option<LeaseRow>> {
-        let query = sqlx::query("SELECT * FROM leases WHERE id = $1");
+        let query = statement(select!(leases "WHERE id = $1"));
         self.one(query.bind(text(id)), lease_row).await
     }
 
@@ -305,7 +300,7 @@ impl Transaction for SqliteTransaction {
         version: Version,
         now: UnixSeconds,
     ) -> Stored<OpenLeases> {
-        let query = sqlx::query(
+        let query = statement(
             "SELECT COUNT(*) AS open, COALESCE(MAX(expires_at), 0) AS until FROM leases
              WHERE start_id = $1 AND slot = $2 AND version = $3 AND released_at IS NULL
                 AND expires_at > $4",
@@ -319,16 +314,16 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn lapsed_leases(&mut self, before: UnixSeconds, limit: u32) -> Stored<Vec<LeaseRow>> {
-        let query = sqlx::query(
-            "SELECT * FROM leases WHERE expires_at < $1 AND released_at IS NULL
-             ORDER BY expires_at, id LIMIT $2",
+        let query = statement(
+            select!(leases "WHERE expires_at < $1 AND released_at IS NULL
+             ORDER BY expires_at, id LIMIT $2"),
         );
         let query = query.bind(integer(before.0)).bind(limit);
         self.all(query, lease_row).await
     }
 
     async fn delete_leases(&mut self, before: UnixSeconds) -> Stored<u64> {
-        let query = sqlx::query("DELETE FROM leases WHERE expires_at < $1");
+        let query = statement("DELETE FROM leases WHERE expires_at < $1");
         self.run(query.bind(integer(before.0))).await
     }
 
@@ -339,7 +334,7 @@ impl Transaction for SqliteTransaction {
         workflow_type: &WorkflowType,
         slot: &Slot,
     ) -> Stored<SlotUse> {
-        let query = sqlx::query(
+        let query = statement(
             "SELECT transit FROM definition_slots
              WHERE namespace = $1 AND queue = $2 AND workflow_type = $3 AND slot = $4",
         )
@@ -352,13 +347,13 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn tool(&mut self, namespace: &Namespace, name: &ToolName) -> Stored<Option<ToolFacts>> {
-        let query = sqlx::query("SELECT slot, hash FROM tools WHERE namespace = $1 AND name = $2");
+        let query = statement("SELECT slot, hash FROM tools WHERE namespace = $1 AND name = $2");
         let query = query.bind(text(namespace)).bind(text(name));
         self.one(query, tool_facts).await
     }
 }
 
-fn open_leases(row: &SqliteRow) -> Result<OpenLeases, RowError> {
+fn open_leases(row: &Row) -> Result<OpenLeases, RowError> {
     let columns = Columns::new(row, "lease");
     Ok(OpenLeases {
         count: columns.number("open")?,
@@ -366,7 +361,7 @@ fn open_leases(row: &SqliteRow) -> Result<OpenLeases, RowError> {
     })
 }
 
-fn slot_use(row: &SqliteRow) -> Result<SlotUse, RowError> {
+fn slot_use(row: &Row) -> Result<SlotUse, RowError> {
     let transit = Columns::new(row, "workflow definition").flag("transit")?;
     Ok(if transit {
         SlotUse::Transit
@@ -375,7 +370,7 @@ fn slot_use(row: &SqliteRow) -> Result<SlotUse, RowError> {
     })
 }
 
-fn tool_facts(row: &SqliteRow) -> Result<ToolFacts, RowError> {
+fn tool_facts(row: &Row) -> Result<ToolFacts, RowError> {
     let columns = Columns::new(row, "tool");
     Ok(ToolFacts {
         slot: columns.parsed("slot")?,

@@ -8,7 +8,7 @@ use xylem_audit::{
     Activity, Entry, Filter, Kind, Log, LogError, NodeRun, PageToken, Reason, Verdict,
 };
 use xylem_ids::{Epoch, Order, Serial, TreeId, Version};
-use xylem_store::SqliteStore;
+use xylem_store::Store;
 use xylem_vault::Storage;
 
 fn at(second: u64) -> SystemTime {
@@ -242,7 +242,7 @@ async fn the_last_entries_of_a_burst_get_their_checkpoint() {
 #[tokio::test]
 async fn nothing_is_appended_before_the_log_is_open() {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("xylem.db")).await;
+    let store = Store::sqlite(&folder.path().join("xylem.db")).await;
     let store = store.unwrap();
     let refused = store.append(&[full()]).await;
     assert!(matches!(refused, Err(LogError::NotOpen)), "{refused:?}");

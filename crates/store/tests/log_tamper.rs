@@ -7,7 +7,7 @@ use sqlx::Connection;
 use std::{fs, ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 use xylem_audit::{Entry, Finding, Kind, Log, LogError, Verdict, Verified};
-use xylem_store::{OpenLogError, SqliteStore};
+use xylem_store::{OpenLogError, Store};
 use xylem_vault::{CallEnd, Clock, KeyRing, Vault, VaultError};
 
 /// So many entries, one a second: every tenth gets a checkpoint.
@@ -315,7 +315,7 @@ async fn the_file_is_its_owners_alone_and_the_key_is_for_everybody() {
 async fn restart(house: House) -> Result<(), OpenLogError> {
     house.store.close().await;
     let folder = house.folder.path();
-    let store = SqliteStore::open(&folder.join("xylem.db")).await.unwrap();
+    let store = Store::sqlite(&folder.join("xylem.db")).await.unwrap();
     let store = Arc::new(store);
     let keys = Arc::new(KeyRing::from_file_or_new(&folder.join("kek")).unwrap());
     let vault = Vault::open(store.clone(), keys, house.clock.clone()).await;

@@ -22,7 +22,7 @@ use xylem_audit::LogError;
 use xylem_control::{Control, Parts, ServeError, Settings, temporal::Cluster};
 use xylem_ids::{IdError, Namespace, TaskQueue};
 use xylem_registry::{KeyHasher, Registry, RegistryError};
-use xylem_store::{OpenError, OpenLogError, SqliteStore};
+use xylem_store::{OpenError, OpenLogError, Store};
 use xylem_vault::{KeyError, KeyRing, SystemClock, Vault, VaultError};
 
 /// The port of the control plane if it is not told.
@@ -189,7 +189,7 @@ impl Server {
         cluster: Cluster,
         listener: TcpListener,
         credentials: Credentials,
-        store: Arc<SqliteStore>,
+        store: Arc<Store>,
     ) -> Result<Self, ServeError> {
         let address = listener.local_addr().map_err(ServeError::Listener)?;
         let stop = CancellationToken::new();
@@ -258,7 +258,7 @@ impl Server {
 
 /// Takes the audit log's checkpoints that no later entry would take. It depends on the database
 /// alone: the log is sealed while Temporal is down, too.
-async fn seal(store: Arc<SqliteStore>, stop: CancellationToken) {
+async fn seal(store: Arc<Store>, stop: CancellationToken) {
     let mut every = tokio::time::interval(SEAL_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -304,7 +304,7 @@ async fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, ServerError> {
 struct Storage {
     data: DataDir,
     namespace: Namespace,
-    store: Arc<SqliteStore>,
+    store: Arc<Store>,
     vault: Vault,
     registry: Registry,
 }
@@ -319,7 +319,7 @@ impl Storage {
         data.create()?;
         let keys = key_ring(data, make)?;
         let path = data.database();
-        let store = SqliteStore::open(&path).await;
+        let store = Store::sqlite(&path).await;
         let store = Arc::new(store.map_err(|source| ServerError::Database { path, source })?);
         let vault = Vault::open(store.clone(), Arc::new(keys), Arc::new(SystemClock)).await?;
         let checkpoints = checkpoints.unwrap_or_else(|| data.audit_checkpoints());

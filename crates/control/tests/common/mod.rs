@@ -17,7 +17,7 @@ use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, St
 use xylem_control::{Control, Parts, Settings, Swept, bind, temporal::Temporal};
 use xylem_ids::{Namespace, WorkflowId};
 use xylem_registry::{KeyHasher, NewKey, Registry, Role};
-use xylem_store::SqliteStore;
+use xylem_store::Store;
 use xylem_vault::{Clock, KeyRing, Storage, Transaction, Vault};
 
 pub(crate) const QUEUE: &str = "train";
@@ -35,7 +35,7 @@ pub(crate) struct Stack {
     pub(crate) clock: Arc<TestClock>,
     admin: Option<SecretString>,
     keys: Arc<KeyRing>,
-    store: Arc<SqliteStore>,
+    store: Arc<Store>,
     _stop: DropGuard,
     dir: TempDir,
 }
@@ -79,7 +79,7 @@ impl Stack {
         temporal: Arc<FakeTemporal>,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        let store = SqliteStore::open(&database(dir.path())).await;
+        let store = Store::sqlite(&database(dir.path())).await;
         let store = Arc::new(store.expect("a store"));
         let vault = Vault::open(store.clone(), keys.clone(), clock.clone()).await;
         let vault = Arc::new(vault.expect("a vault"));
@@ -143,7 +143,7 @@ impl Stack {
 
     /// Holds up whatever else would write to the database until this is dropped.
     pub(crate) async fn occupy(&self) -> Box<dyn Transaction> {
-        let other = SqliteStore::open(&database(self.dir.path())).await;
+        let other = Store::sqlite(&database(self.dir.path())).await;
         let other = other.expect("the same database");
         Storage::begin(&other).await.expect("its turn")
     }

@@ -3,8 +3,11 @@
 use super::{
     LAST_CHECKPOINT, LAST_ENTRY, file::CheckpointFile, head, last, read::checkpoint, unavailable,
 };
-use crate::{SqliteStore, row::integer};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use crate::{
+    Store,
+    row::integer,
+    sql::{Growing, Value, Work, statement},
+};
 use std::{io, path::Path, sync::Arc};
 use xylem_audit::{
     ChainId, Checkpoint, Entry, Finding, Head, Index, Keys, Line, LogError, Record, Scribe, Written,
@@ -88,36 +91,30 @@ impl Book {
     }
 
     /// Appends within a transaction, and says whether a checkpoint was taken.
-    async fn append(
-        &self,
-        connection: &mut SqliteConnection,
-        entries: &[Entry],
-    ) -> Result<bool, LogError> {
+    async fn append(&self, work: &mut Work, entries: &[Entry]) -> Result<bool, LogError> {
         self.check_file()?;
-        let before = self
-            .intact(head(connection).await?)
-            .map_err(LogError::Tampered)?;
+        let before = self.intact(head(work).await?).map_err(LogError::Tampered)?;
         let Written {
             lines,
             head,
             checkpoint,
         } = self.scribe.write(&before, entries, self.clock.now())?;
         for rows in lines.chunks(ROWS) {
-            insert(connection, rows).await.map_err(unavailable)?;
+            insert(work, rows).await.map_err(unavailable)?;
         }
         if let Some(checkpoint) = &checkpoint {
-            insert_checkpoint(connection, checkpoint)
+            insert_checkpoint(work, checkpoint)
                 .await
                 .map_err(unavailable)?;
         }
         if head != before {
-            move_head(connection, &before, &head).await?;
+            move_head(work, &before, &head).await?;
         }
         Ok(checkpoint.is_some())
     }
 }
 
-impl SqliteStore {
+impl Store {
     /// Opens the audit log that lies in this database, and begins one where there is none. From
     /// then on everything that has an audit entry can be committed. Checkpoints are copied to
     /// `checkpoints`, one per line; `checkpoint.jwk` beside it holds the key that verifies them.
@@ -157,20 +154,20 @@ impl SqliteStore {
         scribe: &Scribe,
         clock: &dyn Clock,
     ) -> Result<Option<Head>, LogError> {
-        let mut tx = self.write().await.map_err(unavailable)?;
-        let written = match head(&mut tx).await {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let written = match head(&mut work).await {
             Err(LogError::Tampered(_)) => return Ok(None),
             found => found?,
         };
         if written.is_some() {
             return Ok(written.filter(|head| scribe.check_head(head).is_ok()));
         }
-        if last(&mut tx, LAST_ENTRY).await? > 0 || last(&mut tx, LAST_CHECKPOINT).await? > 0 {
+        if last(&mut work, LAST_ENTRY).await? > 0 || last(&mut work, LAST_CHECKPOINT).await? > 0 {
             return Ok(None);
         }
         let head = scribe.begin(ChainId::generate()?, clock.now());
-        sqlx::query(
-            "INSERT INTO audit_head (only, chain, seq, hash, checkpoint, checkpoint_at, mac)
+        let query = statement(
+            "INSERT INTO audit_head (\"only\", chain, seq, hash, checkpoint, checkpoint_at, mac)
              VALUES (1, $1, $2, $3, $4, $5, $6)",
         )
         .bind(head.chain.0.to_vec())
@@ -178,11 +175,9 @@ impl SqliteStore {
         .bind(head.hash.0.to_vec())
         .bind(integer(head.checkpoint))
         .bind(integer(head.checkpoint_at))
-        .bind(head.mac.0.to_vec())
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)?;
+        .bind(head.mac.0.to_vec());
+        work.run(query).await.map_err(unavailable)?;
+        work.commit().await.map_err(unavailable)?;
         Ok(Some(head))
     }
 
@@ -197,15 +192,15 @@ impl SqliteStore {
         // First what is stuck: until it is out, nothing may be appended.
         self.copy_checkpoints().await?;
         let head = {
-            let mut tx = self.read().await.map_err(unavailable)?;
-            let head = head(&mut tx).await?;
+            let mut work = self.read().await.map_err(unavailable)?;
+            let head = head(&mut work).await?;
             book.intact(head).map_err(LogError::Tampered)?
         };
         let due = book.scribe.write(&head, &[], book.clock.now())?.checkpoint;
         if due.is_some() {
-            let mut tx = self.write().await.map_err(unavailable)?;
-            book.append(&mut tx, &[]).await?;
-            tx.commit().await.map_err(unavailable)?;
+            let mut work = self.write().await.map_err(unavailable)?;
+            book.append(&mut work, &[]).await?;
+            work.commit().await.map_err(unavailable)?;
             self.copy_checkpoints().await?;
         }
         book.check_file()
@@ -214,12 +209,12 @@ impl SqliteStore {
     /// Appends what a transaction is to leave in the log, and commits it.
     pub(crate) async fn commit_with(
         &self,
-        mut tx: sqlx::Transaction<'static, Sqlite>,
+        mut work: Work,
         entries: &[Entry],
     ) -> Result<(), LogError> {
         let book = self.book()?;
-        let taken = book.append(&mut tx, entries).await?;
-        tx.commit().await.map_err(unavailable)?;
+        let taken = book.append(&mut work, entries).await?;
+        work.commit().await.map_err(unavailable)?;
         if taken && let Err(error) = self.copy_checkpoints().await {
             // What was committed is committed; the next to append is told where it lasts.
             tracing::warn!(%error, "an audit checkpoint was not copied yet");
@@ -245,75 +240,59 @@ impl SqliteStore {
     }
 
     async fn checkpoints_after(&self, seq: u64) -> Result<Vec<Checkpoint>, LogError> {
-        let mut tx = self.read().await.map_err(unavailable)?;
-        let rows =
-            sqlx::query("SELECT * FROM audit_checkpoints WHERE seq > $1 ORDER BY seq LIMIT $2")
-                .bind(integer(seq))
-                .bind(COPIED)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+        let mut work = self.read().await.map_err(unavailable)?;
+        let query = statement(
+            "SELECT seq, at_ms, signed FROM audit_checkpoints WHERE seq > $1 ORDER BY seq LIMIT $2",
+        );
+        let query = query.bind(integer(seq)).bind(COPIED);
+        let rows = work.all(query).await.map_err(unavailable)?;
         let read = rows.iter().map(checkpoint).collect::<Result<_, _>>();
         read.map_err(LogError::Tampered)
     }
 }
 
-async fn insert(
-    connection: &mut SqliteConnection,
-    rows: &[(Line, Index)],
-) -> Result<(), sqlx::Error> {
-    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO audit (seq, body, hash, mac, at_ms");
+async fn insert(work: &mut Work, rows: &[(Line, Index)]) -> Result<(), sqlx::Error> {
+    let mut query = Growing::new("INSERT INTO audit (seq, body, hash, mac, at_ms");
     for name in Index::NAMES {
         query.push(", ").push(name);
     }
-    query.push(") ");
-    query.push_values(rows, |mut row, (line, index)| {
-        row.push_bind(integer(line.seq))
-            .push_bind(line.body.clone())
-            .push_bind(line.hash.0.to_vec())
-            .push_bind(line.mac.0.to_vec())
-            .push_bind(integer(index.at_ms));
-        for text in &index.text {
-            row.push_bind(text.clone());
-        }
-    });
-    query.build().execute(connection).await?;
-    Ok(())
+    query.push(") VALUES ").push_rows(rows.iter().map(values));
+    work.run(query.done()).await.map(drop)
 }
 
-async fn insert_checkpoint(
-    connection: &mut SqliteConnection,
-    checkpoint: &Checkpoint,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO audit_checkpoints (seq, at_ms, signed) VALUES ($1, $2, $3)")
+fn values((line, index): &(Line, Index)) -> impl Iterator<Item = Value> {
+    let sealed = [
+        Value::from(integer(line.seq)),
+        line.body.clone().into(),
+        line.hash.0.to_vec().into(),
+        line.mac.0.to_vec().into(),
+        integer(index.at_ms).into(),
+    ];
+    let text = index.text.iter().cloned().map(Value::from);
+    sealed.into_iter().chain(text)
+}
+
+async fn insert_checkpoint(work: &mut Work, checkpoint: &Checkpoint) -> Result<(), sqlx::Error> {
+    let query = statement("INSERT INTO audit_checkpoints (seq, at_ms, signed) VALUES ($1, $2, $3)")
         .bind(integer(checkpoint.seq))
         .bind(integer(checkpoint.at_ms))
-        .bind(checkpoint.signed.clone())
-        .execute(connection)
-        .await?;
-    Ok(())
+        .bind(checkpoint.signed.clone());
+    work.run(query).await.map(drop)
 }
 
 /// Moves the head from where it was read: nobody else can have moved it meanwhile.
-async fn move_head(
-    connection: &mut SqliteConnection,
-    before: &Head,
-    head: &Head,
-) -> Result<(), LogError> {
-    let moved = sqlx::query(
+async fn move_head(work: &mut Work, before: &Head, head: &Head) -> Result<(), LogError> {
+    let query = statement(
         "UPDATE audit_head SET seq = $1, hash = $2, checkpoint = $3, checkpoint_at = $4, mac = $5
-         WHERE only = 1 AND seq = $6",
+         WHERE \"only\" = 1 AND seq = $6",
     )
     .bind(integer(head.seq))
     .bind(head.hash.0.to_vec())
     .bind(integer(head.checkpoint))
     .bind(integer(head.checkpoint_at))
     .bind(head.mac.0.to_vec())
-    .bind(integer(before.seq))
-    .execute(connection)
-    .await
-    .map_err(unavailable)?;
-    if moved.rows_affected() == 1 {
+    .bind(integer(before.seq));
+    if work.run(query).await.map_err(unavailable)? == 1 {
         Ok(())
     } else {
         Err(LogError::Tampered(Finding::Head))

@@ -1,10 +1,12 @@
 //! From columns to lines of the chain. A column that cannot be read was edited.
 
-use crate::row::{Columns, RowError};
-use sqlx::sqlite::SqliteRow;
+use crate::{
+    row::{Columns, RowError},
+    sql::{Growing, Row},
+};
 use xylem_audit::{ChainId, Checkpoint, Finding, Hash, Head, Index, Line, Mac};
 
-pub(super) fn head_row(row: &SqliteRow) -> Result<Head, RowError> {
+pub(super) fn head_row(row: &Row) -> Result<Head, RowError> {
     let columns = Columns::new(row, "audit head");
     Ok(Head {
         chain: ChainId(columns.bytes("chain")?),
@@ -16,7 +18,17 @@ pub(super) fn head_row(row: &SqliteRow) -> Result<Head, RowError> {
     })
 }
 
-pub(super) fn line(row: &SqliteRow) -> Result<(Line, Index), Finding> {
+/// What is read of entries.
+pub(super) fn entries() -> Growing {
+    let mut query = Growing::new("SELECT seq, body, hash, mac, at_ms");
+    for name in Index::NAMES {
+        query.push(", ").push(name);
+    }
+    query.push(" FROM audit");
+    query
+}
+
+pub(super) fn line(row: &Row) -> Result<(Line, Index), Finding> {
     let columns = Columns::new(row, "entry");
     let seq = columns.raw::<i64>("seq").map_or(0, place);
     let changed = |_| Finding::Changed { seq };
@@ -35,7 +47,7 @@ pub(super) fn line(row: &SqliteRow) -> Result<(Line, Index), Finding> {
     Ok((line, Index { at_ms, text }))
 }
 
-pub(super) fn checkpoint(row: &SqliteRow) -> Result<Checkpoint, Finding> {
+pub(super) fn checkpoint(row: &Row) -> Result<Checkpoint, Finding> {
     let columns = Columns::new(row, "checkpoint");
     let seq = columns.raw::<i64>("seq").map_or(0, place);
     let forged = |_| Finding::CheckpointForged { seq };

@@ -4,11 +4,10 @@ use super::{
     LAST_CHECKPOINT, LAST_ENTRY,
     file::{FileLines, lines},
     head, last,
-    read::{checkpoint, line, place},
+    read::{checkpoint, entries, line, place},
     unavailable,
 };
-use crate::{SqliteStore, row::integer};
-use sqlx::{Row, sqlite::SqliteRow};
+use crate::{Store, row::integer, sql::statement};
 use std::iter::Peekable;
 use xylem_audit::{
     Checkpoint, Extent, Finding, Head, Index, Line, LogError, Progress, Verified, Verifier, Watcher,
@@ -18,7 +17,7 @@ use xylem_audit::{
 const PAGE: i64 = 1_000;
 
 pub(super) async fn verify(
-    store: &SqliteStore,
+    store: &Store,
     progress: &mut Watcher<'_>,
 ) -> Result<Verified, LogError> {
     let snapshot = match Snapshot::take(store).await {
@@ -85,19 +84,19 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    async fn take(store: &SqliteStore) -> Result<Self, LogError> {
+    async fn take(store: &Store) -> Result<Self, LogError> {
         let book = store.book()?;
         // What was committed and not copied yet is not missing from the file.
         let _ = store.copy_checkpoints().await;
         let turn = book.file().turn().await;
         let unusable = |error| LogError::Unavailable(Box::new(error));
         let file = lines(book.file(), turn.length().map_err(unusable)?).map_err(unusable)?;
-        let mut tx = store.read().await.map_err(unavailable)?;
+        let mut work = store.read().await.map_err(unavailable)?;
         Ok(Self {
-            head: head(&mut tx).await?,
+            head: head(&mut work).await?,
             extent: Extent {
-                entries: last(&mut tx, LAST_ENTRY).await?,
-                checkpoints: last(&mut tx, LAST_CHECKPOINT).await?,
+                entries: last(&mut work, LAST_ENTRY).await?,
+                checkpoints: last(&mut work, LAST_CHECKPOINT).await?,
                 file: turn.copied(),
             },
             file,
@@ -113,23 +112,16 @@ struct Page {
 }
 
 impl Page {
-    async fn read(
-        store: &SqliteStore,
-        after: i64,
-        last: u64,
-        taken: i64,
-    ) -> Result<Self, LogError> {
-        let rows: Vec<SqliteRow> = {
-            let mut tx = store.read().await.map_err(unavailable)?;
-            sqlx::query("SELECT * FROM audit WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3")
-                .bind(after)
-                .bind(integer(last))
-                .bind(PAGE)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(unavailable)?
+    async fn read(store: &Store, after: i64, last: u64, taken: i64) -> Result<Self, LogError> {
+        let mut query = entries();
+        query.push(" WHERE seq > ").push_bind(after);
+        query.push(" AND seq <= ").push_bind(integer(last));
+        query.push(" ORDER BY seq LIMIT ").push_bind(PAGE);
+        let rows = {
+            let mut work = store.read().await.map_err(unavailable)?;
+            work.all(query.done()).await.map_err(unavailable)?
         };
-        let end = rows.last().map(|row| row.try_get("seq")).transpose();
+        let end = rows.last().map(|row| row.column("seq")).transpose();
         let end: Option<i64> = end.map_err(unavailable)?;
         let checkpoints = match end {
             Some(end) => checkpoints(store, after, end.min(taken)).await?,
@@ -143,19 +135,13 @@ impl Page {
     }
 }
 
-async fn checkpoints(
-    store: &SqliteStore,
-    after: i64,
-    last: i64,
-) -> Result<Vec<Checkpoint>, LogError> {
-    let mut tx = store.read().await.map_err(unavailable)?;
-    let rows =
-        sqlx::query("SELECT * FROM audit_checkpoints WHERE seq > $1 AND seq <= $2 ORDER BY seq")
-            .bind(after)
-            .bind(last)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+async fn checkpoints(store: &Store, after: i64, last: i64) -> Result<Vec<Checkpoint>, LogError> {
+    let mut work = store.read().await.map_err(unavailable)?;
+    let query = statement(
+        "SELECT seq, at_ms, signed FROM audit_checkpoints WHERE seq > $1 AND seq <= $2 ORDER BY seq",
+    );
+    let query = query.bind(after).bind(last);
+    let rows = work.all(query).await.map_err(unavailable)?;
     let read: Result<_, Finding> = rows.iter().map(checkpoint).collect();
     read.map_err(LogError::Tampered)
 }

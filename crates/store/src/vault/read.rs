@@ -1,7 +1,9 @@
 //! From columns to rows.
 
-use crate::row::{Columns, RowError};
-use sqlx::sqlite::SqliteRow;
+use crate::{
+    row::{Columns, RowError},
+    sql::Row,
+};
 use xylem_audit::Activity;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{Epoch, Serial, Version, WorkflowId};
@@ -10,7 +12,50 @@ use xylem_vault::{
     Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
 };
 
-pub(super) fn epoch_row(row: &SqliteRow) -> Result<EpochRow, RowError> {
+/// What is read of a table. A statement that names its columns still fits when a newer version of this
+/// program has added one meanwhile.
+macro_rules! select {
+    (epoch $rest:literal) => {
+        concat!("SELECT epoch, mac FROM epoch ", $rest)
+    };
+    (keys $rest:literal) => {
+        concat!(
+            "SELECT id, purpose, generation, wrapped_by, nonce, wrapped FROM keys ",
+            $rest
+        )
+    };
+    (trees $rest:literal) => {
+        concat!(
+            "SELECT start_id, namespace, workflow_id, state, first_run_id, stopped_at, intake, tools,
+                owner, opened_at, request, data_key, mac FROM trees ",
+            $rest
+        )
+    };
+    (slots $rest:literal) => {
+        concat!("SELECT start_id, slot, last, exclusions, mac FROM slots ", $rest)
+    };
+    (versions $rest:literal) => {
+        concat!(
+            "SELECT start_id, slot, version, serial, epoch, state, state_since, exposed, fingerprint,
+                audiences, issued_at, expires_at, issued_grant, issuer, depositor, deposited_at,
+                request, secret_id, mac FROM versions ",
+            $rest
+        )
+    };
+    (secrets $rest:literal) => {
+        concat!("SELECT id, data_key, nonce, ciphertext FROM secrets ", $rest)
+    };
+    (leases $rest:literal) => {
+        concat!(
+            "SELECT id, start_id, slot, version, tool, workflow_id, run_id, activity_id, attempt,
+                agent, opened_at, expires_at, released_at FROM leases ",
+            $rest
+        )
+    };
+}
+pub(super) use select;
+
+pub(super) fn epoch_row(row: &Row) -> Result<EpochRow, RowError> {
     let columns = Columns::new(row, "epoch");
     Ok(EpochRow {
         epoch: Epoch(columns.number("epoch")?),
@@ -18,7 +63,7 @@ pub(super) fn epoch_row(row: &SqliteRow) -> Result<EpochRow, RowError> {
     })
 }
 
-pub(super) fn key_row(row: &SqliteRow) -> Result<KeyRow, RowError> {
+pub(super) fn key_row(row: &Row) -> Result<KeyRow, RowError> {
     let columns = Columns::new(row, "key");
     let purpose = Purpose::from_code(columns.raw("purpose")?);
     Ok(KeyRow {
@@ -37,7 +82,7 @@ fn sealed(columns: &Columns<'_>, ciphertext: &str) -> Result<Sealed, RowError> {
     })
 }
 
-pub(super) fn tree_row(row: &SqliteRow) -> Result<TreeRow, RowError> {
+pub(super) fn tree_row(row: &Row) -> Result<TreeRow, RowError> {
     let columns = Columns::new(row, "tree");
     Ok(TreeRow {
         tree: Tree {
@@ -71,7 +116,7 @@ fn tree_state(columns: &Columns<'_>) -> Result<TreeState, RowError> {
     }
 }
 
-pub(super) fn slot_row(row: &SqliteRow) -> Result<SlotRow, RowError> {
+pub(super) fn slot_row(row: &Row) -> Result<SlotRow, RowError> {
     let columns = Columns::new(row, "slot");
     type Stored = (WorkflowId, bool, Option<Vec<WorkflowId>>);
     let exclusions: Vec<Stored> = columns.json("exclusions")?;
@@ -91,7 +136,7 @@ pub(super) fn slot_row(row: &SqliteRow) -> Result<SlotRow, RowError> {
     })
 }
 
-pub(super) fn version_row(row: &SqliteRow) -> Result<VersionRow, RowError> {
+pub(super) fn version_row(row: &Row) -> Result<VersionRow, RowError> {
     let columns = Columns::new(row, "version");
     let state = VersionState::from_code(columns.raw("state")?);
     Ok(VersionRow {
@@ -119,7 +164,7 @@ pub(super) fn version_row(row: &SqliteRow) -> Result<VersionRow, RowError> {
     })
 }
 
-pub(super) fn secret_row(row: &SqliteRow) -> Result<SecretRow, RowError> {
+pub(super) fn secret_row(row: &Row) -> Result<SecretRow, RowError> {
     let columns = Columns::new(row, "token");
     Ok(SecretRow {
         id: columns.parsed("id")?,
@@ -128,7 +173,7 @@ pub(super) fn secret_row(row: &SqliteRow) -> Result<SecretRow, RowError> {
     })
 }
 
-pub(super) fn lease_row(row: &SqliteRow) -> Result<LeaseRow, RowError> {
+pub(super) fn lease_row(row: &Row) -> Result<LeaseRow, RowError> {
     let columns = Columns::new(row, "lease");
     let activity = Activity::new(columns.raw("activity_id")?, columns.number("attempt")?);
     let released_at: Option<u64> = columns.optional_number("released_at")?;

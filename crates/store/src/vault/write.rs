@@ -1,22 +1,25 @@
 //! From rows to statements.
 
-use super::{Query, text};
-use crate::row::{integer, json};
+use super::text;
+use crate::{
+    row::{integer, json},
+    sql::{Statement, statement},
+};
 use xylem_vault::{
     EpochRow, ExcludedBy, KeyRow, LeaseRow, SecretRow, SlotRow, TreeRow, TreeState, VersionRow,
 };
 
-pub(super) fn epoch(row: &EpochRow) -> Query {
-    sqlx::query(
-        "INSERT INTO epoch (only, epoch, mac) VALUES (1, $1, $2)
-         ON CONFLICT (only) DO UPDATE SET epoch = excluded.epoch, mac = excluded.mac",
+pub(super) fn epoch(row: &EpochRow) -> Statement {
+    statement(
+        "INSERT INTO epoch (\"only\", epoch, mac) VALUES (1, $1, $2)
+         ON CONFLICT (\"only\") DO UPDATE SET epoch = excluded.epoch, mac = excluded.mac",
     )
     .bind(row.epoch.0)
     .bind(row.mac.0.to_vec())
 }
 
-pub(super) fn key(row: &KeyRow) -> Query {
-    sqlx::query(
+pub(super) fn key(row: &KeyRow) -> Statement {
+    statement(
         "INSERT INTO keys (id, purpose, generation, wrapped_by, nonce, wrapped)
          VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (id) DO UPDATE SET purpose = excluded.purpose,
@@ -31,7 +34,7 @@ pub(super) fn key(row: &KeyRow) -> Query {
     .bind(row.wrapped.ciphertext.clone())
 }
 
-pub(super) fn tree(row: &TreeRow) -> Query {
+pub(super) fn tree(row: &TreeRow) -> Statement {
     let tree = &row.tree;
     let (state, stopped_at) = match &tree.state {
         TreeState::Starting => ("starting", None),
@@ -41,7 +44,7 @@ pub(super) fn tree(row: &TreeRow) -> Query {
             (state, Some(integer(at.0)))
         }
     };
-    sqlx::query(
+    statement(
         "INSERT INTO trees (start_id, namespace, workflow_id, state, first_run_id, stopped_at,
             intake, tools, owner, opened_at, request, data_key, mac, opened_as)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
@@ -66,7 +69,7 @@ pub(super) fn tree(row: &TreeRow) -> Query {
     .bind(row.mac.0.to_vec())
 }
 
-pub(super) fn slot(row: &SlotRow) -> Query {
+pub(super) fn slot(row: &SlotRow) -> Statement {
     let exclusions: Vec<_> = row
         .exclusions
         .iter()
@@ -78,7 +81,7 @@ pub(super) fn slot(row: &SlotRow) -> Query {
             (&exclusion.workflow_id, exclusion.subtree, by)
         })
         .collect();
-    sqlx::query(
+    statement(
         "INSERT INTO slots (start_id, slot, last, exclusions, mac) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (start_id, slot) DO UPDATE SET last = excluded.last,
             exclusions = excluded.exclusions, mac = excluded.mac",
@@ -90,9 +93,9 @@ pub(super) fn slot(row: &SlotRow) -> Query {
     .bind(row.mac.0.to_vec())
 }
 
-pub(super) fn version(row: &VersionRow) -> Query {
+pub(super) fn version(row: &VersionRow) -> Statement {
     let info = &row.info;
-    sqlx::query(
+    statement(
         "INSERT INTO versions (start_id, slot, version, serial, epoch, state, state_since, exposed,
             fingerprint, audiences, issued_at, expires_at, issued_grant, issuer, depositor,
             deposited_at, request, secret_id, mac)
@@ -125,16 +128,16 @@ pub(super) fn version(row: &VersionRow) -> Query {
     .bind(row.mac.0.to_vec())
 }
 
-pub(super) fn secret(row: &SecretRow) -> Query {
-    sqlx::query("INSERT INTO secrets (id, data_key, nonce, ciphertext) VALUES ($1, $2, $3, $4)")
+pub(super) fn secret(row: &SecretRow) -> Statement {
+    statement("INSERT INTO secrets (id, data_key, nonce, ciphertext) VALUES ($1, $2, $3, $4)")
         .bind(text(&row.id))
         .bind(text(&row.data_key))
         .bind(row.sealed.nonce.to_vec())
         .bind(row.sealed.ciphertext.clone())
 }
 
-pub(super) fn lease(row: &LeaseRow) -> Query {
-    sqlx::query(
+pub(super) fn lease(row: &LeaseRow) -> Statement {
+    statement(
         "INSERT INTO leases (id, start_id, slot, version, tool, workflow_id, run_id, activity_id,
             attempt, agent, opened_at, expires_at, released_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)

@@ -27,7 +27,7 @@ use xylem_ids::{
     AgentId, Audience, Namespace, Order, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId,
 };
 use xylem_registry::{Existing, KeyHasher, Registry, Tool, WorkflowDefinition};
-use xylem_store::SqliteStore;
+use xylem_store::Store;
 use xylem_vault::{
     Audiences, CallEnd, ClaimCheck, ClaimError, ClaimRefusal, Claims, Clock, Deposit, Deposited,
     KeyRing, Lineage, NewTree, Redeemed, Redemption, Refusal, Released, StartId, Stopping, Target,
@@ -76,7 +76,7 @@ impl ClaimCheck for Check {
 pub struct House {
     pub folder: TempDir,
     pub clock: Arc<Still>,
-    pub store: Arc<SqliteStore>,
+    pub store: Arc<Store>,
     pub vault: Arc<Vault>,
     pub registry: Registry,
 }
@@ -277,8 +277,8 @@ pub fn checkpoint_file(folder: &Path) -> PathBuf {
 pub async fn open(
     folder: &Path,
     clock: Arc<dyn Clock>,
-) -> Result<(Arc<SqliteStore>, Arc<Vault>), VaultError> {
-    let store = SqliteStore::open(&folder.join("xylem.db")).await;
+) -> Result<(Arc<Store>, Arc<Vault>), VaultError> {
+    let store = Store::sqlite(&folder.join("xylem.db")).await;
     let store = Arc::new(store.expect("the database opens"));
     let keys = KeyRing::from_file_or_new(&folder.join("kek"))?;
     let vault = Vault::open(store.clone(), Arc::new(keys), clock.clone()).await?;

@@ -14,7 +14,7 @@ use xylem_bench::Timing;
 use xylem_control::{ClaimChecker, temporal::Cluster};
 use xylem_ids::{AgentId, Namespace, Slot, TaskQueue, ToolName, TreeId};
 use xylem_registry::{Existing, KeyHasher, Registry, Tool, WorkflowDefinition};
-use xylem_store::SqliteStore;
+use xylem_store::Store;
 use xylem_testkit::TemporalServer;
 use xylem_vault::{
     Audiences, CallEnd, ClaimCheck, ClaimError, Claims, Deposit, KeyRing, Lineage, NewTree,
@@ -68,7 +68,7 @@ struct House {
 impl House {
     async fn new(claims: &Claims) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let store = Arc::new(SqliteStore::open(&folder.path().join("xylem.db")).await?);
+        let store = Arc::new(Store::sqlite(&folder.path().join("xylem.db")).await?);
         let keys = Arc::new(KeyRing::from_file_or_new(&folder.path().join("kek"))?);
         let vault = Vault::open(store.clone(), keys, Arc::new(SystemClock)).await?;
         let checkpoints = folder.path().join("checkpoints.jws");

@@ -1,0 +1,130 @@
+//! Opening the database, and whose turn it is.
+
+use crate::{
+    audit::Book,
+    migrations::migrate,
+    sql::{Work, statement},
+    sqlite,
+};
+use sqlx::{SqlitePool, migrate::MigrateError};
+use std::{
+    fmt, io,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use xylem_audit::LogError;
+
+/// How long a call waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+const READERS: u32 = 4;
+
+/// Why the database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file could not be made, or its mode not be set.
+    #[error("the database file could not be made private to its owner")]
+    File(#[source] io::Error),
+    /// It is no database, or it is locked.
+    #[error("the database could not be opened")]
+    Open(#[source] sqlx::Error),
+    /// Its schema is of another version of this program.
+    #[error("the database's schema could not be brought up to date")]
+    Schema(#[source] MigrateError),
+}
+
+/// A database. Every commit is on disk before it is reported. Nothing that has an audit entry is
+/// committed before [`Store::open_log`].
+#[derive(Clone)]
+pub struct Store {
+    writer: Pool,
+    readers: Pool,
+    book: Arc<OnceLock<Book>>,
+}
+
+#[derive(Clone)]
+enum Pool {
+    Sqlite(SqlitePool),
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Store {
+    /// Opens the SQLite database in this file, readable by its owner alone, and makes it where there
+    /// is none.
+    ///
+    /// # Errors
+    /// The file cannot be made or opened, or belongs to a newer version of this program.
+    pub async fn sqlite(path: &Path) -> Result<Self, OpenError> {
+        sqlite::make_private(path).map_err(OpenError::File)?;
+        let writer = sqlite::options(path).optimize_on_close(true, None);
+        let writer = sqlite::pool(writer, 1, TURN).await;
+        let writer = Pool::Sqlite(writer.map_err(OpenError::Open)?);
+        up_to_date(&writer).await?;
+        let readers = sqlite::options(path).pragma("query_only", "ON");
+        let readers = sqlite::pool(readers, READERS, TURN).await;
+        let readers = Pool::Sqlite(readers.map_err(OpenError::Open)?);
+        Ok(Self {
+            writer,
+            readers,
+            book: Arc::default(),
+        })
+    }
+
+    /// Closes every connection; what was committed is in the database.
+    pub async fn close(&self) {
+        for pool in [&self.readers, &self.writer] {
+            match pool {
+                Pool::Sqlite(pool) => pool.close().await,
+            }
+        }
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), sqlx::Error> {
+        let mut work = self.read().await?;
+        work.one(statement("SELECT 1 AS answer")).await.map(drop)
+    }
+
+    /// The audit log, once it is open.
+    pub(crate) fn book(&self) -> Result<&Book, LogError> {
+        self.book.get().ok_or(LogError::NotOpen)
+    }
+
+    /// Opens the audit log; `false` where it is open already.
+    pub(crate) fn set_book(&self, book: Book) -> bool {
+        self.book.set(book).is_ok()
+    }
+
+    /// The turn to write: what is read from now on stays as it is until the end.
+    pub(crate) async fn write(&self) -> Result<Work, sqlx::Error> {
+        begin(&self.writer).await
+    }
+
+    /// The database as it is at this moment.
+    pub(crate) async fn read(&self) -> Result<Work, sqlx::Error> {
+        match &self.readers {
+            Pool::Sqlite(pool) => Ok(Work::Sqlite(pool.begin().await?)),
+        }
+    }
+}
+
+async fn begin(pool: &Pool) -> Result<Work, sqlx::Error> {
+    match pool {
+        Pool::Sqlite(pool) => Ok(Work::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?)),
+    }
+}
+
+/// Whoever comes second finds it done.
+async fn up_to_date(writer: &Pool) -> Result<(), OpenError> {
+    let mut work = begin(writer).await.map_err(OpenError::Open)?;
+    migrate(&mut work).await.map_err(OpenError::Schema)?;
+    work.commit().await.map_err(OpenError::Open)
+}

@@ -1,0 +1,82 @@
+//! The schema, and how it came to be.
+//!
+//! A migration that is on `main` is in databases: it is never edited. A later one goes forward only,
+//! and leaves what the version of this program before it reads and writes, because control planes are
+//! replaced one after the other.
+
+use crate::sql::Work;
+use sqlx::{
+    SqlSafeStr,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+};
+
+/// A number that grows, a name, and the statements.
+type File = (i64, &'static str, &'static str);
+
+/// One folder for each database, with the same files in it.
+macro_rules! files {
+    ($folder:literal: $($number:literal $name:literal,)*) => {
+        &[$((
+            $number,
+            $name,
+            include_str!(concat!("../migrations/", $folder, "/", $name, ".sql")),
+        )),*]
+    };
+}
+
+macro_rules! folder {
+    ($folder:literal) => {
+        files! { $folder:
+            1 "0001_vault",
+            2 "0002_registry",
+            3 "0003_audit",
+        }
+    };
+}
+
+const SQLITE: &[File] = folder!("sqlite");
+
+fn migrator(files: &[File]) -> Migrator {
+    let migrations = files.iter().map(|&(number, name, sql)| {
+        let simple = MigrationType::Simple;
+        Migration::new(number, name.into(), simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    // Whoever migrates has the turn to write.
+    migrator.set_locking(false);
+    migrator
+}
+
+/// Brings the schema up to date, or leaves it as it was.
+pub(crate) async fn migrate(work: &mut Work) -> Result<(), MigrateError> {
+    match work {
+        Work::Sqlite(tx) => migrator(SQLITE).run(&mut **tx).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_grow_and_begin_their_files_names() {
+        assert!(SQLITE.is_sorted_by(|(before, ..), (after, ..)| before < after));
+        for (number, name, _) in SQLITE {
+            assert!(name.starts_with(&format!("{number:04}_")), "{name}");
+        }
+    }
+
+    #[test]
+    fn migrations_that_are_in_databases_stay_as_they_are() {
+        let kept = [
+            "96f6fffa7ce2d621e247594552be9bb8cb8ca7812a69be7914c0283655c6668111077c2a08e3965a01cd6f113851fe7e",
+            "6d3706a480801d8a179ef2ca1cdf8d1e00f6d48a7320e4a6743e93f7a2c946ea4e24d45aaccf1964cf0f19cdc64f6714",
+            "ad65a85dca346625a8a1727c69a276b03172355c939643fb0dd3732e027e5f55cc905b3480fb147661d777962347161a",
+        ];
+        let migrator = migrator(SQLITE);
+        for (migration, kept) in migrator.iter().zip(kept) {
+            let (name, checksum) = (&migration.description, &migration.checksum);
+            assert_eq!(hex::encode(checksum), kept, "{name}");
+        }
+    }
+}
