@@ -5,6 +5,7 @@ use std::fmt;
 use xylem_grant::{IssuerError, Reject, UnixSeconds};
 use xylem_ids::Version;
 use xylem_policy::Denied;
+use xylem_seal::CryptoError;
 
 /// Why a node gets no token, or may not do what it asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -182,6 +183,12 @@ pub enum VaultError {
     /// The random source or a cipher failed.
     #[error("a cryptographic operation failed")]
     Crypto,
+}
+
+impl From<CryptoError> for VaultError {
+    fn from(_: CryptoError) -> Self {
+        Self::Crypto
+    }
 }
 
 impl VaultError {

@@ -1,13 +1,11 @@
 //! Where key-encryption keys come from.
 
-use crate::{
-    VaultError,
-    seal::{CipherKey, Fields, Sealed, random_id},
-};
+use crate::VaultError;
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{env, fmt, fs, io, io::Write, path::Path};
 use xylem_ids::KeyId;
+use xylem_seal::{CipherKey, Fields, Sealed, random_id};
 use zeroize::Zeroizing;
 
 /// Why key-encryption keys could not be had. Never quotes key material.
@@ -163,7 +161,9 @@ impl KeyProvider for KeyRing {
     }
 
     async fn wrap(&self, place: &[u8], key: &[u8]) -> Result<Sealed, VaultError> {
-        self.current.seal(&wrapping(self.current.id(), place), key)
+        Ok(self
+            .current
+            .seal(&wrapping(self.current.id(), place), key)?)
     }
 
     async fn unwrap(
@@ -172,7 +172,7 @@ impl KeyProvider for KeyRing {
         place: &[u8],
         wrapped: &Sealed,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
-        self.find(by)?.open(&wrapping(by, place), wrapped)
+        Ok(self.find(by)?.open(&wrapping(by, place), wrapped)?)
     }
 }
 

@@ -21,6 +21,7 @@
 mod claims;
 mod clock;
 mod deposit;
+mod derived;
 mod error;
 mod exclusion;
 mod issue;
@@ -28,7 +29,6 @@ mod keys;
 mod redeem;
 mod revoke;
 mod rows;
-mod seal;
 mod status;
 mod storage;
 mod tree;
@@ -40,12 +40,12 @@ pub use clock::{Clock, SystemClock};
 pub use deposit::{
     Audiences, Deposit, Deposited, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TakeIn, Target,
 };
+pub use derived::Room;
 pub use error::{Place, Refusal, VaultError};
 pub use exclusion::{ExcludedBy, Exclusion, SelectedBy, Selection};
 pub use keys::{KeyError, KeyProvider, KeyRing};
 pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
 pub use revoke::{Revocation, Revoked};
-pub use seal::{Mac, Sealed};
 pub use status::VersionStatus;
 pub use storage::{
     EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, SecretRow, SlotRow, SlotUse, Storage,

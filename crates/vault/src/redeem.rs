@@ -2,8 +2,7 @@
 
 use crate::{
     ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Refusal, SlotUse, Transaction,
-    TreeRow, TreeState, Vault, VaultError, exclusion::excluded, seal::random_id,
-    storage::VersionRow,
+    TreeRow, TreeState, Vault, VaultError, exclusion::excluded, storage::VersionRow,
 };
 use secrecy::SecretString;
 use std::{collections::BTreeSet, time::Duration};
@@ -13,6 +12,7 @@ use xylem_ids::{
     AgentId, Audience, Fingerprint, LeaseId, Order, Origin, Slot, TaskQueue, ToolName,
 };
 use xylem_policy::{Facts, Permit, Request};
+use xylem_seal::random_id;
 
 /// Leases that get their outcome in one transaction when nobody released them.
 const LAPSED: u32 = 200;

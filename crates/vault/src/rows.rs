@@ -3,11 +3,12 @@
 use crate::{
     EpochRow, ExcludedBy, Exclusion, SlotRow, StartId, Tree, TreeRow, TreeState, VaultError,
     VersionInfo, VersionRow,
-    seal::{Derived, Fields, Mac},
+    derived::Derived,
     storage::{KeyRow, Purpose},
     view::SecretId,
 };
 use xylem_ids::{Epoch, KeyId, Slot};
+use xylem_seal::{Fields, Mac};
 
 impl Derived {
     pub(crate) fn seal_epoch(&self, epoch: Epoch) -> EpochRow {

@@ -1,6 +1,6 @@
 //! The storage that the vault needs. Implementations keep and find rows; every rule is elsewhere.
 
-use crate::{Exclusion, Mac, RequestId, Sealed, SecretId, StartId, Tree, VersionInfo};
+use crate::{Exclusion, RequestId, SecretId, StartId, Tree, VersionInfo};
 use async_trait::async_trait;
 use xylem_audit::{Activity, Entry};
 use xylem_grant::UnixSeconds;
@@ -8,6 +8,7 @@ use xylem_ids::{
     AgentId, Epoch, KeyId, LeaseId, Namespace, RunId, Slot, TaskQueue, ToolName, TreeId, Version,
     WorkflowId, WorkflowType,
 };
+use xylem_seal::{Mac, Sealed};
 
 /// Why the storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

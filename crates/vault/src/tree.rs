@@ -2,15 +2,14 @@
 
 use crate::{
     RequestId, StartId, Transaction, Tree, TreeRow, TreeState, Vault, VaultError, VersionState,
-    rows::token_place,
-    seal::{CipherKey, random_id},
-    storage::VersionRow,
+    rows::token_place, storage::VersionRow,
 };
 use secrecy::ExposeSecret;
 use std::collections::BTreeSet;
 use xylem_audit::{Entry, Kind, NodeRun, Note, Verdict};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::{AgentId, Namespace, RunId, ToolName, TreeId, WorkflowId};
+use xylem_seal::{CipherKey, random_id};
 
 /// The most trees a list answers at a time.
 const MAX_PAGE: u32 = 500;

@@ -1,10 +1,10 @@
 //! The vault itself: its keys, and what every operation shares.
 
 use crate::{
-    Clock, KeyProvider, KeyRow, Purpose, StartId, Storage, Transaction, TreeRow, VaultError,
+    Clock, KeyProvider, KeyRow, Purpose, Room, StartId, Storage, Transaction, TreeRow, VaultError,
+    derived::Derived,
     issue::Issuers,
     rows::{key_place, tampered_key, token_place, version_place},
-    seal::{CipherKey, Derived, random_id, random_key},
     storage::{SecretRow, VersionRow},
     view::Tree,
 };
@@ -17,6 +17,7 @@ use std::{
 use xylem_audit::{Entry, Kind, Verdict};
 use xylem_grant::{IssuerKey, IssuerSet, Reject, UnixSeconds, UnverifiedGrant, VerifiedGrant};
 use xylem_ids::{AgentId, Epoch, KeyId, TreeId};
+use xylem_seal::{CipherKey, Fields, SubKey, random_id, random_key};
 use zeroize::Zeroizing;
 
 /// Keeps tokens, and hands them out against proof.
@@ -95,6 +96,15 @@ impl Vault {
     #[must_use]
     pub fn api_key_secret(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(*self.derived.api_keys())
+    }
+
+    /// The key that a room seals its rows and encrypts its secrets under. It is derived from the
+    /// vault's root secret, so it lies in the database only wrapped.
+    ///
+    /// # Errors
+    /// The cryptographic library failed.
+    pub fn subkey(&self, room: Room) -> Result<SubKey, VaultError> {
+        self.derived.room(room)
     }
 
     /// The epoch that grants are issued in.
@@ -246,7 +256,7 @@ impl Vault {
         &self,
         tx: &mut dyn Transaction,
         key: &CipherKey,
-        place: &crate::seal::Fields,
+        place: &Fields,
         token: &str,
     ) -> Result<crate::SecretId, VaultError> {
         let id: crate::SecretId = random_id()?.parse().map_err(|_| VaultError::Crypto)?;

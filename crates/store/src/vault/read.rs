@@ -7,9 +7,10 @@ use crate::{
 use xylem_audit::Activity;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{Epoch, Serial, Version, WorkflowId};
+use xylem_seal::{Mac, Sealed};
 use xylem_vault::{
-    EpochRow, ExcludedBy, Exclusion, KeyRow, LeaseRow, Mac, Purpose, Sealed, SecretRow, SlotRow,
-    Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
+    EpochRow, ExcludedBy, Exclusion, KeyRow, LeaseRow, Purpose, SecretRow, SlotRow, Tree, TreeRow,
+    TreeState, VersionInfo, VersionRow, VersionState,
 };
 
 /// What is read of a table. A statement that names its columns still fits when a newer version of this
