@@ -1,8 +1,11 @@
 //! An entry as the text that is stored, chained and read back.
 
-use crate::{Activity, Entry, Kind, NodeRun, Note, Reason, Verdict};
+use crate::{Activity, Entry, Kind, Label, NodeRun, Note, Reason, Subject, SubjectKind, Verdict};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    ops::Not,
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -29,6 +32,18 @@ struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    /// Kind and id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<(String, String)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addr: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    req: Option<String>,
+    /// Whether a second factor was shown.
+    #[serde(skip_serializing_if = "Not::not")]
+    factor: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ns: Option<String>,
     /// The root's workflow id and first run id; its namespace is `ns`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +61,12 @@ struct Body {
     /// Epoch, version, serial.
     #[serde(skip_serializing_if = "Option::is_none")]
     order: Option<(u32, u32, u32)>,
+    /// The same of the version that was presented.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shown: Option<(u32, u32, u32)>,
+    /// For how many seconds that was superseded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fp: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,12 +74,25 @@ struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     /// How long the call took, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     ms: Option<u64>,
+    /// How many bytes it sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out: Option<u64>,
+    /// How many bytes it received.
+    #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
+    received: Option<u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    num: BTreeMap<String, u64>,
+    /// The first and the last entry that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<(u64, u64)>,
     n: u64,
 }
 
@@ -71,6 +105,14 @@ pub(crate) fn encode(entry: &Entry) -> Result<String, serde_json::Error> {
         kind: entry.kind.code().to_owned(),
         verdict: entry.verdict.code().to_owned(),
         agent: entry.agent.as_ref().map(|agent| text(agent)),
+        owner: entry.owner.as_ref().map(|owner| text(owner)),
+        subject: entry
+            .subject
+            .as_ref()
+            .map(|subject| (subject.kind.code().to_owned(), text(&subject.id))),
+        addr: entry.address,
+        req: entry.request.as_ref().map(|request| text(request)),
+        factor: entry.second_factor,
         ns: entry.namespace.as_ref().map(|namespace| text(namespace)),
         tree: entry
             .tree
@@ -86,15 +128,24 @@ pub(crate) fn encode(entry: &Entry) -> Result<String, serde_json::Error> {
             .map(|activity| (activity.id().to_owned(), activity.attempt())),
         tool: entry.tool.as_ref().map(|tool| text(tool)),
         slot: entry.slot.as_ref().map(|slot| text(slot)),
-        order: entry
-            .order
-            .map(|order| (order.epoch.0, order.version.0, order.serial.0)),
+        order: entry.order.map(numbers),
+        shown: entry.presented.map(numbers),
+        behind: entry.behind_s,
         fp: entry.fingerprint.as_ref().map(|print| text(print)),
         lease: entry.lease.as_ref().map(|lease| text(lease)),
         why: entry.reason.as_ref().map(|reason| text(reason)),
+        policy: entry.policy.as_ref().map(|policy| text(policy)),
         note: entry.note.as_ref().map(|note| note.as_str().to_owned()),
         status: entry.status,
         ms: entry.duration_ms,
+        out: entry.bytes_out,
+        received: entry.bytes_in,
+        num: entry
+            .numbers
+            .iter()
+            .map(|(name, number)| (text(name), *number))
+            .collect(),
+        about: entry.about,
         n: entry.count,
     })
 }
@@ -110,6 +161,17 @@ pub(crate) fn decode(text: &str) -> Result<Entry, Unreadable> {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(body.at));
     let mut entry = Entry::new(at.ok_or(Unreadable("time"))?, kind, verdict);
     entry.agent = parsed(body.agent, "agent")?;
+    entry.owner = parsed(body.owner, "owner")?;
+    if let Some((kind, id)) = body.subject {
+        const SUBJECT: Unreadable = Unreadable("subject");
+        entry.subject = Some(Subject {
+            kind: SubjectKind::from_code(&kind).ok_or(SUBJECT)?,
+            id: Label::new(&id).ok_or(SUBJECT)?,
+        });
+    }
+    entry.address = body.addr;
+    entry.request = label(body.req, "request")?;
+    entry.second_factor = body.factor;
     entry.namespace = parsed(body.ns, "namespace")?;
     if let Some((workflow_id, first_run_id)) = body.tree {
         const TREE: Unreadable = Unreadable("tree");
@@ -131,23 +193,46 @@ pub(crate) fn decode(text: &str) -> Result<Entry, Unreadable> {
     }
     entry.tool = parsed(body.tool, "tool")?;
     entry.slot = parsed(body.slot, "slot")?;
-    entry.order = body.order.map(|(epoch, version, serial)| Order {
-        epoch: Epoch(epoch),
-        version: Version(version),
-        serial: Serial(serial),
-    });
+    entry.order = body.order.map(order);
+    entry.presented = body.shown.map(order);
+    entry.behind_s = body.behind;
     entry.fingerprint = parsed(body.fp, "fingerprint")?;
     entry.lease = parsed(body.lease, "lease")?;
     if let Some(why) = body.why {
         entry.reason = Some(Reason::parse(&why).ok_or(Unreadable("reason"))?);
     }
+    entry.policy = label(body.policy, "policy")?;
     if let Some(note) = body.note {
         entry.note = Some(Note::new(&note).ok_or(Unreadable("note"))?);
     }
     entry.status = body.status;
     entry.duration_ms = body.ms;
+    entry.bytes_out = body.out;
+    entry.bytes_in = body.received;
+    for (name, number) in body.num {
+        let name = Reason::parse(&name).ok_or(Unreadable("numbers"))?;
+        entry.numbers.insert(name, number);
+    }
+    entry.about = body.about;
     entry.count = body.n;
     Ok(entry)
+}
+
+fn numbers(order: Order) -> (u32, u32, u32) {
+    (order.epoch.0, order.version.0, order.serial.0)
+}
+
+fn order((epoch, version, serial): (u32, u32, u32)) -> Order {
+    Order {
+        epoch: Epoch(epoch),
+        version: Version(version),
+        serial: Serial(serial),
+    }
+}
+
+fn label(text: Option<String>, field: &'static str) -> Result<Option<Label>, Unreadable> {
+    text.map(|text| Label::new(&text).ok_or(Unreadable(field)))
+        .transpose()
 }
 
 fn parsed<T: FromStr>(text: Option<String>, field: &'static str) -> Result<Option<T>, Unreadable> {
@@ -179,10 +264,12 @@ mod tests {
             encode(&full()).unwrap(),
             concat!(
                 r#"{"v":1,"at":1007,"kind":"outcome","verdict":"failed","agent":"worker","#,
-                r#""ns":"default","tree":["train","run-1"],"node":["leaf","run-2"],"act":["7",3],"#,
-                r#""tool":"acme.deploy","slot":"default","order":[1,2,3],"fp":"0123456789abcdef","#,
-                r#""lease":"lease-1","why":"refused_401","note":"leaked in build 7","#,
-                r#""status":401,"ms":12,"n":9}"#
+                r#""owner":"svc-7","subject":["tool","acme.deploy"],"addr":"192.0.2.7","#,
+                r#""req":"c0ffee","factor":true,"ns":"default","tree":["train","run-1"],"node":["leaf","run-2"],"act":["7",3],"#,
+                r#""tool":"acme.deploy","slot":"default","order":[1,2,3],"shown":[1,1,1],"behind":601,"#,
+                r#""fp":"0123456789abcdef","lease":"lease-1","why":"refused_401","policy":"deploys","#,
+                r#""note":"leaked in build 7","status":401,"ms":12,"out":512,"in":2048,"#,
+                r#""num":{"denials":10,"window_s":60},"about":[3,8],"n":9}"#
             )
         );
         assert_eq!(
@@ -209,7 +296,11 @@ mod tests {
             ("\"default\",\"tree\"", "\"\",\"tree\"", "namespace"),
             ("refused_401", "Free Text", "reason"),
             ("leaked", "", "note"),
-            ("acme.deploy", " ", "tool"),
+            ("\"tool\":\"acme.deploy", "\"tool\":\" ", "tool"),
+            ("[\"tool\"", "[\"else\"", "subject"),
+            ("192.0.2.7", "192.0.2.777", "text"),
+            ("deploys", "\\n", "policy"),
+            ("window_s", "Window", "numbers"),
         ] {
             let edited = if field == "note" {
                 text.replace("leaked in build 7", to)

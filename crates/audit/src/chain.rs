@@ -211,7 +211,7 @@ pub struct Index {
 
 impl Index {
     /// The columns that hold text.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 11] = [
         "kind",
         "verdict",
         "namespace",
@@ -221,6 +221,8 @@ impl Index {
         "workflow_id",
         "tool",
         "slot",
+        "owner",
+        "subject",
     ];
 
     /// What is stored beside this entry.
@@ -240,6 +242,8 @@ impl Index {
                 node.map(|node| node.workflow_id.to_string()),
                 entry.tool.as_ref().map(ToString::to_string),
                 entry.slot.as_ref().map(ToString::to_string),
+                entry.owner.as_ref().map(ToString::to_string),
+                entry.subject.as_ref().map(ToString::to_string),
             ],
         }
     }
@@ -469,7 +473,7 @@ fn sha256(label: &[u8], parts: &[&[u8]]) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Stored, at, bare, full, keys};
+    use crate::testing::{Stored, at, bare, early, full, keys};
 
     /// Hash and MAC of three entries, under a fixed key and chain.
     const GOLDEN_LINES: [&str; 3] = [
@@ -545,7 +549,7 @@ mod tests {
     #[test]
     fn the_formats_are_frozen() {
         let mut stored = Stored::with(0);
-        stored.append(&[full(), bare(2), bare(3)], at(11));
+        stored.append(&[early(), bare(2), bare(3)], at(11));
         let lines: Vec<_> = stored
             .lines
             .iter()

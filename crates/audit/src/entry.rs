@@ -1,49 +1,11 @@
 //! What an entry says.
 
-use std::{borrow::Cow, fmt, time::SystemTime};
+use crate::{Label, Subject, SubjectKind, codes::codes};
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
 use xylem_ids::{
     AgentId, AuditId, Fingerprint, LeaseId, Namespace, Order, RunId, Slot, ToolName, TreeId,
     WorkflowId,
 };
-
-/// Defines an enum with a stable text code per variant.
-macro_rules! codes {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant,)+
-        }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The stable code, never reused for another meaning.
-            #[must_use]
-            pub fn code(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $code,)+
-                }
-            }
-
-            /// The value with this code.
-            #[must_use]
-            pub fn from_code(code: &str) -> Option<Self> {
-                match code {
-                    $($code => Some(Self::$variant),)+
-                    _ => None,
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.code())
-            }
-        }
-    };
-}
 
 codes!(
     /// What an entry is about.
@@ -239,6 +201,16 @@ pub struct Entry {
     pub verdict: Verdict,
     /// Who did it; absent where nobody was authenticated.
     pub agent: Option<AgentId>,
+    /// For whom it was done: who owns the tree that a worker acts for.
+    pub owner: Option<AgentId>,
+    /// What an administrative change is about.
+    pub subject: Option<Subject>,
+    /// Where the call came from.
+    pub address: Option<IpAddr>,
+    /// The id of the call, as its answer bears it.
+    pub request: Option<Label>,
+    /// Whether whoever did it had shown a second factor.
+    pub second_factor: bool,
     /// The Temporal namespace.
     pub namespace: Option<Namespace>,
     /// The tree; absent while its root has not started.
@@ -253,18 +225,32 @@ pub struct Entry {
     pub slot: Option<Slot>,
     /// The version, as epoch, version and serial.
     pub order: Option<Order>,
+    /// The version whose grant was presented, where it is not that version.
+    pub presented: Option<Order>,
+    /// How long the presented version was superseded, in seconds.
+    pub behind_s: Option<u64>,
     /// The token's fingerprint.
     pub fingerprint: Option<Fingerprint>,
     /// Ties a decision to its outcome.
     pub lease: Option<LeaseId>,
     /// Why.
     pub reason: Option<Reason>,
+    /// The policy that decided.
+    pub policy: Option<Label>,
     /// What the agent said about it.
     pub note: Option<Note>,
     /// The HTTP status of the call.
     pub status: Option<u16>,
     /// How long the call took, in milliseconds.
     pub duration_ms: Option<u64>,
+    /// How many bytes the call sent.
+    pub bytes_out: Option<u64>,
+    /// How many bytes it received.
+    pub bytes_in: Option<u64>,
+    /// The numbers behind it, by name: what raised an alert.
+    pub numbers: BTreeMap<Reason, u64>,
+    /// The first and the last entry that it is about.
+    pub about: Option<(u64, u64)>,
     /// How many events this entry stands for.
     pub count: u64,
 }
@@ -278,6 +264,11 @@ impl Entry {
             kind,
             verdict,
             agent: None,
+            owner: None,
+            subject: None,
+            address: None,
+            request: None,
+            second_factor: false,
             namespace: None,
             tree: None,
             node: None,
@@ -285,12 +276,19 @@ impl Entry {
             tool: None,
             slot: None,
             order: None,
+            presented: None,
+            behind_s: None,
             fingerprint: None,
             lease: None,
             reason: None,
+            policy: None,
             note: None,
             status: None,
             duration_ms: None,
+            bytes_out: None,
+            bytes_in: None,
+            numbers: BTreeMap::new(),
+            about: None,
             count: 1,
         }
     }
@@ -307,6 +305,13 @@ impl Entry {
     pub fn of_tree(mut self, tree: &TreeId) -> Self {
         self.namespace = Some(tree.namespace.clone());
         self.tree = Some(tree.clone());
+        self
+    }
+
+    /// The same entry, about this subject.
+    #[must_use]
+    pub fn regarding(mut self, kind: SubjectKind, id: impl fmt::Display) -> Self {
+        self.subject = Some(Subject::new(kind, id));
         self
     }
 

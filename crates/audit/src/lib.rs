@@ -24,8 +24,10 @@
 mod body;
 mod chain;
 mod checkpoint;
+mod codes;
 mod entry;
 mod log;
+mod subject;
 mod tally;
 #[cfg(test)]
 mod testing;
@@ -40,5 +42,6 @@ pub use entry::{Activity, Entry, Kind, NodeRun, Note, Reason, Record, Verdict};
 pub use log::{
     Filter, Log, LogError, MAX_PAGE, Page, PageToken, Progress, Standing, Verified, Watcher,
 };
+pub use subject::{Label, Subject, SubjectError, SubjectKind};
 pub use tally::{Source, Tally};
 pub use verify::{Extent, Finding, Intact, Verifier};

@@ -1,6 +1,6 @@
 //! Appending and listing.
 
-use crate::{ChainError, Entry, Finding, Intact, Kind, Record, Verdict};
+use crate::{ChainError, Entry, Finding, Intact, Kind, Record, Subject, Verdict};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, io, ops::ControlFlow, str::FromStr, sync::Arc, time::SystemTime};
@@ -53,6 +53,10 @@ pub struct Filter {
     pub verdict: Option<Verdict>,
     /// By this agent.
     pub agent: Option<AgentId>,
+    /// For this agent.
+    pub owner: Option<AgentId>,
+    /// About this subject.
+    pub subject: Option<Subject>,
     /// About this tool.
     pub tool: Option<ToolName>,
     /// About this slot.

@@ -1,8 +1,8 @@
 //! Entries and a log in memory, for the tests of this room.
 
 use crate::{
-    Activity, ChainId, Checkpoint, Entry, Head, Index, Keys, Kind, Line, NodeRun, Note, Scribe,
-    Verdict,
+    Activity, ChainId, Checkpoint, Entry, Head, Index, Keys, Kind, Label, Line, NodeRun, Note,
+    Reason, Scribe, Subject, SubjectKind, Verdict,
 };
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_ids::{Epoch, Order, Serial, TreeId, Version};
@@ -18,7 +18,8 @@ pub(crate) fn bare(second: u64) -> Entry {
     Entry::new(at(second), Kind::AgentCreated, Verdict::Succeeded)
 }
 
-pub(crate) fn full() -> Entry {
+/// With every part that the first entries had.
+pub(crate) fn early() -> Entry {
     let tree = TreeId {
         namespace: "default".parse().unwrap(),
         workflow_id: "train".parse().unwrap(),
@@ -46,6 +47,28 @@ pub(crate) fn full() -> Entry {
     entry.status = Some(401);
     entry.duration_ms = Some(12);
     entry.count = 9;
+    entry
+}
+
+/// With every part that an entry has.
+pub(crate) fn full() -> Entry {
+    let mut entry = early();
+    entry.owner = Some("svc-7".parse().unwrap());
+    entry.subject = Some(Subject::new(SubjectKind::Tool, "acme.deploy"));
+    entry.address = Some("192.0.2.7".parse().unwrap());
+    entry.request = Label::new("c0ffee");
+    entry.second_factor = true;
+    entry.presented = Some(Order {
+        epoch: Epoch(1),
+        version: Version(1),
+        serial: Serial(1),
+    });
+    entry.behind_s = Some(601);
+    entry.policy = Label::new("deploys");
+    entry.bytes_out = Some(512);
+    entry.bytes_in = Some(2048);
+    entry.numbers = [(Reason::of("denials"), 10), (Reason::of("window_s"), 60)].into();
+    entry.about = Some((3, 8));
     entry
 }
 

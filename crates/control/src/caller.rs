@@ -4,7 +4,8 @@
 //! are lost on the way. A task-local set around the whole call reaches the handler on both ways.
 
 use crate::fault::Fault;
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
+use xylem_audit::{Entry, Label};
 use xylem_registry::{Principal, Role};
 
 tokio::task_local! {
@@ -16,6 +17,8 @@ tokio::task_local! {
 pub(crate) struct Call {
     pub(crate) request_id: RequestId,
     pub(crate) principal: Option<Arc<Principal>>,
+    /// Where it came from.
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// Names one call in answers and logs.
@@ -55,6 +58,20 @@ pub(crate) fn caller() -> Result<Arc<Principal>, Fault> {
         .ok()
         .flatten()
         .ok_or_else(|| Fault::unauthenticated("key_missing", "an API key is required"))
+}
+
+/// The same entry with what is known of the call that is being handled: who makes it, from where, and
+/// its id.
+pub(crate) fn during_call(mut entry: Entry) -> Entry {
+    let _ = CALL.try_with(|call| {
+        entry.request = Label::new(call.request_id.as_str());
+        entry.address = call.address;
+        if let Some(principal) = &call.principal {
+            entry.agent = Some(principal.agent().clone());
+            entry.namespace = Some(principal.namespace().clone());
+        }
+    });
+    entry
 }
 
 /// Whether the caller sees only what its own agent started.

@@ -128,6 +128,14 @@ fn narrow(query: &mut Growing, filter: &Filter) {
             filter.agent.as_ref().map(ToString::to_string),
         ),
         (
+            " AND owner = ",
+            filter.owner.as_ref().map(ToString::to_string),
+        ),
+        (
+            " AND subject = ",
+            filter.subject.as_ref().map(ToString::to_string),
+        ),
+        (
             " AND tool = ",
             filter.tool.as_ref().map(ToString::to_string),
         ),

@@ -30,6 +30,7 @@ macro_rules! folder {
             1 "0001_vault",
             2 "0002_registry",
             3 "0003_audit",
+            4 "0004_audit_subject",
         }
     };
 }

@@ -5,7 +5,8 @@ mod house;
 use house::{House, agent, namespace, workflow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_audit::{
-    Activity, Entry, Filter, Kind, Log, LogError, NodeRun, PageToken, Reason, Verdict,
+    Activity, Entry, Filter, Kind, Log, LogError, NodeRun, PageToken, Reason, Subject, SubjectKind,
+    Verdict,
 };
 use xylem_ids::{Epoch, Order, Serial, TreeId, Version};
 use xylem_store::Store;
@@ -30,6 +31,10 @@ fn full() -> Entry {
         run_id: Some("run-2".parse().unwrap()),
     });
     entry.activity = Activity::new("7", 3);
+    entry.owner = Some(agent("service"));
+    entry.subject = Some(Subject::new(SubjectKind::Agent, "svc-7"));
+    entry.address = Some("2001:db8::7".parse().unwrap());
+    entry.numbers = [(Reason::of("denials"), 10)].into();
     entry.tool = Some("acme.deploy".parse().unwrap());
     entry.slot = Some("default".parse().unwrap());
     entry.order = Some(Order {
@@ -95,6 +100,14 @@ async fn every_filter_narrows() {
         },
         Filter {
             agent: Some(agent("worker")),
+            ..Filter::default()
+        },
+        Filter {
+            owner: Some(agent("service")),
+            ..Filter::default()
+        },
+        Filter {
+            subject: entry.subject.clone(),
             ..Filter::default()
         },
         Filter {

@@ -128,8 +128,8 @@ async fn reordered_entries_are_named() {
 #[tokio::test]
 async fn an_inserted_entry_is_named() {
     let found = after(&[
-        "INSERT INTO audit SELECT 36, body, hash, mac, at_ms, kind, verdict,
-            namespace, agent, tree_workflow_id, tree_first_run_id, workflow_id, tool, slot
+        "INSERT INTO audit (seq, body, hash, mac, at_ms, kind, verdict, agent)
+            SELECT 36, body, hash, mac, at_ms, kind, verdict, agent
          FROM audit WHERE seq = 17",
     ]);
     assert_eq!(found.await, Finding::Moved { seq: 36, from: 17 });

@@ -48,6 +48,8 @@ async fn a_grant_is_exchanged_for_the_token_and_both_entries_are_written() {
     assert_eq!(decision.fingerprint.as_ref(), Some(&redeemed.fingerprint));
     assert_eq!(decision.activity.as_ref().map(|a| a.attempt()), Some(1));
     assert_eq!(decision.agent, Some(agent("worker")));
+    assert_eq!(decision.owner, Some(agent("service")));
+    assert_eq!((decision.presented, decision.behind_s), (None, None));
 
     assert_eq!(
         house.release(&redeemed, &call_end(401)).await,
@@ -62,6 +64,7 @@ async fn a_grant_is_exchanged_for_the_token_and_both_entries_are_written() {
     assert_eq!(outcome.reason, Some(Reason::of("refused_401")));
     assert_eq!((outcome.status, outcome.duration_ms), (Some(401), Some(12)));
     assert_eq!(outcome.order, decision.order);
+    assert_eq!(outcome.owner, decision.owner);
 
     let entries = house.log().await.len();
     assert_eq!(
@@ -97,6 +100,12 @@ async fn an_outdated_grant_is_answered_with_the_newest() {
     assert_eq!(redeemed.token.expose_secret(), V2);
     assert!(redeemed.newer);
     assert_eq!(redeemed.grant, v2);
+    let decision = house.last_entry().await;
+    assert_eq!(decision.presented, Some(v1.order()));
+    assert_eq!(decision.behind_s, Some(0));
+    house.clock.advance(Duration::from_secs(601));
+    house.redeem(Ask::new(&tree, &v1)).await.unwrap();
+    assert_eq!(house.last_entry().await.behind_s, Some(601));
 
     let revocation = Revocation {
         tree: tree.clone(),

@@ -2,7 +2,7 @@
 
 use crate::{
     ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Refusal, SlotUse, Transaction,
-    TreeRow, TreeState, Vault, VaultError, exclusion::excluded, storage::VersionRow,
+    TreeRow, TreeState, Vault, VaultError, VersionState, exclusion::excluded, storage::VersionRow,
 };
 use secrecy::SecretString;
 use std::{collections::BTreeSet, time::Duration};
@@ -114,7 +114,9 @@ impl Vault {
             (Ok(claims), Ok(grant)) => {
                 entry = entry.of_tree(claims.tree());
                 entry.slot = Some(grant.slot().clone());
-                self.decide(&mut *tx, &redemption, &claims, grant).await
+                entry.presented = Some(grant.order());
+                self.decide(&mut *tx, &redemption, &claims, grant, &mut entry)
+                    .await
             }
         };
         match decided {
@@ -206,15 +208,18 @@ impl Vault {
         }
     }
 
-    /// Gathers the proofs in this transaction's view, in the order of what is cheapest to say.
+    /// Gathers the proofs in this transaction's view, in the order of what is cheapest to say. What
+    /// is learned on the way is noted in the entry.
     async fn decide(
         &self,
         tx: &mut dyn Transaction,
         redemption: &Redemption,
         claims: &ConfirmedClaims,
         grant: VerifiedGrant,
+        entry: &mut Entry,
     ) -> Result<(LeaseRow, Redeemed), VaultError> {
         let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
+        entry.owner = Some(owner.tree.owner.clone());
         if grant.claims().tree != *claims.tree() {
             return Err(Refusal::OtherTree.into());
         }
@@ -236,12 +241,33 @@ impl Vault {
         )
         .map_err(Refusal::from)?;
         let version = self.redeemable(tx, &owner, grant.slot()).await?;
+        if version.info.version != grant.order().version {
+            entry.behind_s = self.behind(tx, &owner, &grant).await?;
+        }
         check_audience(&version, &redemption.destination)?;
         let lease = self.lease(redemption, claims, &owner, &version, &permit)?;
         let redeemed = self
             .hand_out(tx, &owner, version, &lease, &grant, tool.hash)
             .await?;
         Ok((lease, redeemed))
+    }
+
+    /// For how many seconds the presented version has been superseded, if it is: at least, where it
+    /// was revoked since.
+    async fn behind(
+        &self,
+        tx: &mut dyn Transaction,
+        owner: &TreeRow,
+        grant: &VerifiedGrant,
+    ) -> Result<Option<u64>, VaultError> {
+        let (start, slot) = (&owner.tree.start, grant.slot());
+        let presented = tx.version(start, slot, grant.order().version).await?;
+        let presented = presented
+            .map(|row| self.derived.check_version(row))
+            .transpose()?;
+        Ok(presented
+            .filter(|row| row.info.state != VersionState::Active)
+            .map(|row| self.seconds().0.saturating_sub(row.info.state_since.0)))
     }
 
     async fn check_entitled(
@@ -419,6 +445,7 @@ impl Vault {
             .await?;
         entry.namespace = Some(owner.tree.namespace.clone());
         entry.tree = owner.tree.id();
+        entry.owner = Some(owner.tree.owner.clone());
         Ok(self.about(entry, &version.info))
     }
 }
@@ -439,6 +466,7 @@ fn check_audience(version: &VersionRow, destination: &Origin) -> Result<(), Refu
 fn granted(mut entry: Entry, redeemed: &Redeemed) -> Entry {
     entry.verdict = Verdict::Granted;
     entry.order = Some(redeemed.order);
+    entry.presented = entry.presented.filter(|order| *order != redeemed.order);
     entry.fingerprint = Some(redeemed.fingerprint.clone());
     entry.lease = Some(redeemed.lease.clone());
     entry

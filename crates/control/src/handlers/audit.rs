@@ -1,7 +1,11 @@
 //! The audit log.
 
 use super::{Answers, Handlers, answer};
-use crate::{caller::caller, convert, fault::Fault};
+use crate::{
+    caller::{caller, during_call},
+    convert,
+    fault::Fault,
+};
 use std::{
     ops::ControlFlow,
     sync::Arc,
@@ -12,7 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::audit_server::Audit;
 use xylem_audit::{
-    Entry, Filter, Finding, Intact, Kind, NodeRun, PageToken, Reason, Record, Verdict, Verified,
+    Entry, Filter, Finding, Intact, Kind, NodeRun, PageToken, Reason, Record, Subject,
+    SubjectError, Verdict, Verified,
 };
 use xylem_ids::WorkflowId;
 use xylem_proto::v1;
@@ -72,7 +77,7 @@ impl Handlers {
         let claimed = claims.claims();
         let mut entries = Vec::new();
         for new in given.entries {
-            let mut entry = reported(new, self.now())?
+            let mut entry = during_call(reported(new, self.now())?)
                 .by(principal.agent())
                 .of_tree(claims.tree());
             entry.node = Some(NodeRun {
@@ -208,6 +213,8 @@ impl Handlers {
             kind: code(&given.action, "filter.action", Kind::from_code)?,
             verdict: code(&given.outcome, "filter.outcome", Verdict::from_code)?,
             agent: convert::optional(given.agent, "filter.agent")?,
+            owner: convert::optional(given.owner, "filter.owner")?,
+            subject: subject(&given.subject)?,
             tool: convert::optional(given.tool, "filter.tool")?,
             slot: convert::optional(given.slot, "filter.slot")?,
             since: convert::instant(given.since, "filter.since")?,
@@ -223,6 +230,14 @@ fn code<T>(text: &str, field: &str, read: impl Fn(&str) -> Option<T>) -> Result<
     read(text)
         .map(Some)
         .ok_or_else(|| Fault::invalid(field, format!("{field} must be one of the log's codes")))
+}
+
+fn subject(text: &str) -> Result<Option<Subject>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let read = text.parse().map(Some);
+    read.map_err(|rule: SubjectError| Fault::invalid("filter.subject", rule.to_string()))
 }
 
 /// What a worker refused before it asked for a token is a redemption that was denied: who looks for
@@ -287,10 +302,7 @@ fn wire(record: Record) -> v1::AuditEntry {
         agent: entry.agent.map(Into::into).unwrap_or_default(),
         action: entry.kind.code().to_owned(),
         outcome: entry.verdict.code().to_owned(),
-        reason: entry
-            .reason
-            .map(|reason| reason.to_string())
-            .unwrap_or_default(),
+        reason: text(entry.reason),
         tree: entry.tree.map(convert::tree_id),
         slot: entry.slot.map(Into::into).unwrap_or_default(),
         order: entry.order.map(convert::order),
@@ -314,5 +326,26 @@ fn wire(record: Record) -> v1::AuditEntry {
             .note
             .map(|note| note.as_str().to_owned())
             .unwrap_or_default(),
+        owner: entry.owner.map(Into::into).unwrap_or_default(),
+        subject: text(entry.subject),
+        address: text(entry.address),
+        request_id: text(entry.request),
+        policy: text(entry.policy),
+        second_factor: entry.second_factor,
+        presented: entry.presented.map(convert::order),
+        behind_seconds: entry.behind_s.map(convert::count),
+        bytes_out: entry.bytes_out,
+        bytes_in: entry.bytes_in,
+        numbers: entry
+            .numbers
+            .into_iter()
+            .map(|(name, number)| (name.to_string(), number))
+            .collect(),
+        first: text(entry.about.map(|(first, _)| first)),
+        last: text(entry.about.map(|(_, last)| last)),
     }
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
 }

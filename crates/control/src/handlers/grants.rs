@@ -1,7 +1,11 @@
 //! What activities ask on behalf of a node.
 
 use super::{Handlers, answer, wire_tool, worker};
-use crate::{caller::caller, convert, fault::Fault};
+use crate::{
+    caller::{caller, during_call},
+    convert,
+    fault::Fault,
+};
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
 use tonic::{Request, Response, Status};
@@ -156,9 +160,8 @@ impl Handlers {
         tool: &ToolName,
         reason: &'static str,
     ) -> Result<(), Fault> {
-        let mut entry = Entry::new(self.now(), Kind::Redeem, Verdict::Denied)
-            .by(principal.agent())
-            .because(reason);
+        let entry = Entry::new(self.now(), Kind::Redeem, Verdict::Denied).because(reason);
+        let mut entry = during_call(entry).by(principal.agent());
         entry.namespace = Some(claims.namespace.clone());
         entry.node = Some(xylem_audit::NodeRun {
             workflow_id: claims.workflow_id.clone(),

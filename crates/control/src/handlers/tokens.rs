@@ -2,7 +2,7 @@
 
 use super::{Handlers, answer, request, trees::audiences};
 use crate::{
-    caller::caller,
+    caller::{caller, during_call},
     convert,
     fault::Fault,
     walk::{Node, Standing, Walk},
@@ -439,7 +439,8 @@ impl Handlers {
         reason: &'static str,
         nodes: usize,
     ) -> Result<(), Fault> {
-        let mut entry = Entry::new(self.now(), Kind::ForcedRevoke, Verdict::Granted)
+        let entry = Entry::new(self.now(), Kind::ForcedRevoke, Verdict::Granted);
+        let mut entry = during_call(entry)
             .by(&revocation.by)
             .of_tree(&revocation.tree)
             .because(reason);

@@ -1,10 +1,14 @@
 //! What workers run.
 
 use super::{Handlers, answer};
-use crate::{caller::caller, convert, fault::Fault};
+use crate::{
+    caller::{caller, during_call},
+    convert,
+    fault::Fault,
+};
 use tonic::{Request, Response, Status};
 use v1::workers_server::Workers;
-use xylem_audit::{Entry, Kind, Verdict};
+use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
 use xylem_ids::TaskQueue;
 use xylem_proto::v1;
 use xylem_registry::WorkflowDefinition;
@@ -41,9 +45,8 @@ impl Handlers {
         self.registry
             .register_definitions(namespace, &queue, &definitions)
             .await?;
-        let mut entry = Entry::new(self.now(), Kind::DefinitionsRegistered, Verdict::Succeeded)
-            .by(principal.agent());
-        entry.namespace = Some(namespace.clone());
+        let entry = Entry::new(self.now(), Kind::DefinitionsRegistered, Verdict::Succeeded);
+        let mut entry = during_call(entry).regarding(SubjectKind::Queue, &queue);
         entry.count = u64::try_from(definitions.len()).unwrap_or(u64::MAX).max(1);
         self.log.append(&[entry]).await?;
         Ok(v1::RegisterDefinitionsResponse {})

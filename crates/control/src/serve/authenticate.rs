@@ -36,6 +36,7 @@ pub(crate) async fn layer(
     let mut call = Call {
         request_id: request_id.clone(),
         principal: None,
+        address: peer.map(|peer| peer.0.ip()),
     };
     let mut response = match authenticated {
         Ok(principal) => {

@@ -8,7 +8,10 @@ use super::{
 };
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 use xylem_client::{Client, Timestamp, v1};
 use xylem_ids::{AgentId, Slot, ToolName, WorkflowId};
 
@@ -41,6 +44,12 @@ pub(crate) struct Filter {
     /// Only what this agent did
     #[arg(long, value_name = "NAME")]
     agent: Option<AgentId>,
+    /// Only what was done for this agent: by workers, in its trees
+    #[arg(long, value_name = "NAME")]
+    owner: Option<AgentId>,
+    /// Only changes of this, such as agent:svc-7, key:ID, tool:acme.deploy or policy:ID
+    #[arg(long, value_name = "KIND:ID")]
+    subject: Option<String>,
     /// Only this action, such as deposit, redeem, outcome or revoke
     #[arg(long)]
     action: Option<String>,
@@ -90,6 +99,8 @@ impl From<Filter> for v1::AuditFilter {
             outcome: filter.outcome.unwrap_or_default(),
             slot: filter.slot.map(String::from).unwrap_or_default(),
             workflow_id: filter.workflow_id.map(String::from).unwrap_or_default(),
+            owner: filter.owner.map(String::from).unwrap_or_default(),
+            subject: filter.subject.unwrap_or_default(),
         }
     }
 }
@@ -241,10 +252,14 @@ fn line(entry: &v1::AuditEntry) -> String {
         });
     }
     let named = [
+        ("owner", &entry.owner),
+        ("subject", &entry.subject),
         ("workflow", &entry.workflow_id),
         ("tool", &entry.tool),
         ("lease", &entry.lease_id),
         ("reason", &entry.reason),
+        ("policy", &entry.policy),
+        ("address", &entry.address),
         ("note", &entry.note),
     ];
     let named = named.iter().filter(|(_, value)| !value.is_empty());
@@ -255,10 +270,20 @@ fn line(entry: &v1::AuditEntry) -> String {
     if let Some(duration) = entry.duration_ms {
         parts.push(format!("{duration}ms"));
     }
+    parts.extend(numbers(entry));
     if entry.count > 1 {
         parts.push(format!("×{}", entry.count));
     }
     parts.join("  ")
+}
+
+/// By name, so that the same entry is always the same line.
+fn numbers(entry: &v1::AuditEntry) -> Vec<String> {
+    let named: BTreeMap<_, _> = entry.numbers.iter().collect();
+    let named = named.into_iter();
+    named
+        .map(|(name, number)| format!("{}={number}", plain(name)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -338,6 +363,8 @@ mod tests {
         let none = Filter {
             tree: None,
             agent: None,
+            owner: None,
+            subject: None,
             action: None,
             outcome: None,
             slot: None,
