@@ -164,7 +164,7 @@ impl Vault {
             depositor: &deposit.depositor,
             request: &deposit.request,
         };
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let owner = self.target(&mut *tx, &deposit.target).await?;
         if let Some(known) = self.repeated(&mut *tx, &owner, &next).await? {
             return Ok(known);
@@ -184,7 +184,7 @@ impl Vault {
     /// Refused where the tree does not take in raw tokens; refusals are audited as exposures.
     pub async fn take_in(&self, intake: TakeIn) -> Result<Deposited, VaultError> {
         check_token(&intake.token, false)?;
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let taken = self.take_in_in(&mut *tx, &intake).await;
         match taken {
             Ok(deposited) => {
@@ -281,7 +281,7 @@ impl Vault {
         request: &RequestId,
     ) -> Result<Deposited, VaultError> {
         let lifetime = check_lifetime(lifetime)?;
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let owner = self.living_tree(&mut *tx, tree).await?;
         let earlier = self.version_in(&mut *tx, &owner, slot, to).await?;
         if earlier.info.state == VersionState::Revoked {

@@ -116,7 +116,7 @@ impl Vault {
         selection: &Selection,
         by: &SelectedBy,
     ) -> Result<(), VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         match self.select_in(&mut *tx, tree, selection, by).await {
             Ok(()) => Ok(tx.commit().await?),
             Err(VaultError::Refused(refusal)) => {
@@ -136,7 +136,7 @@ impl Vault {
     /// # Errors
     /// The tree is unknown, or a row was edited.
     pub async fn exclusions(&self, tree: &TreeId) -> Result<Vec<(Slot, Exclusion)>, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         let owner = self.tree_in(&mut *tx, tree).await?;
         let mut found = Vec::new();
         for row in tx.slots(&owner.tree.start).await? {

@@ -4,7 +4,7 @@ use crate::{
     KeyProvider, KeyRow, Purpose, Transaction, TreeRow, Vault, VaultError, VersionInfo,
     rows::key_place, storage::VersionRow, vault::unwrap_issuer,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use xylem_audit::{Kind, Verdict};
 use xylem_grant::{Claims, IssuerKey, IssuerPublicKey, IssuerSet, VerifiedGrant};
 use xylem_ids::{AgentId, Epoch, KeyId, RunId, Slot, TreeId};
@@ -32,18 +32,36 @@ impl Issuers {
         &self.known
     }
 
+    /// Counts keys: the set with the higher one is the newer set.
+    pub(crate) fn generation(&self) -> u32 {
+        self.key.public().generation
+    }
+
+    /// `None` where there is no key to sign with.
+    pub(crate) async fn load(
+        tx: &mut dyn Transaction,
+        provider: &dyn KeyProvider,
+    ) -> Result<Option<Self>, VaultError> {
+        let keys = tx.keys(Purpose::Issuer).await?;
+        let Some(row) = keys.first() else {
+            return Ok(None);
+        };
+        let retired = retired(tx, provider).await?;
+        Ok(Some(Self::new(
+            unwrap_issuer(provider, row).await?,
+            retired,
+        )))
+    }
+
     pub(crate) async fn load_or_new(
         tx: &mut dyn Transaction,
         provider: &dyn KeyProvider,
     ) -> Result<Self, VaultError> {
-        let mut retired = Vec::new();
-        for row in tx.keys(Purpose::RetiredIssuer).await? {
-            retired.push(unwrap_issuer(provider, &row).await?.public().clone());
+        if let Some(issuers) = Self::load(tx, provider).await? {
+            return Ok(issuers);
         }
-        let key = match tx.keys(Purpose::Issuer).await?.first() {
-            Some(row) => unwrap_issuer(provider, row).await?,
-            None => new_key(tx, provider, &retired).await?,
-        };
+        let retired = retired(tx, provider).await?;
+        let key = new_key(tx, provider, &retired).await?;
         Ok(Self::new(key, retired))
     }
 
@@ -93,6 +111,17 @@ impl Issuers {
         };
         self.sign(&tree, &mut info.clone()).map(drop)
     }
+}
+
+async fn retired(
+    tx: &mut dyn Transaction,
+    provider: &dyn KeyProvider,
+) -> Result<Vec<IssuerPublicKey>, VaultError> {
+    let mut retired = Vec::new();
+    for row in tx.keys(Purpose::RetiredIssuer).await? {
+        retired.push(unwrap_issuer(provider, &row).await?.public().clone());
+    }
+    Ok(retired)
 }
 
 async fn new_key(
@@ -148,7 +177,7 @@ impl Vault {
         lifetime: Duration,
         by: &AgentId,
     ) -> Result<VerifiedGrant, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let owner = self.living_tree(&mut *tx, tree).await?;
         let active = tx.active_version(&owner.tree.start, slot).await?;
         let active = active.ok_or(VaultError::NotFound {
@@ -170,7 +199,7 @@ impl Vault {
     /// The storage failed, or a row was edited.
     pub async fn expiring(&self, within: Duration) -> Result<Vec<(TreeId, Slot)>, VaultError> {
         let before = self.seconds().plus(within);
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         let mut found = Vec::new();
         for version in tx.active_versions(Some(before)).await? {
             let version = self.derived.check_version(version)?;
@@ -186,7 +215,7 @@ impl Vault {
     /// # Errors
     /// The storage or key provider failed, or a row was edited; then nothing has changed.
     pub async fn rotate_issuer(&self, by: &AgentId) -> Result<Vec<TreeId>, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         for row in tx.keys(Purpose::Issuer).await? {
             let key = unwrap_issuer(self.provider(), &row).await?;
             let retired = issuer_row(self.provider(), &key, Purpose::RetiredIssuer).await?;
@@ -197,7 +226,7 @@ impl Vault {
         let entry = self.entry(Kind::IssuerRotated, Verdict::Succeeded, by);
         tx.audit(&entry).await?;
         tx.commit().await?;
-        self.set_issuers(issuers);
+        self.set_issuers(Arc::new(issuers));
         Ok(trees)
     }
 
@@ -208,7 +237,7 @@ impl Vault {
     /// # Errors
     /// The storage failed, or a row was edited; then nothing has changed.
     pub async fn raise_epoch(&self, by: &AgentId) -> Result<(Epoch, Vec<TreeId>), VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let next = self.epoch_in(&mut *tx).await?.next();
         let epoch = next.ok_or(VaultError::Exhausted)?;
         tx.put_epoch(&self.derived.seal_epoch(epoch)).await?;
@@ -285,6 +314,6 @@ impl Vault {
             )
         };
         let text = version.info.grant.as_deref().ok_or_else(tampered)?;
-        self.verify(text).map_err(|_| tampered())
+        self.verified(text).map_err(|_| tampered())
     }
 }

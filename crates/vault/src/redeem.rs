@@ -106,9 +106,9 @@ impl Vault {
             Err(ClaimError::Refused(refusal)) => Err(Refusal::from(refusal)),
             Ok(claims) => Ok(claims),
         };
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let mut entry = self.redeem_entry(&redemption);
-        let decided = match (confirmed, self.verify(&redemption.grant)) {
+        let decided = match (confirmed, self.verified(&redemption.grant)) {
             (Err(refusal), _) => Err(refusal.into()),
             (Ok(_), Err(reject)) => Err(Refusal::from(reject).into()),
             (Ok(claims), Ok(grant)) => {
@@ -146,7 +146,7 @@ impl Vault {
         worker: &Worker,
         end: &CallEnd,
     ) -> Result<Released, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let found = tx.lease(lease).await?;
         let mut row = found
             .filter(|row| row.agent == worker.agent)
@@ -172,7 +172,7 @@ impl Vault {
         const DAY: u64 = 24 * 60 * 60;
         let before = UnixSeconds(self.seconds().0.saturating_sub(DAY));
         loop {
-            let mut tx = self.storage.begin().await?;
+            let mut tx = self.begin().await?;
             let lapsed = tx.lapsed_leases(before, LAPSED).await?;
             if lapsed.is_empty() {
                 let forgotten = tx.delete_leases(before).await?;

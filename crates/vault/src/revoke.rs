@@ -41,7 +41,7 @@ impl Vault {
     /// The version is unknown; or, unless forced, it is the active one or leases on it are open.
     /// Both are checked in the transaction that revokes it: no lease can begin in between.
     pub async fn revoke(&self, revocation: Revocation) -> Result<Revoked, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let owner = self.tree_in(&mut *tx, &revocation.tree).await?;
         let row = self.version_in(&mut *tx, &owner, &revocation.slot, revocation.version);
         let row = row.await?;

@@ -21,7 +21,7 @@ impl Vault {
     /// # Errors
     /// The tree is unknown, or a row was edited.
     pub async fn status(&self, tree: &TreeId) -> Result<Vec<VersionStatus>, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         let owner = self.tree_in(&mut *tx, tree).await?;
         let mut found = Vec::new();
         for row in tx.versions(&owner.tree.start).await? {
@@ -42,7 +42,7 @@ impl Vault {
     /// # Errors
     /// The tree is unknown, or a row was edited.
     pub async fn grants(&self, tree: &TreeId) -> Result<Vec<VerifiedGrant>, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         let owner = self.tree_in(&mut *tx, tree).await?;
         self.grants_in(&mut *tx, &owner.tree.start).await
     }

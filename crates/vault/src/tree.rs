@@ -61,7 +61,7 @@ impl Vault {
     /// The request id was used for another workflow id or for a start that was given up, or the
     /// storage failed.
     pub async fn open_tree(&self, new: NewTree) -> Result<StartId, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let known = tx.tree_by_request(&new.namespace, &new.request).await?;
         if let Some(known) = known {
             let known = self.derived.check_tree(known)?;
@@ -84,7 +84,7 @@ impl Vault {
     /// # Errors
     /// The start is unknown, given up, or bound to another run; or that run is another tree's.
     pub async fn bind(&self, start: &StartId, first_run_id: RunId) -> Result<Bound, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let row = self.start_in(&mut *tx, start).await?;
         match &row.tree.state {
             TreeState::Starting => {}
@@ -104,7 +104,7 @@ impl Vault {
     /// # Errors
     /// The start is unknown, or its root has started: stop the tree instead.
     pub async fn abandon(&self, start: &StartId, by: &AgentId) -> Result<(), VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let row = self.start_in(&mut *tx, start).await?;
         match row.tree.state {
             TreeState::Starting => {}
@@ -130,7 +130,7 @@ impl Vault {
             workflow_id: new.workflow_id.clone(),
             first_run_id: first_run_id.clone(),
         };
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         if let Some(known) = tx.tree_by_id(&id).await? {
             return Ok(self.derived.check_tree(known)?.tree);
         }
@@ -191,7 +191,7 @@ impl Vault {
     /// # Errors
     /// The tree is unknown.
     pub async fn stop(&self, stopping: Stopping) -> Result<Tree, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let row = self.tree_in(&mut *tx, &stopping.tree).await?;
         let (tree, revoked) = if row.tree.is_bound() {
             let stopped = self.destroy(&mut *tx, row, stopping.terminate).await?;
@@ -217,7 +217,7 @@ impl Vault {
     /// # Errors
     /// It is unknown, or its row was edited.
     pub async fn tree(&self, id: &TreeId) -> Result<Tree, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         Ok(self.tree_in(&mut *tx, id).await?.tree)
     }
 
@@ -231,7 +231,7 @@ impl Vault {
         namespace: &Namespace,
         workflow_id: &WorkflowId,
     ) -> Result<Tree, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         let row = tx.newest_tree(namespace, workflow_id).await?;
         let row = row.ok_or(VaultError::NotFound { what: "tree" })?;
         Ok(self.derived.check_tree(row)?.tree)
@@ -248,7 +248,7 @@ impl Vault {
         after: Option<&StartId>,
         limit: u32,
     ) -> Result<Vec<Tree>, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         let rows = tx.trees(namespace, after, limit.clamp(1, MAX_PAGE)).await?;
         self.checked_trees(rows)
     }
@@ -258,7 +258,7 @@ impl Vault {
     /// # Errors
     /// The storage failed, or a row was edited.
     pub async fn starting(&self) -> Result<Vec<Tree>, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         let rows = tx.starting_trees().await?;
         self.checked_trees(rows)
     }
@@ -362,7 +362,7 @@ impl Vault {
         by: &AgentId,
         change: impl FnOnce(&mut BTreeSet<ToolName>) + Send,
     ) -> Result<Tree, VaultError> {
-        let mut tx = self.storage.begin().await?;
+        let mut tx = self.begin().await?;
         let row = self.living_tree(&mut *tx, tree).await?;
         let mut changed = row.tree;
         change(&mut changed.tools);

@@ -1,7 +1,8 @@
 //! The vault itself: its keys, and what every operation shares.
 
 use crate::{
-    Clock, KeyProvider, KeyRow, Purpose, Room, StartId, Storage, Transaction, TreeRow, VaultError,
+    Clock, KeyProvider, KeyRow, Purpose, Refusal, Room, StartId, Storage, Transaction, TreeRow,
+    VaultError,
     derived::Derived,
     issue::Issuers,
     rows::{key_place, tampered_key, token_place, version_place},
@@ -75,9 +76,12 @@ impl Vault {
     }
 
     /// The issuer keys that nodes trust, and those they are to trust no more.
-    #[must_use]
-    pub fn issuer_set(&self) -> IssuerSet {
-        self.issuers().trusted().clone()
+    ///
+    /// # Errors
+    /// The storage or the key provider failed, or a stored key is not what was written.
+    pub async fn issuer_set(&self) -> Result<IssuerSet, VaultError> {
+        drop(self.begin_read().await?);
+        Ok(self.issuers().trusted().clone())
     }
 
     /// Verifies text as a grant of this vault, of whatever age.
@@ -86,8 +90,19 @@ impl Vault {
     /// the answer to an outdated grant is the newest one.
     ///
     /// # Errors
-    /// Says why it is none.
-    pub fn verify(&self, text: &str) -> Result<VerifiedGrant, Reject> {
+    /// Refused: says why it is none. Or the storage or the key provider failed.
+    pub async fn verify(&self, text: &str) -> Result<VerifiedGrant, VaultError> {
+        if let Ok(grant) = self.verified(text) {
+            return Ok(grant);
+        }
+        // Another process may have begun to sign with another key.
+        drop(self.begin_read().await?);
+        self.verified(text)
+            .map_err(|reject| Refusal::from(reject).into())
+    }
+
+    /// Verifies a grant under the keys that were known when the transaction at hand began.
+    pub(crate) fn verified(&self, text: &str) -> Result<VerifiedGrant, Reject> {
         UnverifiedGrant::parse(text)?.verify(self.issuers().known())
     }
 
@@ -112,7 +127,7 @@ impl Vault {
     /// # Errors
     /// The storage failed, or the epoch was edited.
     pub async fn epoch(&self) -> Result<Epoch, VaultError> {
-        let mut tx = self.storage.begin_read().await?;
+        let mut tx = self.begin_read().await?;
         self.epoch_in(&mut *tx).await
     }
 
@@ -131,18 +146,36 @@ impl Vault {
         Entry::new(self.now(), kind, verdict).by(by)
     }
 
-    pub(crate) fn issuers(&self) -> Arc<Issuers> {
+    /// A turn to write. Issuers are looked at anew: another process may have rotated them.
+    pub(crate) async fn begin(&self) -> Result<Box<dyn Transaction>, VaultError> {
+        let mut tx = self.storage.begin().await?;
+        let issuers = self.issuers_in(&mut *tx).await?;
+        self.set_issuers(issuers);
+        Ok(tx)
+    }
+
+    /// A look at what is committed, with the issuers as they are then or later.
+    pub(crate) async fn begin_read(&self) -> Result<Box<dyn Transaction>, VaultError> {
+        let mut tx = self.storage.begin_read().await?;
+        let issuers = self.issuers_in(&mut *tx).await?;
+        self.set_issuers(issuers);
+        Ok(tx)
+    }
+
+    fn issuers(&self) -> Arc<Issuers> {
         let current = self.issuers.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&current)
     }
 
-    pub(crate) fn set_issuers(&self, issuers: Issuers) {
+    /// Keeps what was committed, unless what is kept is newer.
+    pub(crate) fn set_issuers(&self, issuers: Arc<Issuers>) {
         let mut current = self.issuers.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(issuers);
+        if issuers.generation() > current.generation() {
+            *current = issuers;
+        }
     }
 
-    /// The issuers as this transaction sees them: a rotation that was committed since the last look
-    /// counts.
+    /// The issuers as this transaction sees them.
     pub(crate) async fn issuers_in(
         &self,
         tx: &mut dyn Transaction,
@@ -152,7 +185,10 @@ impl Vault {
         if signing.is_some_and(|row| row.purpose == Purpose::Issuer) {
             return Ok(cached);
         }
-        Ok(Arc::new(Issuers::load_or_new(tx, &*self.provider).await?))
+        let stored = Issuers::load(tx, &*self.provider).await?;
+        stored
+            .map(Arc::new)
+            .ok_or_else(|| VaultError::tampered("key", "issuer"))
     }
 
     pub(crate) async fn epoch_in(&self, tx: &mut dyn Transaction) -> Result<Epoch, VaultError> {

@@ -76,7 +76,10 @@ impl Handlers {
         self.check_namespace(&claims)?;
         let tool: ToolName = convert::id(given.tool, "tool")?;
         let slot = convert::slot(given.slot, "slot")?;
-        let presented = self.vault.verify(&given.grant).ok();
+        let presented = match self.vault.verify(&given.grant).await {
+            Err(VaultError::Refused(_)) => None,
+            verified => Some(verified?),
+        };
         if presented
             .as_ref()
             .is_some_and(|grant| *grant.slot() != slot)
@@ -333,16 +336,10 @@ impl Handlers {
             x: key.x,
             generation: key.generation,
         };
+        let issuers = self.vault.issuer_set().await?;
         Ok(v1::IssuersResponse {
             tree: Some(convert::tree_id(claims.tree().clone())),
-            issuers: self
-                .vault
-                .issuer_set()
-                .keys()
-                .iter()
-                .cloned()
-                .map(key)
-                .collect(),
+            issuers: issuers.keys().iter().cloned().map(key).collect(),
             intake: tree.intake,
             search_attribute: self.search_attribute(),
             grants,

@@ -231,7 +231,7 @@ impl Handlers {
         start: Start,
         id: &StartId,
     ) -> Result<Bound, Fault> {
-        let header = self.header(start.intake)?;
+        let header = self.header(start.intake).await?;
         let request_id = start.request_id.clone();
         let deposited = self
             .deposit_all(principal, start.tokens, id, &request_id)
@@ -284,11 +284,11 @@ impl Handlers {
         Ok(())
     }
 
-    fn header(&self, intake: bool) -> Result<serde_json::Value, Fault> {
+    async fn header(&self, intake: bool) -> Result<serde_json::Value, Fault> {
         serde_json::to_value(TreeHeader {
             protocol: PROTOCOL,
             tree: None,
-            issuers: self.vault.issuer_set(),
+            issuers: self.vault.issuer_set().await?,
             slots: Slots::Declared,
             grants: Vec::new(),
             search_attribute: self.search_attribute(),

@@ -7,9 +7,10 @@
     reason = "shared by test files that each use a part"
 )]
 
+use crate::database::{self, Burglar};
 use async_trait::async_trait;
 use secrecy::SecretString;
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::Connection;
 use std::{
     collections::BTreeSet,
     ops::ControlFlow,
@@ -144,19 +145,35 @@ impl House {
             .expect("registers");
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.folder.path().join("xylem.db")
+    /// A connection beside the store: what somebody with the database could do.
+    pub async fn burglar(&self) -> Burglar {
+        database::burglar(self.folder.path()).await
     }
 
-    /// A connection beside the store: what somebody with the file could do.
-    pub async fn burglar(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new()
-            .filename(self.database())
-            .foreign_keys(false)
-            .busy_timeout(Duration::from_secs(5));
-        SqliteConnection::connect_with(&options)
-            .await
-            .expect("opens")
+    /// Another vault on the same database, as of another process.
+    pub async fn beside(&self) -> Arc<Vault> {
+        let folder = self.folder.path();
+        let checkpoints = folder.join("beside").join("checkpoints.jws");
+        let opened = open_with(folder, self.clock.clone(), &checkpoints).await;
+        opened.expect("opens").1
+    }
+
+    /// From now on nothing can be inserted into the table.
+    pub async fn jam(&self, table: &str) {
+        self.edit(database::jam(table)).await;
+    }
+
+    pub async fn unjam(&self, table: &str) {
+        self.edit(database::unjam(table)).await;
+    }
+
+    async fn edit(&self, statements: Vec<String>) {
+        let mut burglar = self.burglar().await;
+        for sql in statements {
+            let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut burglar);
+            done.await.expect("edits");
+        }
+        burglar.close().await.expect("closes");
     }
 
     pub async fn tamper(&self, sql: &'static str) {
@@ -224,6 +241,14 @@ impl House {
         }
     }
 
+    /// Everything that was written.
+    pub async fn at_rest(&self) -> Vec<Vec<u8>> {
+        let mut bytes = database::elsewhere(self.folder.path()).await;
+        let files = self.files();
+        bytes.extend(files.iter().map(|path| std::fs::read(path).expect("reads")));
+        bytes
+    }
+
     /// Every file that lies in its folder, and below.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.folder.path().to_owned()];
@@ -278,12 +303,19 @@ pub async fn open(
     folder: &Path,
     clock: Arc<dyn Clock>,
 ) -> Result<(Arc<Store>, Arc<Vault>), VaultError> {
-    let store = Store::sqlite(&folder.join("xylem.db")).await;
-    let store = Arc::new(store.expect("the database opens"));
+    open_with(folder, clock, &checkpoint_file(folder)).await
+}
+
+async fn open_with(
+    folder: &Path,
+    clock: Arc<dyn Clock>,
+    checkpoints: &Path,
+) -> Result<(Arc<Store>, Arc<Vault>), VaultError> {
+    let store = database::open(folder).await.expect("the database opens");
+    let store = Arc::new(store);
     let keys = KeyRing::from_file_or_new(&folder.join("kek"))?;
     let vault = Vault::open(store.clone(), Arc::new(keys), clock.clone()).await?;
-    let checkpoints = checkpoint_file(folder);
-    let opened = store.open_log(vault.audit_keys(), clock, &checkpoints);
+    let opened = store.open_log(vault.audit_keys(), clock, checkpoints);
     opened.await.expect("the log opens");
     Ok((store, Arc::new(vault)))
 }

@@ -1,8 +1,6 @@
 //! Tools, agents, keys and definitions on a real database.
 
-mod house;
-
-use house::{HOUR, House, agent, namespace, queue, slot, tool};
+use crate::house::{HOUR, House, agent, namespace, queue, slot, tool};
 use secrecy::ExposeSecret;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_registry::{
@@ -261,8 +259,7 @@ async fn no_file_holds_an_api_key() {
         .authenticate(secret, now(&house))
         .await
         .unwrap();
-    for path in house.files() {
-        let bytes = std::fs::read(path).unwrap();
+    for bytes in house.at_rest().await {
         let random = &secret.as_bytes()[4..47];
         assert!(!bytes.windows(random.len()).any(|window| window == random));
     }

@@ -1,8 +1,6 @@
 //! Deposits, starts, intake, rollback, re-issue, revocation and stop on a real database.
 
-mod house;
-
-use house::{Ask, Check, HOUR, House, V1, V2, V3, agent, audiences, slot};
+use crate::house::{self, Ask, Check, HOUR, House, V1, V2, V3, agent, audiences, slot};
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
 use xylem_audit::{Kind, Reason, Verdict};
@@ -624,13 +622,14 @@ async fn a_new_issuer_key_retires_the_old_one_in_every_grant() {
     };
     assert_ne!(new.key_id(), old.key_id());
     assert_eq!(new.claims().retires, [old.key_id().clone()]);
-    let trusted = house.vault.issuer_set();
+    let trusted = house.vault.issuer_set().await.unwrap();
     assert!(trusted.is_retired(old.key_id()) && !trusted.is_retired(new.key_id()));
     let next = house.deposit(&tree, V2, "d2").await.grant.unwrap();
     assert_eq!(next.key_id(), new.key_id());
     let house = house.reopen().await;
-    assert!(house.vault.issuer_set().is_retired(old.key_id()));
-    assert!(house.vault.verify(old.as_str()).is_ok());
+    let trusted = house.vault.issuer_set().await.unwrap();
+    assert!(trusted.is_retired(old.key_id()));
+    assert!(house.vault.verify(old.as_str()).await.is_ok());
 }
 
 #[tokio::test]

@@ -1,13 +1,14 @@
 //! Somebody with the database file edits the audit log.
 
-mod house;
-
-use house::{House, V1};
+use crate::{
+    database,
+    house::{self, House, V1},
+};
 use sqlx::Connection;
 use std::{fs, ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 use xylem_audit::{Entry, Finding, Kind, Log, LogError, Verdict, Verified};
-use xylem_store::{OpenLogError, Store};
+use xylem_store::OpenLogError;
 use xylem_vault::{CallEnd, Clock, KeyRing, Vault, VaultError};
 
 /// So many entries, one a second: every tenth gets a checkpoint.
@@ -39,7 +40,7 @@ async fn run(house: &House, statements: &[&'static str]) {
 }
 
 /// What is found after these edits.
-async fn after(statements: &[&'static str]) -> Finding {
+pub(crate) async fn after(statements: &[&'static str]) -> Finding {
     let house = logged().await;
     run(&house, statements).await;
     house.verified().await.unwrap_err()
@@ -50,9 +51,9 @@ async fn an_edited_entry_is_named() {
     for sql in [
         "UPDATE audit SET body = replace(body, '\"n\":1', '\"n\":2') WHERE seq = 17",
         "UPDATE audit SET body = CAST(body || ' ' AS TEXT) WHERE seq = 17",
-        "UPDATE audit SET body = x'ff' WHERE seq = 17",
+        "UPDATE audit SET body = '' WHERE seq = 17",
         "UPDATE audit SET hash = zeroblob(32) WHERE seq = 17",
-        "UPDATE audit SET hash = x'00' WHERE seq = 17",
+        "UPDATE audit SET hash = zeroblob(1) WHERE seq = 17",
         "UPDATE audit SET mac = zeroblob(32) WHERE seq = 17",
     ] {
         assert_eq!(after(&[sql]).await, Finding::Changed { seq: 17 }, "{sql}");
@@ -62,7 +63,7 @@ async fn an_edited_entry_is_named() {
 #[tokio::test]
 async fn the_first_of_several_edits_is_named() {
     let found = after(&[
-        "UPDATE audit SET hash = x'00' WHERE seq = 30",
+        "UPDATE audit SET hash = zeroblob(1) WHERE seq = 30",
         "UPDATE audit SET agent = 'somebody' WHERE seq = 17",
         "DELETE FROM audit_checkpoints WHERE seq = 20",
     ]);
@@ -221,7 +222,7 @@ async fn a_forged_head_stops_appending() {
     for sql in [
         "UPDATE audit_head SET checkpoint_at = checkpoint_at + 1",
         "UPDATE audit_head SET seq = 34",
-        "UPDATE audit_head SET hash = x'00'",
+        "UPDATE audit_head SET hash = zeroblob(1)",
         "UPDATE audit_head SET chain = zeroblob(16)",
         "DELETE FROM audit_head",
     ] {
@@ -315,8 +316,7 @@ async fn the_file_is_its_owners_alone_and_the_key_is_for_everybody() {
 async fn restart(house: House) -> Result<(), OpenLogError> {
     house.store.close().await;
     let folder = house.folder.path();
-    let store = Store::sqlite(&folder.join("xylem.db")).await.unwrap();
-    let store = Arc::new(store);
+    let store = Arc::new(database::open(folder).await.unwrap());
     let keys = Arc::new(KeyRing::from_file_or_new(&folder.join("kek")).unwrap());
     let vault = Vault::open(store.clone(), keys, house.clock.clone()).await;
     let file = house.checkpoint_file();

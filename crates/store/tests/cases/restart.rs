@@ -1,8 +1,6 @@
 //! What survives a restart, and a kill at any moment.
 
-mod house;
-
-use house::{Ask, House, V1, V2, agent, slot, workflow};
+use crate::house::{self, Ask, House, V1, V2, agent, slot, workflow};
 use secrecy::ExposeSecret;
 use std::{
     env,
@@ -22,10 +20,13 @@ async fn a_restart_changes_nothing() {
     let (tree, v1) = house.planted("train").await;
     let v2 = house.deposit(&tree, V2, "d2").await.grant.unwrap();
     let held = house.redeem(Ask::new(&tree, &v1)).await.unwrap();
-    let (issuers, entries) = (house.vault.issuer_set(), house.log().await.len());
+    let (issuers, entries) = (
+        house.vault.issuer_set().await.unwrap(),
+        house.log().await.len(),
+    );
 
     let house = house.reopen().await;
-    assert_eq!(house.vault.issuer_set(), issuers);
+    assert_eq!(house.vault.issuer_set().await.unwrap(), issuers);
     assert_eq!(house.log().await.len(), entries);
     assert_eq!(house.vault.grants(&tree).await.unwrap(), [v2]);
     let status = house.vault.status(&tree).await.unwrap();
@@ -172,7 +173,11 @@ async fn a_kill_loses_no_reported_deposit_and_leaves_no_half_of_one() {
     let mut reported = 0;
     for round in 1..=4 {
         let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "depositor_that_is_killed", "--nocapture"])
+            .args([
+                "--exact",
+                "cases::restart::depositor_that_is_killed",
+                "--nocapture",
+            ])
             .env(KILLED, folder.path())
             .stdout(Stdio::piped())
             .spawn()

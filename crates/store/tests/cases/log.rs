@@ -1,15 +1,15 @@
 //! The audit log on a real database.
 
-mod house;
-
-use house::{House, agent, namespace, workflow};
+use crate::{
+    database,
+    house::{House, agent, namespace, workflow},
+};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_audit::{
     Activity, Entry, Filter, Kind, Log, LogError, NodeRun, PageToken, Reason, Subject, SubjectKind,
     Verdict,
 };
 use xylem_ids::{Epoch, Order, Serial, TreeId, Version};
-use xylem_store::Store;
 use xylem_vault::Storage;
 
 fn at(second: u64) -> SystemTime {
@@ -174,7 +174,7 @@ async fn a_listing_refuses_an_edited_entry() {
             "UPDATE audit SET body = replace(body, 'worker', 'nobody')",
             "was changed",
         ),
-        ("UPDATE audit SET mac = x'00'", "was changed"),
+        ("UPDATE audit SET mac = zeroblob(1)", "was changed"),
     ] {
         let house = House::new().await;
         house.store.append(&[full()]).await.unwrap();
@@ -255,8 +255,7 @@ async fn the_last_entries_of_a_burst_get_their_checkpoint() {
 #[tokio::test]
 async fn nothing_is_appended_before_the_log_is_open() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::sqlite(&folder.path().join("xylem.db")).await;
-    let store = store.unwrap();
+    let store = database::open(folder.path()).await.unwrap();
     let refused = store.append(&[full()]).await;
     assert!(matches!(refused, Err(LogError::NotOpen)), "{refused:?}");
     let mut tx = Storage::begin(&store).await.unwrap();

@@ -1,8 +1,6 @@
 //! Things that happen at the same moment.
 
-mod house;
-
-use house::{Ask, House, V2, agent, slot};
+use crate::house::{self, Ask, House, V2, agent, slot};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 use xylem_ids::Version;

@@ -1,0 +1,12 @@
+//! What holds on every database.
+
+pub(crate) mod deposit;
+pub(crate) mod log;
+pub(crate) mod log_tamper;
+pub(crate) mod planes;
+pub(crate) mod race;
+pub(crate) mod redeem;
+pub(crate) mod registry;
+pub(crate) mod restart;
+pub(crate) mod schema;
+pub(crate) mod tamper;
