@@ -14,10 +14,11 @@ mod generate;
 mod openapi;
 
 const PACKAGE: &str = "xylem.v1";
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "xylem/v1/agents.proto",
     "xylem/v1/audit.proto",
     "xylem/v1/common.proto",
+    "xylem/v1/credentials.proto",
     "xylem/v1/grants.proto",
     "xylem/v1/system.proto",
     "xylem/v1/tokens.proto",

@@ -54,6 +54,20 @@ fn a_message_with_a_secret_does_not_print_it() {
         ),
         format!(
             "{:?}",
+            v1::CreateCredentialRequest {
+                secret: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::RotateCredentialRequest {
+                secret: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
             v1::CreateApiKeyResponse {
                 secret: secret(),
                 ..Default::default()

@@ -58,6 +58,18 @@ codes!(
         KeyCreated = "key_created",
         /// An API key was revoked.
         KeyRevoked = "key_revoked",
+        /// A stored credential was made.
+        CredentialCreated = "credential_created",
+        /// A stored credential got its next version.
+        CredentialRotated = "credential_rotated",
+        /// A version of a stored credential was revoked.
+        CredentialRevoked = "credential_revoked",
+        /// A stored credential was removed and its key destroyed.
+        CredentialRemoved = "credential_removed",
+        /// Trees of a workflow type start with a stored credential.
+        CredentialBound = "credential_bound",
+        /// They do no more.
+        CredentialUnbound = "credential_unbound",
         /// Calls without a valid key, counted per source and minute.
         AuthenticationFailed = "authentication_failed",
         /// Calls by an agent that may not make them.

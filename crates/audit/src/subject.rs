@@ -14,6 +14,8 @@ codes!(
         Tool = "tool",
         /// A policy.
         Policy = "policy",
+        /// A stored credential, with its version where one is meant.
+        Credential = "credential",
         /// A task queue.
         Queue = "queue",
     }

@@ -6,6 +6,7 @@
 
 mod client;
 mod convert;
+mod credentials;
 mod error;
 mod operate;
 mod work;

@@ -18,10 +18,18 @@ pub(crate) fn roles(rpc: Rpc) -> &'static [Role] {
         Rpc::AllowTools
         | Rpc::RevokeToken
         | Rpc::RollbackToken
+        | Rpc::GetCredential
+        | Rpc::ListCredentials
         | Rpc::ListAudit
         | Rpc::TailAudit
         | Rpc::VerifyAudit => &[Admin, Operator],
-        Rpc::RegisterTool
+        Rpc::CreateCredential
+        | Rpc::RotateCredential
+        | Rpc::RevokeCredential
+        | Rpc::RemoveCredential
+        | Rpc::BindCredential
+        | Rpc::UnbindCredential
+        | Rpc::RegisterTool
         | Rpc::CreateAgent
         | Rpc::ListAgents
         | Rpc::CreateApiKey

@@ -2,6 +2,7 @@
 
 mod agents;
 mod audit;
+mod credentials;
 mod grants;
 mod system;
 mod tokens;

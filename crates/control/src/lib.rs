@@ -16,6 +16,7 @@ mod plane;
 mod rotation;
 mod schedule;
 mod serve;
+mod spread;
 mod stop;
 mod sweep;
 pub mod temporal;

@@ -4,6 +4,7 @@
 use crate::{
     Control,
     plane::Plane,
+    sweep::Swept,
     temporal::{Cluster, StartWorkflow, TemporalError},
 };
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use temporalio_sdk::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use xylem_ids::TreeId;
+use xylem_ids::{CredentialName, TreeId, Version};
 
 /// The task queue of the control plane's own workflows.
 pub const CONTROL_QUEUE: &str = "xylem-control";
@@ -46,12 +47,13 @@ pub enum WorkerError {
     Worker(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Which trees to sweep.
+/// Which trees to sweep, or which credential to spread.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Scope {
     All,
     Tree(TreeId),
+    Credential(CredentialName),
 }
 
 /// Sweeps once.
@@ -83,6 +85,10 @@ impl Sweeper {
         let swept = match &scope {
             Scope::All => self.0.sweep_all().await,
             Scope::Tree(tree) => self.0.sweep_tree(tree).await.map(|(_, swept)| swept),
+            Scope::Credential(name) => self.0.spread(name).await.map(|failed| Swept {
+                failed,
+                ..Swept::default()
+            }),
         };
         match swept {
             Ok(swept) => {
@@ -122,11 +128,24 @@ impl Plane {
             return;
         };
         let id = format!("xylem-sweep/{}/{}", tree.workflow_id, tree.first_run_id);
+        self.arrange(id, &Scope::Tree(tree.clone()), Some(delay))
+            .await;
+    }
+
+    /// Has a credential's newest version spread over its trees. Best effort: the scheduled sweep does
+    /// it too.
+    pub(crate) async fn spread_soon(&self, name: &CredentialName, version: Version) {
+        let id = format!("xylem-spread/{name}/{version}");
+        self.arrange(id, &Scope::Credential(name.clone()), None)
+            .await;
+    }
+
+    async fn arrange(&self, id: String, scope: &Scope, delay: Option<Duration>) {
         let (Ok(workflow_id), Ok(workflow_type), Ok(task_queue), Ok(scope)) = (
             id.parse(),
             SWEEP.parse(),
             CONTROL_QUEUE.parse(),
-            serde_json::to_value(Scope::Tree(tree.clone())),
+            serde_json::to_value(scope),
         ) else {
             return;
         };
@@ -138,11 +157,11 @@ impl Plane {
             headers: Vec::new(),
             execution_timeout: None,
             request_id: uuid::Uuid::new_v4().to_string(),
-            delay: Some(delay),
+            delay,
         });
         match started.await {
             Ok(_) | Err(TemporalError::AlreadyRunning) => {}
-            Err(error) => tracing::debug!(%error, tree.id = %tree, "left to the scheduled sweep"),
+            Err(error) => tracing::debug!(%error, "left to the scheduled sweep"),
         }
     }
 }

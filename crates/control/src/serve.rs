@@ -153,6 +153,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
         agents_server::AgentsServer, __rest_over_grpc_bridge_Agents::AgentsRestBridge;
         api_keys_server::ApiKeysServer, __rest_over_grpc_bridge_ApiKeys::ApiKeysRestBridge;
         audit_server::AuditServer, __rest_over_grpc_bridge_Audit::AuditRestBridge;
+        credentials_server::CredentialsServer, __rest_over_grpc_bridge_Credentials::CredentialsRestBridge;
         tools_server::ToolsServer, __rest_over_grpc_bridge_Tools::ToolsRestBridge;
         grants_server::GrantsServer, __rest_over_grpc_bridge_Grants::GrantsRestBridge;
         system_server::SystemServer, __rest_over_grpc_bridge_System::SystemRestBridge;

@@ -43,7 +43,7 @@ pub struct Swept {
     /// Nodes that were signalled.
     pub signalled: u32,
     /// Nodes that could not be signalled, starts that could not be settled, grants that could not
-    /// be renewed, and trees that could not be looked at. The log has the reasons.
+    /// be renewed, trees that could not be given a credential or be looked at. The log has the reasons.
     pub failed: u32,
     /// Workflows of stopped trees that still ran and were asked to end, or were ended.
     pub stopped: u32,
@@ -173,14 +173,15 @@ impl Plane {
         }
     }
 
-    /// Everything that is to be done from time to time: starts that a crash left, grants that
-    /// expire, nodes that are behind. What fails for one tree does not keep the others waiting.
+    /// Everything that is to be done from time to time: starts that a crash left, credentials that
+    /// did not reach every tree, grants that expire, nodes that are behind. What fails for one tree does not keep the others waiting.
     pub(crate) async fn sweep_all(self: &Arc<Self>) -> Result<Swept, Fault> {
         let unsettled = self.settle_starts().await?;
+        let unspread = self.spread_all().await?;
         let unrenewed = self.renew_expiring().await?;
         self.vault.tidy().await?;
         let mut swept = self.sweep_trees().await?;
-        swept.failed += unsettled + unrenewed;
+        swept.failed += unsettled + unspread + unrenewed;
         Ok(swept)
     }
 

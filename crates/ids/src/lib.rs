@@ -18,7 +18,8 @@ mod tree;
 pub use address::{Audience, Origin};
 pub use http::{MAX_RESPONSE_BYTES, may_carry_parameter, may_carry_token, may_reach_workflow};
 pub use name::{
-    AgentId, AuditId, Fingerprint, IdError, KeyId, LeaseId, Slot, TaskQueue, ToolName, WorkflowType,
+    AgentId, AuditId, CredentialName, Fingerprint, IdError, KeyId, LeaseId, Slot, TaskQueue,
+    ToolName, WorkflowType,
 };
 pub use order::{Epoch, Order, Serial, Version};
 pub use signal::signal_request_id;

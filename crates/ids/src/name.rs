@@ -123,6 +123,14 @@ name!(
 );
 
 name!(
+    /// A credential that is kept under a name of its own, for many trees: `acme-deploy`.
+    CredentialName,
+    "credential name",
+    "1 to 100 characters of a-z, 0-9, '.', '-' and '_', beginning with a letter or digit",
+    |text| lower_name(text, 100, &['.', '-', '_'])
+);
+
+name!(
     /// An agent of the registry: a user, service or worker identity.
     AgentId,
     "agent",

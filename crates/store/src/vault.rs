@@ -1,5 +1,6 @@
 //! The vault's rows.
 
+mod credential;
 mod read;
 mod write;
 

@@ -1,8 +1,8 @@
 //! Deposits: set, rotate, take in, roll back. Each makes the slot's next version.
 
 use crate::{
-    ConfirmedClaims, Refusal, RequestId, StartId, Transaction, TreeRow, Vault, VaultError,
-    VersionInfo, VersionState, Worker, rows::token_place, storage::VersionRow,
+    ConfirmedClaims, CredentialMark, Refusal, RequestId, StartId, Transaction, TreeRow, Vault,
+    VaultError, VersionInfo, VersionState, Worker, rows::token_place, storage::VersionRow,
 };
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn encrypted(audience: &Audience) -> bool {
     url.scheme() == "https" || loopback
 }
 
-fn invalid(field: &'static str, rule: &'static str) -> VaultError {
+pub(crate) fn invalid(field: &'static str, rule: &'static str) -> VaultError {
     VaultError::Invalid { field, rule }
 }
 
@@ -134,15 +134,16 @@ pub struct Deposited {
 }
 
 /// The next version, before it has a number.
-struct Next<'a> {
-    slot: &'a Slot,
-    token: &'a SecretString,
-    fingerprint: Fingerprint,
-    audiences: Vec<Audience>,
-    lifetime: Duration,
-    exposed: bool,
-    depositor: &'a AgentId,
-    request: &'a RequestId,
+pub(crate) struct Next<'a> {
+    pub(crate) slot: &'a Slot,
+    pub(crate) token: &'a SecretString,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) audiences: Vec<Audience>,
+    pub(crate) lifetime: Duration,
+    pub(crate) exposed: bool,
+    pub(crate) depositor: &'a AgentId,
+    pub(crate) request: &'a RequestId,
+    pub(crate) credential: Option<CredentialMark>,
 }
 
 impl Vault {
@@ -163,6 +164,7 @@ impl Vault {
             exposed: false,
             depositor: &deposit.depositor,
             request: &deposit.request,
+            credential: None,
         };
         let mut tx = self.begin().await?;
         let owner = self.target(&mut *tx, &deposit.target).await?;
@@ -222,6 +224,7 @@ impl Vault {
             exposed: true,
             depositor: &intake.worker.agent,
             request: &intake.request,
+            credential: None,
         };
         if let Some(known) = self.repeated(tx, &owner, &next).await? {
             return Ok(known);
@@ -300,6 +303,7 @@ impl Vault {
             exposed: earlier.info.exposed,
             depositor: by,
             request,
+            credential: earlier.info.credential.clone(),
         };
         if let Some(known) = self.repeated(&mut *tx, &owner, &next).await? {
             return Ok(known);
@@ -312,7 +316,7 @@ impl Vault {
         Ok(deposited)
     }
 
-    async fn target(
+    pub(crate) async fn target(
         &self,
         tx: &mut dyn Transaction,
         target: &Target,
@@ -331,7 +335,7 @@ impl Vault {
     }
 
     /// What the same request made before, if it did.
-    async fn repeated(
+    pub(crate) async fn repeated(
         &self,
         tx: &mut dyn Transaction,
         owner: &TreeRow,
@@ -359,7 +363,7 @@ impl Vault {
     }
 
     /// Writes the slot's next version. Where it is to be active, what was active is superseded.
-    async fn add_version(
+    pub(crate) async fn add_version(
         &self,
         tx: &mut dyn Transaction,
         owner: &TreeRow,
@@ -385,6 +389,7 @@ impl Vault {
             depositor: next.depositor.clone(),
             deposited_at: now,
             request: next.request.clone(),
+            credential: next.credential,
         };
         if active {
             self.supersede(tx, &info.start, &info.slot).await?;
@@ -434,7 +439,7 @@ impl Vault {
         Ok(())
     }
 
-    fn deposited(
+    pub(crate) fn deposited(
         &self,
         row: VersionRow,
         current: Option<VerifiedGrant>,
@@ -504,7 +509,7 @@ fn check_lifetime(lifetime: Duration) -> Result<Duration, VaultError> {
     Ok(lifetime)
 }
 
-fn check_token(token: &SecretString, accept_short: bool) -> Result<(), VaultError> {
+pub(crate) fn check_token(token: &SecretString, accept_short: bool) -> Result<(), VaultError> {
     let text = token.expose_secret();
     if text.starts_with(GRANT_PREFIX) {
         return Err(invalid("token", "a token; this is a grant, which is none"));

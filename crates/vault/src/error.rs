@@ -160,6 +160,24 @@ pub enum VaultError {
     /// A version cannot be used because it was revoked.
     #[error("version {0} was revoked: name one that was not, or rotate to a new token")]
     AlreadyRevoked(Version),
+    /// There is a credential of that name.
+    #[error("there is a credential of that name: rotate it, or choose another name")]
+    CredentialExists,
+    /// Another credential fills the slot of trees of that type.
+    #[error("another credential is bound to that slot of that workflow type: unbind it first")]
+    SlotBound,
+    /// A credential cannot be removed while trees start with it.
+    #[error("workflow types start with this credential: unbind it first")]
+    CredentialBound,
+    /// A credential's value has ended by itself.
+    #[error("the value of this credential has ended: rotate it")]
+    CredentialExpired,
+    /// A version of a credential cannot go while trees hold it.
+    #[error("trees hold {0} versions that were made of it: revoke the credential's versions first")]
+    HeldByTrees(usize),
+    /// A rotation was meant for another version than the active one.
+    #[error("version {0} is the active one by now: look at it before you rotate again")]
+    OtherVersion(Version),
     /// The numbers of a slot are used up.
     #[error("the slot has no version or serial number left")]
     Exhausted,

@@ -20,6 +20,7 @@
 
 mod claims;
 mod clock;
+mod credential;
 mod deposit;
 mod derived;
 mod error;
@@ -37,6 +38,11 @@ mod view;
 
 pub use claims::{ClaimCheck, ClaimError, ClaimRefusal, Claims, ConfirmedClaims, Lineage};
 pub use clock::{Clock, SystemClock};
+pub use credential::{
+    Binding, BindingRow, Copied, CopyStatus, Credential, CredentialMark, CredentialRow,
+    CredentialRows, CredentialStatus, CredentialVersion, CredentialVersionRow, NewCredential,
+    Removal, Rotated, Rotation, VersionRevocation,
+};
 pub use deposit::{
     Audiences, Deposit, Deposited, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TakeIn, Target,
 };

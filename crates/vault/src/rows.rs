@@ -104,18 +104,22 @@ pub(crate) fn key_place(
     generation: u32,
     start: Option<&StartId>,
 ) -> Fields {
+    place_of_key(purpose, id, generation).optional(start.map(StartId::as_str))
+}
+
+/// What every wrapped key is bound to.
+pub(crate) fn place_of_key(purpose: Purpose, id: &KeyId, generation: u32) -> Fields {
     Fields::new("xylem key")
         .text(purpose.code())
         .text(id.as_str())
         .number(generation)
-        .optional(start.map(StartId::as_str))
 }
 
 pub(crate) fn tampered_key(row: &KeyRow) -> VaultError {
     VaultError::tampered("key", &row.id)
 }
 
-fn intact(
+pub(crate) fn intact(
     expected: Mac,
     found: Mac,
     what: &'static str,
@@ -172,7 +176,11 @@ fn slot_fields(start: &StartId, slot: &Slot, last: u32, exclusions: &[Exclusion]
 
 fn version_fields(info: &VersionInfo, secret: Option<&SecretId>) -> Fields {
     let audiences: Vec<String> = info.audiences.iter().map(ToString::to_string).collect();
-    Fields::new("version")
+    let label = match info.credential {
+        None => "version",
+        Some(_) => "version of credential",
+    };
+    let fields = Fields::new(label)
         .text(info.start.as_str())
         .text(info.slot.as_str())
         .number(info.version.0)
@@ -190,5 +198,9 @@ fn version_fields(info: &VersionInfo, secret: Option<&SecretId>) -> Fields {
         .text(info.depositor.as_str())
         .number(info.deposited_at.0)
         .text(info.request.as_str())
-        .optional(secret.map(SecretId::as_str))
+        .optional(secret.map(SecretId::as_str));
+    match &info.credential {
+        None => fields,
+        Some(mark) => fields.text(mark.name.as_str()).number(mark.version.0),
+    }
 }

@@ -1,6 +1,6 @@
 //! The storage that the vault needs. Implementations keep and find rows; every rule is elsewhere.
 
-use crate::{Exclusion, RequestId, SecretId, StartId, Tree, VersionInfo};
+use crate::{CredentialRows, Exclusion, RequestId, SecretId, StartId, Tree, VersionInfo};
 use async_trait::async_trait;
 use xylem_audit::{Activity, Entry};
 use xylem_grant::UnixSeconds;
@@ -35,6 +35,8 @@ pub enum Purpose {
     RetiredIssuer,
     /// A tree's data key.
     Tree,
+    /// A stored credential's data key.
+    Credential,
     /// The key that signs checkpoints of the audit log.
     Checkpoint,
 }
@@ -48,6 +50,7 @@ impl Purpose {
             Self::Issuer => "issuer",
             Self::RetiredIssuer => "retired_issuer",
             Self::Tree => "tree",
+            Self::Credential => "credential",
             Self::Checkpoint => "checkpoint",
         }
     }
@@ -60,6 +63,7 @@ impl Purpose {
             Self::Issuer,
             Self::RetiredIssuer,
             Self::Tree,
+            Self::Credential,
             Self::Checkpoint,
         ]
         .into_iter()
@@ -213,7 +217,7 @@ pub trait Storage: Send + Sync {
 /// insert a row or replace the one with the same key.
 #[async_trait]
 #[expect(missing_docs, reason = "rows are found by what the parameters name")]
-pub trait Transaction: Send {
+pub trait Transaction: CredentialRows + Send {
     /// Makes the changes durable, with their audit entries: they survive a crash from here on. Where
     /// the entries cannot be written, nothing has changed.
     async fn commit(self: Box<Self>) -> Stored<()>;

@@ -260,9 +260,19 @@ impl Vault {
         row: &TreeRow,
     ) -> Result<CipherKey, VaultError> {
         let id = row.data_key.as_ref().ok_or(VaultError::Stopped)?;
+        let place = key_place(Purpose::Tree, id, 0, Some(&row.tree.start));
+        self.unwrapped(tx, id, &place).await
+    }
+
+    /// The stored key of this id, if it was wrapped for this place.
+    pub(crate) async fn unwrapped(
+        &self,
+        tx: &mut dyn Transaction,
+        id: &KeyId,
+        place: &Fields,
+    ) -> Result<CipherKey, VaultError> {
         let missing = || VaultError::tampered("key", id);
         let stored = tx.key(id).await?.ok_or_else(missing)?;
-        let place = key_place(Purpose::Tree, id, 0, Some(&row.tree.start));
         let plain = unwrap(&*self.provider, &stored, place.as_bytes()).await?;
         Ok(CipherKey::new(
             id.clone(),

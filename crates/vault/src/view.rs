@@ -1,5 +1,6 @@
 //! What the vault says about trees and versions; nothing of it is secret.
 
+use crate::CredentialMark;
 use std::{collections::BTreeSet, fmt, str::FromStr};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
@@ -256,6 +257,8 @@ pub struct VersionInfo {
     pub deposited_at: UnixSeconds,
     /// The request that deposited it.
     pub request: RequestId,
+    /// The credential it was made of, if it was not deposited by itself.
+    pub credential: Option<CredentialMark>,
 }
 
 impl VersionInfo {

@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod cascade;
+mod credential;
 mod doctor;
 mod draw;
 mod failure;
@@ -88,6 +89,9 @@ enum Command {
     /// Set, rotate and revoke the tokens of a tree
     #[command(subcommand)]
     Token(token::Command),
+    /// Store secrets under names of their own, for many trees
+    #[command(subcommand)]
+    Credential(credential::Command),
     /// Register the operations of external APIs
     #[command(subcommand)]
     Tool(tool::Command),
@@ -156,6 +160,7 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
     match command {
         Command::Tree(command) => tree::run(command, session).await,
         Command::Token(command) => token::run(command, session).await,
+        Command::Credential(command) => credential::run(command, session).await,
         Command::Tool(command) => tool::run(command, session).await,
         Command::Key(command) => key::run(command, session).await,
         Command::Agent(command) => agent::run(command, session).await,

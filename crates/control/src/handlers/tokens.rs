@@ -20,7 +20,7 @@ use xylem_vault::{
 };
 
 /// Between two looks at a tree whose revocation has to wait.
-const FIRST_REST: Duration = Duration::from_millis(250);
+pub(super) const FIRST_REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// Why nothing can be said about some nodes.
 const UNSEEN: &str = "the tree has more workflows than one walk looks at: some were not looked at";
@@ -274,7 +274,7 @@ fn reissuing(error: VaultError) -> Fault {
 
 /// What a revocation found when it went ahead.
 #[derive(Default)]
-struct Evidence {
+pub(super) struct Evidence {
     current: u32,
     unselected: u32,
     stragglers: Vec<v1::Straggler>,
@@ -283,7 +283,7 @@ struct Evidence {
 }
 
 impl Evidence {
-    fn of(walk: &Walk, slot: &Slot) -> Self {
+    pub(super) fn of(walk: &Walk, slot: &Slot) -> Self {
         let mut evidence = Self {
             unseen: walk.truncated,
             ..Self::default()
@@ -302,7 +302,7 @@ impl Evidence {
     }
 
     /// What is in the way of a revocation, as a code.
-    fn blocked(&self) -> Option<&'static str> {
+    pub(super) fn blocked(&self) -> Option<&'static str> {
         if !self.stragglers.is_empty() {
             Some("nodes_behind")
         } else if self.unseen {
@@ -377,7 +377,7 @@ impl Handlers {
     }
 
     /// Revokes at the latest when the deadline has passed, by force if that is allowed then.
-    async fn revoke_by(
+    pub(super) async fn revoke_by(
         &self,
         mut revocation: Revocation,
         force: bool,
@@ -451,7 +451,7 @@ impl Handlers {
     }
 }
 
-async fn pause(rest: Duration) -> Duration {
+pub(super) async fn pause(rest: Duration) -> Duration {
     tokio::time::sleep(rest).await;
     (rest * 2).min(LONGEST_REST)
 }

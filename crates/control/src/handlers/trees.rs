@@ -24,7 +24,8 @@ use xylem_proto::v1;
 use xylem_registry::Principal;
 use xylem_stateful::header::{PROTOCOL, Slots, TREE_HEADER, TreeHeader};
 use xylem_vault::{
-    Audiences, Bound, Deposit, NewTree, StartId, Stopping, Target, Tree, VaultError,
+    Audiences, Binding, Bound, Copied, Deposit, NewTree, StartId, Stopping, Target, Tree,
+    VaultError,
 };
 
 /// No grant is issued for less,
@@ -233,9 +234,13 @@ impl Handlers {
     ) -> Result<Bound, Fault> {
         let header = self.header(start.intake).await?;
         let request_id = start.request_id.clone();
-        let deposited = self
+        let bindings = self.bindings_of(&start).await?;
+        let mut deposited = self
             .deposit_all(principal, start.tokens, id, &request_id)
             .await;
+        if deposited.is_ok() {
+            deposited = self.copy_bound(principal, bindings, id).await;
+        }
         if let Err(fault) = deposited {
             self.vault.abandon(id, principal.agent()).await?;
             return Err(fault);
@@ -280,6 +285,47 @@ impl Handlers {
                 accept_short: token.accept_short,
             };
             self.vault.deposit(deposit).await?;
+        }
+        Ok(())
+    }
+
+    /// What the root's type starts with; a slot is filled by a credential or by the caller.
+    async fn bindings_of(&self, start: &Start) -> Result<Vec<Binding>, Fault> {
+        let namespace = &self.settings.namespace;
+        let bindings = self.vault.bindings(namespace, &start.workflow_type).await?;
+        for binding in &bindings {
+            let slot = &binding.slot;
+            if start.tokens.iter().any(|token| token.slot == *slot) {
+                return Err(Fault::refused(
+                    "slot_bound",
+                    format!(
+                        "slot {slot} of this workflow type is filled by the credential {}: leave \
+                         its token out, or unbind the credential",
+                        binding.credential
+                    ),
+                ));
+            }
+        }
+        Ok(bindings)
+    }
+
+    async fn copy_bound(
+        &self,
+        principal: &Principal,
+        bindings: Vec<Binding>,
+        id: &StartId,
+    ) -> Result<(), Fault> {
+        for binding in bindings {
+            let what = format!("credential {}", binding.credential);
+            let copied = Copied {
+                target: Target::Start(id.clone()),
+                slot: binding.slot,
+                credential: binding.credential,
+                lifetime: self.settings.lifetime,
+                by: principal.agent().clone(),
+            };
+            let copied = self.vault.copy_credential(&copied).await;
+            copied.map_err(|error| Fault::from(error).about(&what))?;
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{Epoch, Serial, Version, WorkflowId};
 use xylem_seal::{Mac, Sealed};
 use xylem_vault::{
-    EpochRow, ExcludedBy, Exclusion, KeyRow, LeaseRow, Purpose, SecretRow, SlotRow, Tree, TreeRow,
-    TreeState, VersionInfo, VersionRow, VersionState,
+    CredentialMark, EpochRow, ExcludedBy, Exclusion, KeyRow, LeaseRow, Purpose, SecretRow, SlotRow,
+    Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
 };
 
 /// What is read of a table. A statement that names its columns still fits when a newer version of this
@@ -39,7 +39,7 @@ macro_rules! select {
         concat!(
             "SELECT start_id, slot, version, serial, epoch, state, state_since, exposed, fingerprint,
                 audiences, issued_at, expires_at, issued_grant, issuer, depositor, deposited_at,
-                request, secret_id, mac FROM versions ",
+                request, secret_id, credential, credential_version, mac FROM versions ",
             $rest
         )
     };
@@ -159,10 +159,23 @@ pub(super) fn version_row(row: &Row) -> Result<VersionRow, RowError> {
             depositor: columns.parsed("depositor")?,
             deposited_at: UnixSeconds(columns.number("deposited_at")?),
             request: columns.parsed("request")?,
+            credential: credential_mark(&columns)?,
         },
         secret: columns.optional("secret_id")?,
         mac: Mac(columns.bytes("mac")?),
     })
+}
+
+fn credential_mark(columns: &Columns<'_>) -> Result<Option<CredentialMark>, RowError> {
+    let name = columns.optional("credential")?;
+    match (name, columns.optional_number("credential_version")?) {
+        (None, None) => Ok(None),
+        (Some(name), Some(version)) => Ok(Some(CredentialMark {
+            name,
+            version: Version(version),
+        })),
+        _ => Err(columns.unreadable()),
+    }
 }
 
 pub(super) fn secret_row(row: &Row) -> Result<SecretRow, RowError> {

@@ -98,9 +98,9 @@ pub(super) fn version(row: &VersionRow) -> Statement {
     statement(
         "INSERT INTO versions (start_id, slot, version, serial, epoch, state, state_since, exposed,
             fingerprint, audiences, issued_at, expires_at, issued_grant, issuer, depositor,
-            deposited_at, request, secret_id, mac)
+            deposited_at, request, secret_id, credential, credential_version, mac)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-            $19)
+            $19, $20, $21)
          ON CONFLICT (start_id, slot, version) DO UPDATE SET serial = excluded.serial,
             epoch = excluded.epoch, state = excluded.state, state_since = excluded.state_since,
             exposed = excluded.exposed, issued_at = excluded.issued_at,
@@ -125,6 +125,12 @@ pub(super) fn version(row: &VersionRow) -> Statement {
     .bind(integer(info.deposited_at.0))
     .bind(text(&info.request))
     .bind(row.secret.as_ref().map(text))
+    .bind(info.credential.as_ref().map(|mark| text(&mark.name)))
+    .bind(
+        info.credential
+            .as_ref()
+            .map(|mark| i64::from(mark.version.0)),
+    )
     .bind(row.mac.0.to_vec())
 }
 

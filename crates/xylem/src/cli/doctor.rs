@@ -1,5 +1,6 @@
 //! `xylem doctor`.
 
+mod credentials;
 mod temporal;
 
 use super::{
@@ -234,13 +235,15 @@ async fn authenticated(access: &Access, address: &str) -> Vec<Finding> {
     let asked = async {
         let key = access.key(DataDir::admin_key)?;
         let client = Client::connect(address, &key).await?;
-        Ok::<_, Failure>(client.status().await?)
+        let status = client.status().await?;
+        Ok::<_, Failure>((status, credentials::check(&client).await))
     };
     match asked.await {
-        Ok(status) => {
+        Ok((status, credentials)) => {
             let who = format!("{} as {}", status.agent, status.roles.join(", "));
             let mut checks = vec![Finding::ok(CHECK, who), version(&status.version)];
             checks.extend(status.checks.into_iter().map(told));
+            checks.extend(credentials);
             checks
         }
         Err(failure) => {

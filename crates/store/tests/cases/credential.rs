@@ -1,0 +1,399 @@
+//! Stored credentials: versions, copies in trees, the gate, and what somebody with the file can do.
+
+use crate::house::*;
+use secrecy::{ExposeSecret, SecretString};
+use std::time::Duration;
+use xylem_audit::Kind;
+use xylem_grant::UnixSeconds;
+use xylem_ids::{CredentialName, Slot, TreeId, Version};
+use xylem_vault::{
+    Copied, CredentialStatus, Deposited, NewCredential, Removal, Revocation, Rotated, Rotation,
+    Target, VaultError, VersionRevocation, VersionState,
+};
+
+fn name() -> CredentialName {
+    "acme".parse().unwrap()
+}
+
+fn new(value: &str) -> NewCredential {
+    NewCredential {
+        namespace: namespace(),
+        name: name(),
+        owner: agent("publisher"),
+        audiences: audiences(&["https://api.acme.example/v1"]),
+        rotate_every: Some(24 * HOUR),
+        value: SecretString::from(value),
+        expires_at: None,
+        accept_short: false,
+        by: agent("admin"),
+        request: "c1".parse().unwrap(),
+    }
+}
+
+fn rotation(value: &str, request: &str) -> Rotation {
+    Rotation {
+        namespace: namespace(),
+        name: name(),
+        value: SecretString::from(value),
+        expires_at: None,
+        accept_short: false,
+        if_version: None,
+        by: agent("admin"),
+        request: request.parse().unwrap(),
+    }
+}
+
+async fn made(house: &House) -> Rotated {
+    house.vault.create_credential(new(V1)).await.expect("makes")
+}
+
+async fn rotated(house: &House, value: &str, request: &str) -> Rotated {
+    let rotated = house
+        .vault
+        .rotate_credential(rotation(value, request))
+        .await;
+    rotated.expect("rotates")
+}
+
+async fn status(house: &House) -> CredentialStatus {
+    let status = house.vault.credential(&namespace(), &name()).await;
+    status.expect("is there")
+}
+
+async fn copy(house: &House, target: Target) -> Result<Deposited, VaultError> {
+    let copied = Copied {
+        target,
+        slot: Slot::default_slot(),
+        credential: name(),
+        lifetime: HOUR,
+        by: agent("admin"),
+    };
+    house.vault.copy_credential(&copied).await
+}
+
+/// A running tree that started with the credential.
+async fn tree_of(house: &House, workflow_id: &str) -> TreeId {
+    let start = house.start(workflow_id).await;
+    let copied = copy(house, Target::Start(start.clone())).await;
+    copied.expect("copies");
+    let run = format!("run-{workflow_id}").parse().unwrap();
+    house.vault.bind(&start, run).await.expect("binds").tree
+}
+
+async fn redeems(house: &House, tree: &TreeId) -> String {
+    let grants = house.vault.grants(tree).await.expect("grants");
+    let redeemed = house.redeem(Ask::new(tree, &grants[0])).await;
+    let redeemed = redeemed.expect("redeems");
+    let end = xylem_vault::CallEnd {
+        succeeded: true,
+        reason: None,
+        status: Some(200),
+        duration: Duration::from_millis(1),
+    };
+    house.release(&redeemed, &end).await;
+    redeemed.token.expose_secret().to_owned()
+}
+
+fn revocation(version: u32, force: bool) -> VersionRevocation {
+    VersionRevocation {
+        namespace: namespace(),
+        name: name(),
+        version: Version(version),
+        force,
+        by: agent("admin"),
+        note: None,
+    }
+}
+
+fn removal() -> Removal {
+    Removal {
+        namespace: namespace(),
+        name: name(),
+        by: agent("admin"),
+        note: None,
+    }
+}
+
+#[tokio::test]
+async fn the_same_request_rotates_once_and_another_value_under_it_is_refused() {
+    let house = House::new().await;
+    assert!(!made(&house).await.repeated);
+    assert!(made(&house).await.repeated);
+    let taken = NewCredential {
+        request: "c2".parse().unwrap(),
+        ..new(V1)
+    };
+    let taken = house.vault.create_credential(taken).await;
+    assert!(
+        matches!(taken, Err(VaultError::CredentialExists)),
+        "{taken:?}"
+    );
+    let second = rotated(&house, V2, "r2").await;
+    assert_eq!(
+        (second.version.version.0, second.superseded),
+        (2, Some(Version(1)))
+    );
+    assert!(rotated(&house, V2, "r2").await.repeated);
+    let reused = house.vault.rotate_credential(rotation(V3, "r2")).await;
+    assert!(
+        matches!(reused, Err(VaultError::RequestReused)),
+        "{reused:?}"
+    );
+    assert_eq!(status(&house).await.versions.len(), 2);
+}
+
+#[tokio::test]
+async fn a_rotation_that_was_meant_for_another_version_loses() {
+    let house = House::new().await;
+    made(&house).await;
+    rotated(&house, V2, "r2").await;
+    let late = Rotation {
+        if_version: Some(Version(1)),
+        ..rotation(V3, "r3")
+    };
+    let late = house.vault.rotate_credential(late).await;
+    assert!(
+        matches!(late, Err(VaultError::OtherVersion(Version(2)))),
+        "{late:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_tree_starts_with_it_and_follows_its_rotation() {
+    let house = House::new().await;
+    made(&house).await;
+    let tree = tree_of(&house, "train").await;
+    assert_eq!(redeems(&house, &tree).await, V1);
+    rotated(&house, V2, "r2").await;
+    assert_eq!(redeems(&house, &tree).await, V1);
+    assert_eq!(status(&house).await.behind().count(), 1);
+    let target = || Target::Tree(tree.clone());
+    assert!(!copy(&house, target()).await.expect("copies").repeated);
+    assert!(copy(&house, target()).await.expect("copies").repeated);
+    assert_eq!(redeems(&house, &tree).await, V2);
+    assert_eq!(status(&house).await.behind().count(), 0);
+    assert!(house.verified().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_value_that_ends_gives_grants_that_end_with_it_and_none_after() {
+    let house = House::new().await;
+    let now = house.vault.now().into();
+    let UnixSeconds(seconds) = now;
+    let ends = NewCredential {
+        expires_at: Some(UnixSeconds(seconds + 600)),
+        ..new(V1)
+    };
+    house.vault.create_credential(ends).await.expect("makes");
+    let start = house.start("train").await;
+    let copied = copy(&house, Target::Start(start)).await.expect("copies");
+    assert_eq!(copied.expires_at, UnixSeconds(seconds + 600));
+    house.clock.advance(HOUR);
+    let late = house.start("late").await;
+    let late = copy(&house, Target::Start(late)).await;
+    assert!(
+        matches!(late, Err(VaultError::CredentialExpired)),
+        "{late:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_version_goes_when_no_tree_holds_it() {
+    let house = House::new().await;
+    made(&house).await;
+    let tree = tree_of(&house, "train").await;
+    let active = house
+        .vault
+        .revoke_credential_version(revocation(1, false))
+        .await;
+    assert!(
+        matches!(active, Err(VaultError::StillActive(_))),
+        "{active:?}"
+    );
+    rotated(&house, V2, "r2").await;
+    for force in [false, true] {
+        let held = house
+            .vault
+            .revoke_credential_version(revocation(1, force))
+            .await;
+        assert!(matches!(held, Err(VaultError::HeldByTrees(1))), "{held:?}");
+    }
+    copy(&house, Target::Tree(tree.clone()))
+        .await
+        .expect("copies");
+    let of_tree = Revocation {
+        tree: tree.clone(),
+        slot: Slot::default_slot(),
+        version: Version(1),
+        force: false,
+        by: agent("admin"),
+        note: None,
+    };
+    house.vault.revoke(of_tree).await.expect("revokes");
+    let before = house.rows("secrets").await;
+    let gone = house
+        .vault
+        .revoke_credential_version(revocation(1, false))
+        .await;
+    assert_eq!(gone.expect("revokes").state, VersionState::Revoked);
+    assert_eq!(house.rows("secrets").await, before - 1);
+    assert_eq!(redeems(&house, &tree).await, V2);
+}
+
+#[tokio::test]
+async fn a_tree_that_was_stopped_holds_nothing() {
+    let house = House::new().await;
+    made(&house).await;
+    let tree = tree_of(&house, "train").await;
+    rotated(&house, V2, "r2").await;
+    house.vault.stop(stopping(&tree)).await.expect("stops");
+    let gone = house
+        .vault
+        .revoke_credential_version(revocation(1, false))
+        .await;
+    assert!(gone.is_ok(), "{gone:?}");
+}
+
+#[tokio::test]
+async fn removing_shreds_and_the_name_can_be_used_again() {
+    let house = House::new().await;
+    made(&house).await;
+    let vault = &house.vault;
+    let (kind, slot) = ("Train".parse().unwrap(), Slot::default_slot());
+    let by = agent("admin");
+    vault
+        .bind_credential(&namespace(), &name(), &kind, &slot, &by)
+        .await
+        .expect("binds");
+    let bound = vault.remove_credential(removal()).await;
+    assert!(
+        matches!(bound, Err(VaultError::CredentialBound)),
+        "{bound:?}"
+    );
+    vault
+        .unbind_credential(&namespace(), &name(), &kind, &slot, &by)
+        .await
+        .expect("unbinds");
+    vault.remove_credential(removal()).await.expect("removes");
+    assert_eq!(house.rows("keys WHERE purpose = 'credential'").await, 0);
+    assert_eq!(house.rows("secrets").await, 0);
+    assert_eq!(house.last_entry().await.kind, Kind::CredentialRemoved);
+    let gone = vault.credential(&namespace(), &name()).await;
+    assert!(matches!(gone, Err(VaultError::NotFound { .. })), "{gone:?}");
+    let again = NewCredential {
+        request: "c2".parse().unwrap(),
+        ..new(V2)
+    };
+    let again = vault.create_credential(again).await.expect("makes");
+    assert_eq!(again.version.version, Version(2));
+}
+
+#[tokio::test]
+async fn a_slot_of_a_type_has_one_credential() {
+    let house = House::new().await;
+    made(&house).await;
+    let other = NewCredential {
+        name: "other".parse().unwrap(),
+        ..new(V2)
+    };
+    house.vault.create_credential(other).await.expect("makes");
+    let (kind, slot) = ("Train".parse().unwrap(), Slot::default_slot());
+    let bind = async |name: &str| {
+        let (name, by) = (name.parse().unwrap(), agent("admin"));
+        let vault = &house.vault;
+        vault
+            .bind_credential(&namespace(), &name, &kind, &slot, &by)
+            .await
+    };
+    bind("acme").await.expect("binds");
+    bind("acme").await.expect("changes nothing");
+    let taken = bind("other").await;
+    assert!(matches!(taken, Err(VaultError::SlotBound)), "{taken:?}");
+    let bound = house.vault.bindings(&namespace(), &kind).await;
+    assert_eq!(bound.expect("bindings").len(), 1);
+}
+
+#[tokio::test]
+async fn a_credential_that_was_edited_or_moved_is_noticed() {
+    for (sql, what) in [
+        (
+            "UPDATE credentials SET audiences = '[\"https://evil.example\"]'",
+            "credential",
+        ),
+        ("UPDATE credentials SET owner = 'thief'", "credential"),
+        (
+            "UPDATE credential_versions SET expires_at = 9999999999",
+            "version of credential",
+        ),
+        (
+            "UPDATE credential_versions SET state = 'superseded'",
+            "version of credential",
+        ),
+        (
+            "UPDATE credential_versions SET secret_id = (SELECT secret_id FROM versions LIMIT 1)",
+            "version of credential",
+        ),
+        (
+            "UPDATE versions SET credential_version = 2 WHERE credential = 'acme'",
+            "version",
+        ),
+        (
+            "UPDATE secrets SET ciphertext = substr(ciphertext, 2) WHERE id IN
+                (SELECT secret_id FROM credential_versions)",
+            "value of credential",
+        ),
+    ] {
+        let house = House::new().await;
+        made(&house).await;
+        let tree = tree_of(&house, "train").await;
+        house.tamper(sql).await;
+        let other = house.start("other").await;
+        let read = house.vault.credential(&namespace(), &name()).await.err();
+        let copied = copy(&house, Target::Start(other)).await.err();
+        match read.or(copied) {
+            Some(VaultError::Tampered(place)) => assert_eq!(place.what, what, "{sql}"),
+            answer => panic!("{sql}: {answer:?} ({tree})"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_binding_that_was_pointed_at_another_credential_is_noticed() {
+    let house = House::new().await;
+    made(&house).await;
+    let other = NewCredential {
+        name: "other".parse().unwrap(),
+        ..new(V2)
+    };
+    house.vault.create_credential(other).await.expect("makes");
+    let (kind, slot) = ("Train".parse().unwrap(), Slot::default_slot());
+    house
+        .vault
+        .bind_credential(&namespace(), &name(), &kind, &slot, &agent("admin"))
+        .await
+        .expect("binds");
+    house
+        .tamper("UPDATE credential_bindings SET name = 'other'")
+        .await;
+    let bindings = house.vault.bindings(&namespace(), &kind).await;
+    assert!(
+        matches!(bindings, Err(VaultError::Tampered(_))),
+        "{bindings:?}"
+    );
+}
+
+#[tokio::test]
+async fn no_file_and_no_text_holds_the_value() {
+    let house = House::new().await;
+    let made = made(&house).await;
+    tree_of(&house, "train").await;
+    let shown = format!("{:?} {made:?} {:?}", new(V1), status(&house).await);
+    assert!(!shown.contains(V1), "{shown}");
+    for path in house.files() {
+        let bytes = std::fs::read(&path).expect("reads");
+        let found = bytes
+            .windows(V1.len())
+            .any(|window| window == V1.as_bytes());
+        assert!(!found, "{}", path.display());
+    }
+}
