@@ -83,7 +83,7 @@ def rotate(plane, tree, token):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--address", default="http://127.0.0.1:7243")
-    parser.add_argument("--key-file", required=True, help="an API key in the role service")
+    parser.add_argument("--key-file", required=True, help="an API key of a user")
     parser.add_argument("--token-file", required=True, help="the token to start with")
     parser.add_argument("--next-token-file", required=True, help="the token to rotate to")
     parser.add_argument("--audience", default="http://127.0.0.1:7420")

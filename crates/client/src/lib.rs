@@ -13,6 +13,6 @@ mod work;
 
 pub use client::{Client, ConnectError};
 pub use error::{Answer, Error};
-pub use operate::{Deposit, InitialToken, StartTree};
+pub use operate::{Deposit, InitialToken, NewKey, StartTree};
 pub use work::{ActivityClaims, CallEnd, Definition, Issuers, PublicKey, Redeem, Redeemed, Select};
 pub use xylem_proto::{Duration, Timestamp, v1};

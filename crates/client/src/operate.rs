@@ -13,7 +13,9 @@ use v1::{
     system_client::SystemClient, tokens_client::TokensClient, tools_client::ToolsClient,
     trees_client::TreesClient,
 };
-use xylem_ids::{AgentId, Audience, Slot, TaskQueue, ToolName, Version, WorkflowId, WorkflowType};
+use xylem_ids::{
+    AgentId, Audience, Scope, Slot, TaskQueue, ToolName, Version, WorkflowId, WorkflowType,
+};
 use xylem_proto::v1;
 
 /// A token that a tree is started with.
@@ -63,6 +65,32 @@ pub struct StartTree {
 }
 
 /// Trees.
+/// An API key to make.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// Whose it is to be.
+    pub agent: AgentId,
+    /// The task queues it serves: at least one for a worker, none for others.
+    pub task_queues: Vec<TaskQueue>,
+    /// What it is narrowed to; everything that the agent's roles give where empty.
+    pub scopes: Vec<Scope>,
+    /// How long it works.
+    pub ttl: Option<Duration>,
+}
+
+impl NewKey {
+    /// A key for this agent that serves these task queues and is not narrowed.
+    #[must_use]
+    pub fn new(agent: AgentId, task_queues: Vec<TaskQueue>) -> Self {
+        Self {
+            agent,
+            task_queues,
+            scopes: Vec::new(),
+            ttl: None,
+        }
+    }
+}
+
 impl Client {
     /// Starts a tree.
     ///
@@ -379,21 +407,17 @@ impl Client {
         call(request, CALL_TIMEOUT, |request| agents.list_agents(request)).await
     }
 
-    /// Makes an API key with all roles of the agent. The secret is not shown again.
+    /// Makes an API key. The secret is not shown again.
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such agent.
-    pub async fn create_api_key(
-        &self,
-        agent: &AgentId,
-        task_queues: Vec<TaskQueue>,
-        ttl: Option<Duration>,
-    ) -> Result<(SecretString, v1::ApiKey), Error> {
+    pub async fn create_api_key(&self, new: NewKey) -> Result<(SecretString, v1::ApiKey), Error> {
+        let scopes = new.scopes.iter().map(|scope| scope.code().to_owned());
         let message = v1::CreateApiKeyRequest {
-            agent: agent.to_string(),
-            task_queues: convert::texts(task_queues),
-            ttl: ttl.map(convert::duration),
-            roles: Vec::new(),
+            agent: new.agent.to_string(),
+            task_queues: convert::texts(new.task_queues),
+            ttl: new.ttl.map(convert::duration),
+            scopes: scopes.collect(),
         };
         let mut keys = ApiKeysClient::new(self.channel.clone());
         let answer = call(message, CALL_TIMEOUT, |request| {

@@ -6,7 +6,8 @@
 use crate::fault::Fault;
 use std::{fmt, net::IpAddr, sync::Arc};
 use xylem_audit::{Entry, Label};
-use xylem_registry::{Principal, Role};
+use xylem_identity::Principal;
+use xylem_ids::AgentId;
 
 tokio::task_local! {
     static CALL: Call;
@@ -19,6 +20,17 @@ pub(crate) struct Call {
     pub(crate) principal: Option<Arc<Principal>>,
     /// Where it came from.
     pub(crate) address: Option<IpAddr>,
+    /// How far it reaches; absent until that is decided.
+    pub(crate) reach: Option<Reach>,
+}
+
+/// How far a call reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Everything in the namespace.
+    All,
+    /// What belongs to the caller's own agent; another's is not found.
+    Own,
 }
 
 /// Names one call in answers and logs.
@@ -57,7 +69,7 @@ pub(crate) fn caller() -> Result<Arc<Principal>, Fault> {
     CALL.try_with(|call| call.principal.clone())
         .ok()
         .flatten()
-        .ok_or_else(|| Fault::unauthenticated("key_missing", "an API key is required"))
+        .ok_or_else(nobody)
 }
 
 /// The same entry with what is known of the call that is being handled: who makes it, from where, and
@@ -74,7 +86,26 @@ pub(crate) fn during_call(mut entry: Entry) -> Entry {
     entry
 }
 
-/// Whether the caller sees only what its own agent started.
-pub(crate) fn only_own(principal: &Principal) -> bool {
-    !principal.has(Role::Admin) && !principal.has(Role::Operator)
+/// Goes on with the call, once it is decided how far it reaches.
+pub(crate) async fn reaching<T>(reach: Reach, work: impl Future<Output = T>) -> Result<T, Fault> {
+    let call = CALL.try_with(|call| Call {
+        reach: Some(reach),
+        ..call.clone()
+    });
+    Ok(within(call.map_err(|_| nobody())?, work).await)
+}
+
+/// How far the call that is being handled reaches.
+pub(crate) fn reach() -> Result<Reach, Fault> {
+    let reach = CALL.try_with(|call| call.reach).ok().flatten();
+    reach.ok_or_else(nobody)
+}
+
+/// Whether the call that is being handled reaches what belongs to this agent.
+pub(crate) fn reaches(owner: &AgentId) -> Result<bool, Fault> {
+    Ok(reach()? == Reach::All || caller()?.agent() == owner)
+}
+
+fn nobody() -> Fault {
+    Fault::unauthenticated("key_missing", "an API key is required")
 }

@@ -5,9 +5,8 @@ use crate::fault::Fault;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_audit::{Activity, Note};
 use xylem_grant::UnixSeconds;
-use xylem_ids::{Audience, Order, TreeId};
+use xylem_ids::{AgentKind, Audience, IdError, Order, Role, Roles, Scope, Scopes, TreeId};
 use xylem_proto::{Timestamp, v1};
-use xylem_registry as registry;
 use xylem_vault::{Claims, Tree, TreeState, VersionInfo, VersionState, VersionStatus};
 
 /// Reads an identifier from a field.
@@ -237,28 +236,65 @@ pub(crate) fn tree(tree: Tree, newest: Vec<v1::TokenVersion>, system: bool) -> v
     }
 }
 
-pub(crate) fn role(role: registry::Role) -> v1::Role {
+pub(crate) fn role(role: Role) -> v1::Role {
     match role {
-        registry::Role::Admin => v1::Role::Admin,
-        registry::Role::Operator => v1::Role::Operator,
-        registry::Role::Service => v1::Role::Service,
-        registry::Role::Worker => v1::Role::Worker,
+        Role::Admin => v1::Role::Admin,
+        Role::ToolPublisher => v1::Role::ToolPublisher,
+        Role::PolicyAdmin => v1::Role::PolicyAdmin,
+        Role::User => v1::Role::User,
+        Role::Worker => v1::Role::Worker,
+        Role::Auditor => v1::Role::Auditor,
     }
 }
 
 /// Reads roles from a field.
-pub(crate) fn roles(given: Vec<i32>) -> Result<registry::Roles, Fault> {
+pub(crate) fn roles(given: Vec<i32>) -> Result<Roles, Fault> {
     let read = |code| match v1::Role::try_from(code) {
-        Ok(v1::Role::Admin) => Ok(registry::Role::Admin),
-        Ok(v1::Role::Operator) => Ok(registry::Role::Operator),
-        Ok(v1::Role::Service) => Ok(registry::Role::Service),
-        Ok(v1::Role::Worker) => Ok(registry::Role::Worker),
+        Ok(v1::Role::Admin) => Ok(Role::Admin),
+        Ok(v1::Role::ToolPublisher) => Ok(Role::ToolPublisher),
+        Ok(v1::Role::PolicyAdmin) => Ok(Role::PolicyAdmin),
+        Ok(v1::Role::User) => Ok(Role::User),
+        Ok(v1::Role::Worker) => Ok(Role::Worker),
+        Ok(v1::Role::Auditor) => Ok(Role::Auditor),
         Ok(v1::Role::Unspecified) | Err(_) => Err(Fault::invalid(
             "roles",
-            "roles must be admin, operator, service or worker",
+            "roles must be admin, tool_publisher, policy_admin, user, worker or auditor",
         )),
     };
     given.into_iter().map(read).collect()
+}
+
+pub(crate) fn agent_kind(kind: AgentKind) -> v1::AgentKind {
+    match kind {
+        AgentKind::User => v1::AgentKind::User,
+        AgentKind::Service => v1::AgentKind::Service,
+        AgentKind::Bot => v1::AgentKind::Bot,
+    }
+}
+
+/// Reads what kind of identity an agent is to be.
+pub(crate) fn kind(given: i32) -> Result<AgentKind, Fault> {
+    match v1::AgentKind::try_from(given) {
+        Ok(v1::AgentKind::User) => Ok(AgentKind::User),
+        Ok(v1::AgentKind::Service | v1::AgentKind::Unspecified) => Ok(AgentKind::Service),
+        Ok(v1::AgentKind::Bot) => Ok(AgentKind::Bot),
+        Err(_) => Err(Fault::invalid("kind", "kind must be user, service or bot")),
+    }
+}
+
+/// Reads what a credential is narrowed to: not at all where nothing is named.
+pub(crate) fn scopes(given: Vec<String>) -> Result<Scopes, Fault> {
+    if given.is_empty() {
+        return Ok(Scopes::All);
+    }
+    let read: Result<Vec<Scope>, Fault> = given
+        .into_iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|error: IdError| Fault::invalid("scopes", error.to_string()))
+        })
+        .collect();
+    Ok(read?.into_iter().collect())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt};
 use xylem_audit::LogError;
+use xylem_identity::IdentityError;
 use xylem_registry::{Invalid, RegistryError, StorageError};
 use xylem_vault::{ClaimError, VaultError};
 
@@ -146,9 +147,21 @@ impl From<RegistryError> for Fault {
             RegistryError::Exists { .. } => Self::conflict("exists", error.to_string()),
             RegistryError::NotFound { what } => Self::not_found(what),
             RegistryError::Storage(StorageError::Unavailable(_)) => database(error),
-            RegistryError::Storage(_)
-            | RegistryError::Tampered { .. }
-            | RegistryError::NoRandom => Self::internal(error),
+            RegistryError::Storage(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<IdentityError> for Fault {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Invalid(invalid) => Self::invalid(invalid.field(), invalid.to_string()),
+            IdentityError::Exists { .. } => Self::conflict("exists", error.to_string()),
+            IdentityError::NotFound { what } => Self::not_found(what),
+            IdentityError::Storage(xylem_identity::StorageError::Unavailable(_)) => database(error),
+            IdentityError::Storage(_)
+            | IdentityError::Tampered { .. }
+            | IdentityError::Crypto(_) => Self::internal(error),
         }
     }
 }

@@ -13,16 +13,17 @@ mod workers;
 pub(crate) use tools::wire_tool;
 
 use crate::{
-    caller::{caller, only_own},
+    caller::{Reach, during_call, reach, reaches},
     fault::Fault,
     plane::Plane,
     temporal::TemporalError,
 };
 use std::{pin::Pin, sync::Arc};
 use tonic::{Response, Status};
+use xylem_audit::{Entry, Kind, Verdict};
+use xylem_identity::Principal;
 use xylem_ids::{AgentId, TreeId, WorkflowId};
 use xylem_proto::v1;
-use xylem_registry::Principal;
 use xylem_vault::{NewTree, RequestId, Tree, Worker};
 
 /// A stream of answers.
@@ -61,13 +62,17 @@ fn request(principal: &Principal, given: &str, part: &str) -> Result<RequestId, 
 }
 
 impl Plane {
+    /// The entry of a change that the caller makes now.
+    fn change(&self, kind: Kind) -> Entry {
+        during_call(Entry::new(self.now(), kind, Verdict::Succeeded))
+    }
+
     /// The tree that people mean by its root's workflow id, as far as the caller may see it.
     async fn named_tree(&self, name: &str) -> Result<Tree, Fault> {
-        let principal = caller()?;
         let workflow_id: WorkflowId = crate::convert::id(name.to_owned(), "tree")?;
         let namespace = &self.settings.namespace;
         let tree = self.vault.find_tree(namespace, &workflow_id).await?;
-        if only_own(&principal) && tree.owner != *principal.agent() {
+        if !reaches(&tree.owner)? {
             return Err(Fault::not_found("tree"));
         }
         Ok(tree)
@@ -87,9 +92,8 @@ impl Plane {
     /// As [`Plane::named_id`]; a root that somebody started without asking becomes a tree here,
     /// because it is given something.
     async fn named_or_adopted(&self, name: &str) -> Result<TreeId, Fault> {
-        let principal = caller()?;
         let known = self.named_id(name).await;
-        if only_own(&principal) {
+        if reach()? == Reach::Own {
             return known;
         }
         let workflow_id: WorkflowId = crate::convert::id(name.to_owned(), "tree")?;

@@ -33,6 +33,7 @@ use plane::Plane;
 use std::{fmt, sync::Arc};
 use temporal::{Temporal, TemporalError};
 use xylem_audit::Log;
+use xylem_identity::Identity;
 use xylem_ids::{AgentId, IdError};
 use xylem_registry::Registry;
 use xylem_vault::Vault;
@@ -48,8 +49,10 @@ pub struct Control(Arc<Plane>);
 pub struct Parts {
     /// Keeps and hands out tokens.
     pub vault: Arc<Vault>,
-    /// Tools, agents, keys and definitions.
+    /// Tools and definitions.
     pub registry: Registry,
+    /// Agents and their keys.
+    pub identity: Identity,
     /// The audit log.
     pub log: Arc<dyn Log>,
     /// The Temporal namespace.

@@ -19,6 +19,7 @@ use std::{
 };
 use tokio_util::task::TaskTracker;
 use xylem_audit::{Kind, Log, Reason, Standing, Tally};
+use xylem_identity::Identity;
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Slot, TreeId};
 use xylem_proto::v1::Check;
 use xylem_registry::Registry;
@@ -72,6 +73,7 @@ pub(crate) struct Plane {
     pub(crate) settings: Settings,
     pub(crate) vault: Arc<Vault>,
     pub(crate) registry: Registry,
+    pub(crate) identity: Identity,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) temporal: Arc<dyn Temporal>,
     pub(crate) claims: ClaimChecker,
@@ -109,6 +111,7 @@ impl Plane {
             settings,
             vault: parts.vault,
             registry: parts.registry,
+            identity: parts.identity,
             log: parts.log,
             temporal: parts.temporal,
             system,

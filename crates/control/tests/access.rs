@@ -8,18 +8,21 @@ use http::{Request, Response, StatusCode};
 use secrecy::ExposeSecret;
 use std::{collections::BTreeMap, time::Duration};
 use tower::ServiceExt;
+use xylem_client::{Client, NewKey, v1};
+use xylem_ids::{Role, Scope};
 use xylem_proto::v1::Rpc;
-use xylem_registry::{NewKey, Role};
 use xylem_vault::Clock;
 
 const TABLE: &str = include_str!("../src/access.golden");
 
-/// The reviewed table: which roles may make which call.
-fn table() -> BTreeMap<&'static str, Vec<bool>> {
+/// The reviewed table: for each call its scope, and for each role whether it reaches all, its own, or
+/// nothing.
+fn table() -> BTreeMap<&'static str, (Option<Scope>, Vec<&'static str>)> {
     let line = |line: &'static str| {
         let mut cells = line.split_whitespace();
         let rpc = cells.next().expect("a name");
-        (rpc, cells.map(|cell| cell != "-").collect())
+        let scope = cells.next().expect("a scope").parse().ok();
+        (rpc, (scope, cells.collect()))
     };
     TABLE.lines().map(line).collect()
 }
@@ -113,7 +116,7 @@ async fn each_role_makes_the_calls_of_the_table_and_no_other() {
         let key = stack.key(role).await;
         let key = Some(key.expose_secret());
         for rpc in Rpc::ALL {
-            let allowed = table[rpc.name()][at];
+            let allowed = table[rpc.name()].1[at] != "-";
             let answer = rest(&stack, *rpc, key).await;
             let forbidden = answer.status() == StatusCode::FORBIDDEN;
             assert_ne!(answer.status(), StatusCode::UNAUTHORIZED, "{role} {rpc:?}");
@@ -131,19 +134,74 @@ async fn each_role_makes_the_calls_of_the_table_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_scope_takes_away_what_the_role_gives() {
+    let stack = Stack::start().await;
+    let table = table();
+    for scope in [
+        Scope::Trees,
+        Scope::TreesRead,
+        Scope::Tools,
+        Scope::AuditRead,
+    ] {
+        let new = xylem_identity::NewKey {
+            scopes: [scope].into_iter().collect(),
+            ..common::new_key("admin", false)
+        };
+        let key = stack.issue(new).await;
+        for rpc in Rpc::ALL {
+            let (needed, cells) = &table[rpc.name()];
+            if cells[..4].iter().all(|cell| *cell == "-") {
+                continue;
+            }
+            let allowed = needed.is_none_or(|needed| scope.includes(needed));
+            let answer = rest(&stack, *rpc, Some(key.expose_secret())).await;
+            let forbidden = answer.status() == StatusCode::FORBIDDEN;
+            let refused = forbidden && reason(answer).await == "scope";
+            assert_eq!(refused, !allowed, "{scope} {rpc:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_sees_its_own_keys_alone() {
+    let stack = Stack::start().await;
+    let connect = async |name| {
+        let key = stack.key_for(Role::User, name).await;
+        let client = Client::connect(&stack.address, &key).await;
+        client.expect("a connection")
+    };
+    let (one, other) = (connect("one").await, connect("other").await);
+    let keys = one.list_api_keys(Default::default()).await.expect("a list");
+    assert!(keys.keys.iter().all(|key| key.agent == "one"));
+    let id = &keys.keys[0].id;
+    let hidden = other.revoke_api_key(id).await.expect_err("not found");
+    assert!(
+        matches!(hidden, xylem_client::Error::NotFound(_)),
+        "{hidden}"
+    );
+    let foreign = NewKey::new(common::id("one"), Vec::new());
+    let hidden = other.create_api_key(foreign).await.expect_err("not found");
+    assert!(
+        matches!(hidden, xylem_client::Error::NotFound(_)),
+        "{hidden}"
+    );
+    one.revoke_api_key(id).await.expect("its own");
+}
+
+#[tokio::test]
 async fn a_revoked_key_is_out_at_once() {
     let stack = Stack::start().await;
     let admin = stack.admin().await;
-    let agent = xylem_client::v1::CreateAgentRequest {
+    let agent = v1::CreateAgentRequest {
         name: "bot".to_owned(),
-        roles: vec![xylem_client::v1::Role::Operator.into()],
+        roles: vec![v1::Role::User.into()],
+        kind: v1::AgentKind::Bot.into(),
     };
     admin.create_agent(agent).await.expect("an agent");
-    let made = admin
-        .create_api_key(&common::id("bot"), Vec::new(), None)
-        .await;
+    let made = admin.create_api_key(NewKey::new(common::id("bot"), Vec::new()));
+    let made = made.await;
     let (secret, key) = made.expect("a key");
-    let bot = xylem_client::Client::connect(&stack.address, &secret)
+    let bot = Client::connect(&stack.address, &secret)
         .await
         .expect("connected");
     assert_eq!(bot.status().await.expect("in").agent, "bot");
@@ -159,18 +217,13 @@ async fn a_revoked_key_is_out_at_once() {
 #[tokio::test]
 async fn a_key_ends_by_the_clock_of_the_control_plane() {
     let stack = Stack::start().await;
-    stack.key_for(Role::Operator, "brief").await;
+    stack.key_for(Role::User, "brief").await;
     let minute = Duration::from_secs(60);
-    let now = stack.clock.now();
-    let new = NewKey {
-        agent: common::id("brief"),
-        roles: [Role::Operator].into(),
-        queues: [].into(),
-        expires_at: Some(now + minute),
+    let new = xylem_identity::NewKey {
+        expires_at: Some(stack.clock.now() + minute),
+        ..common::new_key("brief", false)
     };
-    let namespace = common::namespace();
-    let issued = stack.registry.create_key(&namespace, new, now).await;
-    let key = issued.expect("a key").secret;
+    let key = stack.issue(new).await;
     let ask = async || rest(&stack, Rpc::ListTools, Some(key.expose_secret())).await;
     stack.clock.advance(minute - Duration::from_secs(1));
     assert_eq!(ask().await.status(), StatusCode::OK);

@@ -5,7 +5,7 @@ mod common;
 use common::{API, QUEUE, Stack, TOKEN_1, TOKEN_2, deposit, id, temporal::Mood, tree};
 use secrecy::{ExposeSecret, SecretString};
 use xylem_client::{ActivityClaims, Client, Definition, Error, Redeem, Redeemed, Select, v1};
-use xylem_registry::Role;
+use xylem_ids::Role;
 
 struct Scene {
     stack: Stack,

@@ -5,7 +5,7 @@ mod common;
 use common::{Stack, eventually, id, start, temporal::Mood, tree};
 use futures::StreamExt;
 use xylem_client::{Client, Error, v1};
-use xylem_registry::Role;
+use xylem_ids::Role;
 
 async fn look(client: &Client, name: &str) -> v1::TreeView {
     let request = v1::GetTreeRequest {
@@ -64,10 +64,10 @@ async fn the_same_request_starts_once() {
     assert_eq!(stack.temporal.starts().len(), 1);
     assert_eq!(stack.temporal.signals("train").len(), 1);
     // Another agent's same request id is another request.
-    let operator = stack.client(Role::Operator).await;
+    let second = stack.client(Role::Admin).await;
     let mut other = start("train");
     other.request_id = "r-1".to_owned();
-    let error = operator.start_tree(other).await.expect_err("it runs");
+    let error = second.start_tree(other).await.expect_err("it runs");
     assert_eq!(error.reason(), Some("already_running"));
 }
 
@@ -402,12 +402,12 @@ async fn one_empty_list_does_not_make_a_tree_stopped() {
 }
 
 #[tokio::test]
-async fn a_service_sees_its_own_trees_only() {
+async fn a_user_sees_its_own_trees_only() {
     let stack = Stack::start().await;
     stack.tree("theirs").await;
-    let service = stack.client(Role::Service).await;
-    service.start_tree(start("mine")).await.expect("a tree");
-    let listed = service
+    let user = stack.client(Role::User).await;
+    user.start_tree(start("mine")).await.expect("a tree");
+    let listed = user
         .list_trees(v1::ListTreesRequest::default())
         .await
         .expect("a list");
@@ -418,9 +418,9 @@ async fn a_service_sees_its_own_trees_only() {
         tree: "theirs".to_owned(),
         ..v1::GetTreeRequest::default()
     };
-    let error = service.get_tree(request).await.expect_err("not theirs");
+    let error = user.get_tree(request).await.expect_err("not theirs");
     assert!(matches!(error, Error::NotFound(_)), "{error}");
-    let error = service
+    let error = user
         .set_token(
             &tree("theirs"),
             &id("default"),

@@ -11,6 +11,7 @@ mod address;
 mod http;
 mod name;
 mod order;
+mod role;
 mod signal;
 mod template;
 mod tree;
@@ -22,6 +23,7 @@ pub use name::{
     ToolName, WorkflowType,
 };
 pub use order::{Epoch, Order, Serial, Version};
+pub use role::{AgentKind, Role, Roles, Scope, Scopes};
 pub use signal::signal_request_id;
 pub use template::{PathTemplate, Segment, is_parameter_name};
 pub use tree::{Namespace, NodeId, RunId, TreeId, WorkflowId};

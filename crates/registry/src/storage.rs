@@ -1,9 +1,9 @@
 //! The storage that the registry needs.
 
-use crate::{Agent, ApiKey, Existing, Registered, Tool, WorkflowDefinition};
+use crate::{Existing, Registered, Tool, WorkflowDefinition};
 use async_trait::async_trait;
 use std::time::SystemTime;
-use xylem_ids::{AgentId, KeyId, Namespace, TaskQueue, ToolName};
+use xylem_ids::{Namespace, TaskQueue, ToolName};
 
 /// Why the storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -58,68 +58,6 @@ pub trait Storage: Send + Sync {
         after: Option<&ToolName>,
         limit: u32,
     ) -> Result<Vec<Tool>, StorageError>;
-
-    /// Stores a new agent.
-    ///
-    /// # Errors
-    /// [`StorageError::Exists`] where the name is taken.
-    async fn insert_agent(&self, namespace: &Namespace, agent: &Agent) -> Result<(), StorageError>;
-
-    /// The agent of this name.
-    ///
-    /// # Errors
-    /// The storage did not answer, or the row cannot be read.
-    async fn agent(
-        &self,
-        namespace: &Namespace,
-        id: &AgentId,
-    ) -> Result<Option<Agent>, StorageError>;
-
-    /// Agents in the order of their names, beginning after `after`.
-    ///
-    /// # Errors
-    /// The storage did not answer, or a row cannot be read.
-    async fn agents(
-        &self,
-        namespace: &Namespace,
-        after: Option<&AgentId>,
-        limit: u32,
-    ) -> Result<Vec<Agent>, StorageError>;
-
-    /// Stores a new API key, or a known one's new state.
-    ///
-    /// # Errors
-    /// The storage did not answer.
-    async fn put_key(&self, key: &ApiKey) -> Result<(), StorageError>;
-
-    /// The key with this hash.
-    ///
-    /// # Errors
-    /// The storage did not answer, or the row cannot be read.
-    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StorageError>;
-
-    /// The key with this id.
-    ///
-    /// # Errors
-    /// The storage did not answer, or the row cannot be read.
-    async fn key(&self, namespace: &Namespace, id: &KeyId) -> Result<Option<ApiKey>, StorageError>;
-
-    /// Keys in the order of their ids, beginning after `after`.
-    ///
-    /// # Errors
-    /// The storage did not answer, or a row cannot be read.
-    async fn keys(
-        &self,
-        namespace: &Namespace,
-        after: Option<&KeyId>,
-        limit: u32,
-    ) -> Result<Vec<ApiKey>, StorageError>;
-
-    /// Notes when a key was last used.
-    ///
-    /// # Errors
-    /// The storage did not answer.
-    async fn touch_key(&self, id: &KeyId, at: SystemTime) -> Result<(), StorageError>;
 
     /// Stores what types on a task queue declare, each replacing what that type declared there.
     ///

@@ -3,7 +3,8 @@
 use crate::{
     audit::Book,
     migrations::migrate,
-    sql::{Work, statement},
+    row::RowError,
+    sql::{Row, Statement, Work, statement},
     sqlite,
 };
 use sqlx::{SqlitePool, migrate::MigrateError};
@@ -113,6 +114,31 @@ impl Store {
         match &self.readers {
             Pool::Sqlite(pool) => Ok(Work::Sqlite(pool.begin().await?)),
         }
+    }
+}
+
+impl Store {
+    /// The one row of a query.
+    pub(crate) async fn find<T, E: From<RowError>>(
+        &self,
+        query: Statement,
+        read: fn(&Row) -> Result<T, RowError>,
+    ) -> Result<Option<T>, E> {
+        let mut work = self.read().await.map_err(RowError::Sql)?;
+        let row = work.one(query).await.map_err(RowError::Sql)?;
+        Ok(row.as_ref().map(read).transpose()?)
+    }
+
+    /// The rows of a query.
+    pub(crate) async fn find_all<T, E: From<RowError>>(
+        &self,
+        query: Statement,
+        read: fn(&Row) -> Result<T, RowError>,
+    ) -> Result<Vec<T>, E> {
+        let mut work = self.read().await.map_err(RowError::Sql)?;
+        let rows = work.all(query).await.map_err(RowError::Sql)?;
+        let read: Result<Vec<T>, RowError> = rows.iter().map(read).collect();
+        Ok(read?)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod audit;
 mod database;
+mod identity;
 mod migrations;
 mod registry;
 mod row;

@@ -31,6 +31,7 @@ macro_rules! folder {
             2 "0002_registry",
             3 "0003_audit",
             4 "0004_audit_subject",
+            10 "0010_identity",
             40 "0040_credentials",
         }
     };

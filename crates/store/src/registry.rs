@@ -3,15 +3,12 @@
 use crate::{
     Store,
     row::{Columns, RowError, json, seconds},
-    sql::{Row, Statement, Work, statement},
+    sql::{Row, Work, statement},
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, time::SystemTime};
-use xylem_ids::{AgentId, KeyId, Namespace, TaskQueue, ToolName, WorkflowType};
-use xylem_registry::{
-    Agent, ApiKey, Existing, Registered, Role, Roles, Storage, StorageError, Tool,
-    WorkflowDefinition,
-};
+use xylem_ids::{Namespace, TaskQueue, ToolName, WorkflowType};
+use xylem_registry::{Existing, Registered, Storage, StorageError, Tool, WorkflowDefinition};
 
 type Stored<T> = Result<T, StorageError>;
 
@@ -19,28 +16,10 @@ fn unavailable(error: sqlx::Error) -> StorageError {
     RowError::Sql(error).into()
 }
 
-/// A name that is taken is told apart from a database that does not answer.
-fn insert_failed(error: sqlx::Error) -> StorageError {
-    match error.as_database_error() {
-        Some(refused) if refused.is_unique_violation() => StorageError::Exists,
-        _ => unavailable(error),
-    }
-}
-
 /// What is read of a table, named column by column.
 macro_rules! select {
     (tools $rest:literal) => {
         concat!("SELECT hash, definition FROM tools ", $rest)
-    };
-    (agents $rest:literal) => {
-        concat!("SELECT id, roles, created_at FROM agents ", $rest)
-    };
-    (api_keys $rest:literal) => {
-        concat!(
-            "SELECT id, namespace, agent, roles, queues, created_at, expires_at, revoked_at,
-                last_used_at, hash, seal FROM api_keys ",
-            $rest
-        )
     };
 }
 
@@ -93,98 +72,6 @@ impl Storage for Store {
                 .bind(after.map_or("", ToolName::as_str))
                 .bind(limit);
         self.find_all(query, tool).await
-    }
-
-    async fn insert_agent(&self, namespace: &Namespace, agent: &Agent) -> Stored<()> {
-        let mut work = self.write().await.map_err(unavailable)?;
-        let query = statement(
-            "INSERT INTO agents (namespace, id, roles, created_at) VALUES ($1, $2, $3, $4)",
-        )
-        .bind(namespace.as_str())
-        .bind(agent.id.as_str())
-        .bind(codes(&agent.roles))
-        .bind(seconds(agent.created_at));
-        work.run(query).await.map_err(insert_failed)?;
-        work.commit().await.map_err(unavailable)
-    }
-
-    async fn agent(&self, namespace: &Namespace, id: &AgentId) -> Stored<Option<Agent>> {
-        let query = statement(select!(agents "WHERE namespace = $1 AND id = $2"))
-            .bind(namespace.as_str())
-            .bind(id.as_str());
-        self.find(query, agent).await
-    }
-
-    async fn agents(
-        &self,
-        namespace: &Namespace,
-        after: Option<&AgentId>,
-        limit: u32,
-    ) -> Stored<Vec<Agent>> {
-        let query =
-            statement(select!(agents "WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3"))
-                .bind(namespace.as_str())
-                .bind(after.map_or("", AgentId::as_str))
-                .bind(limit);
-        self.find_all(query, agent).await
-    }
-
-    async fn put_key(&self, key: &ApiKey) -> Stored<()> {
-        let mut work = self.write().await.map_err(unavailable)?;
-        let query = statement(
-            "INSERT INTO api_keys (id, namespace, agent, roles, queues, created_at, expires_at,
-                revoked_at, last_used_at, hash, seal)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-             ON CONFLICT (id) DO UPDATE SET revoked_at = excluded.revoked_at, seal = excluded.seal",
-        )
-        .bind(key.id.as_str())
-        .bind(key.namespace.as_str())
-        .bind(key.agent.as_str())
-        .bind(codes(&key.roles))
-        .bind(json(&key.queues))
-        .bind(seconds(key.created_at))
-        .bind(key.expires_at.map(seconds))
-        .bind(key.revoked_at.map(seconds))
-        .bind(key.last_used_at.map(seconds))
-        .bind(key.hash.as_slice())
-        .bind(key.seal.as_slice());
-        work.run(query).await.map_err(unavailable)?;
-        work.commit().await.map_err(unavailable)
-    }
-
-    async fn key_by_hash(&self, hash: &[u8; 32]) -> Stored<Option<ApiKey>> {
-        let query = statement(select!(api_keys "WHERE hash = $1")).bind(hash.as_slice());
-        self.find(query, api_key).await
-    }
-
-    async fn key(&self, namespace: &Namespace, id: &KeyId) -> Stored<Option<ApiKey>> {
-        let query = statement(select!(api_keys "WHERE namespace = $1 AND id = $2"))
-            .bind(namespace.as_str())
-            .bind(id.as_str());
-        self.find(query, api_key).await
-    }
-
-    async fn keys(
-        &self,
-        namespace: &Namespace,
-        after: Option<&KeyId>,
-        limit: u32,
-    ) -> Stored<Vec<ApiKey>> {
-        let query =
-            statement(select!(api_keys "WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3"))
-                .bind(namespace.as_str())
-                .bind(after.map_or("", KeyId::as_str))
-                .bind(limit);
-        self.find_all(query, api_key).await
-    }
-
-    async fn touch_key(&self, id: &KeyId, at: SystemTime) -> Stored<()> {
-        let mut work = self.write().await.map_err(unavailable)?;
-        let query = statement("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
-            .bind(id.as_str())
-            .bind(seconds(at));
-        work.run(query).await.map_err(unavailable)?;
-        work.commit().await.map_err(unavailable)
     }
 
     async fn put_definitions(
@@ -284,29 +171,6 @@ async fn put_definition(
     Ok(())
 }
 
-impl Store {
-    async fn find<T>(
-        &self,
-        query: Statement,
-        read: fn(&Row) -> Result<T, RowError>,
-    ) -> Stored<Option<T>> {
-        let mut work = self.read().await.map_err(unavailable)?;
-        let row = work.one(query).await.map_err(unavailable)?;
-        Ok(row.as_ref().map(read).transpose()?)
-    }
-
-    async fn find_all<T>(
-        &self,
-        query: Statement,
-        read: fn(&Row) -> Result<T, RowError>,
-    ) -> Stored<Vec<T>> {
-        let mut work = self.read().await.map_err(unavailable)?;
-        let rows = work.all(query).await.map_err(unavailable)?;
-        let read: Result<Vec<T>, RowError> = rows.iter().map(read).collect();
-        Ok(read?)
-    }
-}
-
 /// A definition is checked again as it is read: what was edited into it breaks a rule or the hash.
 fn tool(row: &Row) -> Result<Tool, RowError> {
     let columns = Columns::new(row, "tool");
@@ -316,32 +180,6 @@ fn tool(row: &Row) -> Result<Tool, RowError> {
     } else {
         Err(columns.unreadable())
     }
-}
-
-fn agent(row: &Row) -> Result<Agent, RowError> {
-    let columns = Columns::new(row, "agent");
-    Ok(Agent {
-        id: columns.parsed("id")?,
-        roles: roles(&columns)?,
-        created_at: columns.seconds("created_at")?,
-    })
-}
-
-fn api_key(row: &Row) -> Result<ApiKey, RowError> {
-    let columns = Columns::new(row, "API key");
-    Ok(ApiKey {
-        id: columns.parsed("id")?,
-        namespace: columns.parsed("namespace")?,
-        agent: columns.parsed("agent")?,
-        roles: roles(&columns)?,
-        queues: columns.json("queues")?,
-        created_at: columns.seconds("created_at")?,
-        expires_at: columns.optional_seconds("expires_at")?,
-        revoked_at: columns.optional_seconds("revoked_at")?,
-        last_used_at: columns.optional_seconds("last_used_at")?,
-        hash: columns.bytes("hash")?,
-        seal: columns.bytes("seal")?,
-    })
 }
 
 fn definitions(rows: &[Row]) -> Result<Vec<(TaskQueue, WorkflowDefinition)>, RowError> {
@@ -372,17 +210,4 @@ fn definitions(rows: &[Row]) -> Result<Vec<(TaskQueue, WorkflowDefinition)>, Row
         }
     }
     Ok(found)
-}
-
-fn codes(roles: &Roles) -> String {
-    let codes: Vec<&str> = roles.iter().map(|role| role.code()).collect();
-    json(&codes)
-}
-
-fn roles(columns: &Columns<'_>) -> Result<Roles, RowError> {
-    let codes: Vec<String> = columns.json("roles")?;
-    codes
-        .iter()
-        .map(|code| code.parse::<Role>().map_err(|_| columns.unreadable()))
-        .collect()
 }

@@ -14,7 +14,7 @@ use xylem::{
     temporal::TemporalOptions,
     worker::{self, WorkerConfig},
 };
-use xylem_client::{Client, Deposit, Error, InitialToken, StartTree, v1};
+use xylem_client::{Client, Deposit, Error, InitialToken, NewKey, StartTree, v1};
 use xylem_ids::Slot;
 use xylem_testkit::{
     Order, Orders, TemporalServer, branch, eventually, json_payload, query, signal, test_workflows,
@@ -110,10 +110,11 @@ impl Scene {
         let create = v1::CreateAgentRequest {
             name: agent.to_string(),
             roles: vec![v1::Role::Worker.into()],
+            kind: v1::AgentKind::Service.into(),
         };
         control.create_agent(create).await?;
         let queues = vec![QUEUE.parse()?];
-        let (key, _) = control.create_api_key(&agent, queues, None).await?;
+        let (key, _) = control.create_api_key(NewKey::new(agent, queues)).await?;
         let temporal = TemporalOptions::at(self.temporal.address(), "default");
         let address = format!("http://{}", self.listen);
         let config = WorkerConfig {

@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::{net::Ipv4Addr, time::Duration};
 use xylem::data::read_secret;
-use xylem_client::{ActivityClaims, Client, Error, Redeem, v1};
+use xylem_client::{ActivityClaims, Client, Error, NewKey, Redeem, v1};
 use xylem_testkit::{Called, Order, Stack, eventually, eventually_within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -236,10 +236,14 @@ async fn a_forged_redemption_is_refused_and_audited() -> anyhow::Result<()> {
     let create = v1::CreateAgentRequest {
         name: agent.to_string(),
         roles: vec![v1::Role::Worker.into()],
+        kind: v1::AgentKind::Service.into(),
     };
     stack.control.create_agent(create).await?;
     let queues = vec!["elsewhere".parse()?];
-    let (key, _) = stack.control.create_api_key(&agent, queues, None).await?;
+    let (key, _) = stack
+        .control
+        .create_api_key(NewKey::new(agent, queues))
+        .await?;
     let elsewhere = Client::connect(stack.control_plane(), &key).await?;
 
     // Now a call is pending, for as long as a slow machine needs for what follows, and the thief

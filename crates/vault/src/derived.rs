@@ -30,7 +30,6 @@ impl Room {
 pub(crate) struct Derived {
     seal: MacKey,
     fingerprint: MacKey,
-    api_keys: SubKey,
     audit: SubKey,
     rooms: SubKey,
 }
@@ -41,7 +40,6 @@ impl Derived {
         Ok(Self {
             seal: derive("xylem row seal")?.into_mac(),
             fingerprint: derive("xylem token fingerprint")?.into_mac(),
-            api_keys: derive("xylem api keys")?,
             audit: derive("xylem audit mac")?,
             rooms: derive("xylem rooms")?,
         })
@@ -56,10 +54,6 @@ impl Derived {
         let Mac(tag) = self.fingerprint.tag(token.as_bytes());
         let short = tag.get(..8).ok_or(VaultError::Crypto)?;
         hex::encode(short).parse().map_err(|_| VaultError::Crypto)
-    }
-
-    pub(crate) fn api_keys(&self) -> &[u8; 32] {
-        self.api_keys.bytes()
     }
 
     pub(crate) fn audit(&self) -> &[u8; 32] {

@@ -106,13 +106,6 @@ impl Vault {
         UnverifiedGrant::parse(text)?.verify(self.issuers().known())
     }
 
-    /// The server key that API keys are hashed under. It is derived from the vault's root secret,
-    /// so it lies in the database only wrapped.
-    #[must_use]
-    pub fn api_key_secret(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(*self.derived.api_keys())
-    }
-
     /// The key that a room seals its rows and encrypts its secrets under. It is derived from the
     /// vault's root secret, so it lies in the database only wrapped.
     ///

@@ -20,10 +20,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::LogError;
 use xylem_control::{Control, Parts, ServeError, Settings, temporal::Cluster};
+use xylem_identity::{Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, TaskQueue};
-use xylem_registry::{KeyHasher, Registry, RegistryError};
+use xylem_registry::Registry;
 use xylem_store::{OpenError, OpenLogError, Store};
-use xylem_vault::{KeyError, KeyRing, SystemClock, Vault, VaultError};
+use xylem_vault::{KeyError, KeyRing, Room, SystemClock, Vault, VaultError};
 
 /// The port of the control plane if it is not told.
 pub const DEFAULT_PORT: u16 = 7243;
@@ -99,7 +100,7 @@ pub enum ServerError {
     Vault(#[from] VaultError),
     /// Agents and keys.
     #[error("the credentials cannot be made")]
-    Registry(#[from] RegistryError),
+    Identity(#[from] IdentityError),
     /// The audit log.
     #[error("the audit log cannot be written")]
     Audit(#[from] LogError),
@@ -166,7 +167,8 @@ impl Server {
         };
         let parts = Parts {
             vault: Arc::new(storage.vault),
-            registry: storage.registry,
+            registry: Registry::new(storage.store.clone()),
+            identity: storage.identity,
             log: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),
         };
@@ -306,7 +308,7 @@ struct Storage {
     namespace: Namespace,
     store: Arc<Store>,
     vault: Vault,
-    registry: Registry,
+    identity: Identity,
 }
 
 impl Storage {
@@ -325,13 +327,14 @@ impl Storage {
         let checkpoints = checkpoints.unwrap_or_else(|| data.audit_checkpoints());
         let (audit_keys, clock) = (vault.audit_keys(), Arc::new(SystemClock));
         store.open_log(audit_keys, clock, &checkpoints).await?;
-        let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
+        let secrets = Secrets::new(&vault.subkey(Room::Identity)?).map_err(IdentityError::from)?;
+        let identity = Identity::new(store.clone(), secrets);
         Ok(Self {
             data: data.clone(),
             namespace,
             store,
             vault,
-            registry,
+            identity,
         })
     }
 
@@ -339,8 +342,7 @@ impl Storage {
         Credentials::new(
             self.data.clone(),
             self.namespace.clone(),
-            self.registry.clone(),
-            self.store.clone(),
+            self.identity.clone(),
         )
     }
 }

@@ -23,7 +23,7 @@ struct Options {
     /// The control plane.
     #[arg(long, default_value = "http://127.0.0.1:7243")]
     address: String,
-    /// A file with an API key in the role service.
+    /// A file with an API key of a user.
     #[arg(long)]
     key_file: PathBuf,
     /// A file with the token to start with.

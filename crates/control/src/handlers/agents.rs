@@ -1,15 +1,19 @@
 //! Agents and the keys they authenticate with.
 
 use super::{Handlers, answer, next};
-use crate::{caller::caller, convert, fault::Fault};
+use crate::{
+    caller::{Reach, caller, reach, reaches},
+    convert,
+    fault::Fault,
+};
 use secrecy::ExposeSecret;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 use v1::{agents_server::Agents, api_keys_server::ApiKeys};
-use xylem_audit::{Entry, Kind, Verdict};
+use xylem_audit::Kind;
+use xylem_identity::{Agent, ApiKey, NewAgent, NewKey};
 use xylem_ids::{AgentId, KeyId};
 use xylem_proto::v1;
-use xylem_registry::{Agent, ApiKey, NewKey};
 
 /// The longest life of a key.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
@@ -57,15 +61,14 @@ impl ApiKeys for Handlers {
 
 impl Handlers {
     async fn create_agent(&self, request: v1::CreateAgentRequest) -> Result<v1::Agent, Fault> {
-        let name: AgentId = convert::id(request.name, "name")?;
-        let roles = convert::roles(request.roles)?;
-        let now = self.now();
+        let new = NewAgent {
+            id: convert::id(request.name, "name")?,
+            kind: convert::kind(request.kind)?,
+            roles: convert::roles(request.roles)?,
+        };
+        let entry = self.change(Kind::AgentCreated);
         let namespace = &self.settings.namespace;
-        let agent = self
-            .registry
-            .create_agent(namespace, name, roles, now)
-            .await?;
-        self.note_change(Kind::AgentCreated, now).await?;
+        let agent = self.identity.create_agent(namespace, new, entry).await?;
         Ok(wire_agent(agent))
     }
 
@@ -77,7 +80,7 @@ impl Handlers {
         let after: Option<AgentId> = convert::optional(request.page_token, "page_token")?;
         let namespace = &self.settings.namespace;
         let agents = self
-            .registry
+            .identity
             .agents(namespace, after.as_ref(), size)
             .await?;
         Ok(v1::ListAgentsResponse {
@@ -90,23 +93,25 @@ impl Handlers {
         &self,
         request: v1::CreateApiKeyRequest,
     ) -> Result<v1::CreateApiKeyResponse, Fault> {
-        let agent: AgentId = convert::id(request.agent, "agent")?;
-        let namespace = &self.settings.namespace;
-        let now = self.now();
+        let agent: Option<AgentId> = convert::optional(request.agent, "agent")?;
+        let agent = match agent {
+            Some(agent) if !reaches(&agent)? => return Err(Fault::not_found("agent")),
+            Some(agent) => agent,
+            None => caller()?.agent().clone(),
+        };
+        let entry = self.change(Kind::KeyCreated);
         let least = Duration::from_secs(1);
         let ttl = convert::duration(request.ttl, "ttl", least, LONGEST)?;
-        let roles = match convert::roles(request.roles)? {
-            roles if roles.is_empty() => self.registry.agent(namespace, &agent).await?.roles,
-            roles => roles,
-        };
         let new = NewKey {
             agent,
-            roles,
+            name: String::new(),
+            scopes: convert::scopes(request.scopes)?,
             queues: convert::ids(request.task_queues, "task_queues")?,
-            expires_at: ttl.map(|ttl| now + ttl),
+            networks: Vec::new(),
+            expires_at: ttl.map(|ttl| entry.at + ttl),
         };
-        let issued = self.registry.create_key(namespace, new, now).await?;
-        self.note_change(Kind::KeyCreated, now).await?;
+        let namespace = &self.settings.namespace;
+        let issued = self.identity.create_key(namespace, new, entry).await?;
         Ok(v1::CreateApiKeyResponse {
             secret: issued.secret.expose_secret().to_owned(),
             key: Some(wire_key(issued.key)),
@@ -120,7 +125,13 @@ impl Handlers {
         let size = convert::page_size(request.page_size)?;
         let after: Option<KeyId> = convert::optional(request.page_token, "page_token")?;
         let namespace = &self.settings.namespace;
-        let keys = self.registry.keys(namespace, after.as_ref(), size).await?;
+        let caller = caller()?;
+        let of = match reach()? {
+            Reach::All => None,
+            Reach::Own => Some(caller.agent()),
+        };
+        let keys = self.identity.keys(namespace, of, after.as_ref(), size);
+        let keys = keys.await?;
         Ok(v1::ListApiKeysResponse {
             next_page_token: next(&keys, size, |key| key.id.to_string()),
             keys: keys.into_iter().map(wire_key).collect(),
@@ -129,17 +140,14 @@ impl Handlers {
 
     async fn revoke_key(&self, request: v1::RevokeApiKeyRequest) -> Result<v1::ApiKey, Fault> {
         let id: KeyId = convert::id(request.id, "id")?;
-        let now = self.now();
         let namespace = &self.settings.namespace;
-        let key = self.registry.revoke_key(namespace, &id, now).await?;
-        self.note_change(Kind::KeyRevoked, now).await?;
+        let owner = self.identity.key_owner(namespace, &id).await?;
+        if !reaches(&owner)? {
+            return Err(Fault::not_found("API key"));
+        }
+        let entry = self.change(Kind::KeyRevoked);
+        let key = self.identity.revoke_key(namespace, &id, entry).await?;
         Ok(wire_key(key))
-    }
-
-    async fn note_change(&self, kind: Kind, now: SystemTime) -> Result<(), Fault> {
-        let mut entry = Entry::new(now, kind, Verdict::Succeeded).by(caller()?.agent());
-        entry.namespace = Some(self.settings.namespace.clone());
-        Ok(self.log.append(&[entry]).await?)
     }
 }
 
@@ -152,21 +160,20 @@ fn wire_agent(agent: Agent) -> v1::Agent {
             .map(|role| convert::role(role).into())
             .collect(),
         created_at: Some(convert::time(agent.created_at)),
+        kind: convert::agent_kind(agent.kind).into(),
     }
 }
 
 fn wire_key(key: ApiKey) -> v1::ApiKey {
+    let scopes = key.scopes.codes().unwrap_or_default();
     v1::ApiKey {
         id: key.id.into(),
         agent: key.agent.into(),
-        roles: key
-            .roles
-            .into_iter()
-            .map(|role| convert::role(role).into())
-            .collect(),
         task_queues: key.queues.into_iter().map(Into::into).collect(),
         created_at: Some(convert::time(key.created_at)),
         expires_at: key.expires_at.map(convert::time),
         revoked_at: key.revoked_at.map(convert::time),
+        last_used_at: key.last_used_at.map(convert::time),
+        scopes: scopes.into_iter().map(str::to_owned).collect(),
     }
 }

@@ -12,9 +12,10 @@ use tonic::{Request, Response, Status};
 use v1::grants_server::Grants;
 use xylem_audit::{Entry, Kind, Reason, Verdict};
 use xylem_grant::{UnixSeconds, VerifiedGrant};
+use xylem_identity::Principal;
 use xylem_ids::{Audience, LeaseId, Order, Origin, Slot, ToolName, TreeId, WorkflowId};
 use xylem_proto::v1::{self, CallOutcome};
-use xylem_registry::{Principal, RegistryError, Tool};
+use xylem_registry::{RegistryError, Tool};
 use xylem_vault::{
     Audiences, CallEnd, Claims, ConfirmedClaims, Redeemed, Redemption, Released, SelectedBy,
     Selection, TakeIn, Tree, VaultError,

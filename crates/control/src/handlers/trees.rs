@@ -2,7 +2,7 @@
 
 use super::{Answers, Handlers, answer, next, request};
 use crate::{
-    caller::{caller, only_own},
+    caller::{caller, reaches},
     convert,
     fault::Fault,
     stop,
@@ -19,9 +19,9 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::trees_server::Trees;
+use xylem_identity::Principal;
 use xylem_ids::{Audience, Slot, TaskQueue, ToolName, TreeId, WorkflowId, WorkflowType};
 use xylem_proto::v1;
-use xylem_registry::Principal;
 use xylem_stateful::header::{PROTOCOL, Slots, TREE_HEADER, TreeHeader};
 use xylem_vault::{
     Audiences, Binding, Bound, Copied, Deposit, NewTree, StartId, Stopping, Target, Tree,
@@ -344,7 +344,6 @@ impl Handlers {
     }
 
     async fn trees(&self, given: v1::ListTreesRequest) -> Result<v1::ListTreesResponse, Fault> {
-        let principal = caller()?;
         let size = convert::page_size(given.page_size)?;
         let after: Option<StartId> = match given.page_token.as_str() {
             "" => None,
@@ -357,7 +356,7 @@ impl Handlers {
         let next_page_token = next(&page, size, |tree: &Tree| tree.start.to_string());
         let mut trees = Vec::new();
         for tree in page {
-            if !only_own(&principal) || tree.owner == *principal.agent() {
+            if reaches(&tree.owner)? {
                 trees.push(self.wire_tree(tree).await?);
             }
         }

@@ -14,7 +14,7 @@ use axum::{
 use std::{net::SocketAddr, sync::Arc};
 use tonic::Status;
 use xylem_audit::Kind;
-use xylem_registry::{Principal, Unauthenticated};
+use xylem_identity::{Principal, Unauthenticated};
 
 /// The header that names a call in answers.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
@@ -37,6 +37,7 @@ pub(crate) async fn layer(
         request_id: request_id.clone(),
         principal: None,
         address: peer.map(|peer| peer.0.ip()),
+        reach: None,
     };
     let mut response = match authenticated {
         Ok(principal) => {
@@ -70,7 +71,11 @@ async fn authenticate(
             "an API key is required: send it as `Authorization: Bearer xyk_…`",
         ));
     };
-    let checked = plane.registry.authenticate(presented, plane.now()).await;
+    let address = peer.map(|peer| peer.0.ip());
+    let checked = plane
+        .identity
+        .authenticate(presented, address, plane.now())
+        .await;
     match checked {
         Ok(principal) if principal.namespace() == &plane.settings.namespace => Ok(principal),
         Ok(_) => {

@@ -1,6 +1,11 @@
 //! The role check, the deadline and the count of every call.
 
-use crate::{access, caller, fault::Fault, plane::Plane};
+use crate::{
+    access::{self, Rule},
+    caller::{self, Reach},
+    fault::Fault,
+    plane::Plane,
+};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -9,7 +14,7 @@ use tonic::{Code, Response, Status};
 use xylem_audit::Kind;
 use xylem_proto::{Gate, v1::Rpc};
 
-/// Lets a call pass whose caller has one of the roles for it.
+/// Lets a call pass whose caller has one of the roles for it, and whose key has its scope.
 #[derive(Debug, Clone)]
 pub(crate) struct RoleGate(Arc<Plane>);
 
@@ -18,17 +23,30 @@ impl RoleGate {
         Self(plane)
     }
 
-    fn admit(&self, rpc: Rpc) -> Result<(), Fault> {
+    fn admit(&self, rpc: Rpc) -> Result<Reach, Fault> {
         let principal = caller::caller()?;
-        let roles = access::roles(rpc);
-        if roles.iter().any(|role| principal.has(*role)) {
-            return Ok(());
+        let Rule { scope, all, own } = access::rule(rpc);
+        let refuse = |reason, message| {
+            let agent = principal.agent().as_str();
+            self.0.note(Kind::PermissionDenied, reason, agent);
+            Err(Fault::denied(reason, message))
+        };
+        let reach = if principal.has(all) {
+            Reach::All
+        } else if principal.has(own) {
+            Reach::Own
+        } else {
+            let names: Vec<_> = all.iter().chain(own).map(|role| role.code()).collect();
+            let message = format!("this call needs the role {}", names.join(" or "));
+            return refuse("role", message);
+        };
+        match scope {
+            Some(scope) if !principal.may(scope) => {
+                let message = format!("this key is narrowed: the call needs the scope {scope}");
+                refuse("scope", message)
+            }
+            _ => Ok(reach),
         }
-        let agent = principal.agent().as_str();
-        self.0.note(Kind::PermissionDenied, "role", agent);
-        let names: Vec<_> = roles.iter().map(|role| role.code()).collect();
-        let message = format!("this call needs the role {}", names.join(" or "));
-        Err(Fault::denied("role", message))
     }
 }
 
@@ -40,9 +58,13 @@ impl Gate for RoleGate {
     ) -> Result<Response<T>, Status> {
         let began = Instant::now();
         let result = match self.admit(rpc) {
-            Ok(()) => tokio::time::timeout(deadline(rpc), call)
-                .await
-                .unwrap_or_else(|_| Err(too_late(rpc))),
+            Ok(reach) => {
+                let handled = tokio::time::timeout(deadline(rpc), caller::reaching(reach, call));
+                match handled.await {
+                    Ok(handled) => handled.map_err(Status::from).flatten(),
+                    Err(_) => Err(too_late(rpc)),
+                }
+            }
             Err(fault) => Err(fault.into()),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);

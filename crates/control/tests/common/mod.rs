@@ -13,16 +13,25 @@ use std::{
 use tempfile::TempDir;
 use temporal::FakeTemporal;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use xylem_audit::{Entry, Kind, Verdict};
 use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, StartTree, v1};
 use xylem_control::{Control, Parts, Settings, Swept, bind, temporal::Temporal};
-use xylem_ids::{Namespace, WorkflowId};
-use xylem_registry::{KeyHasher, NewKey, Registry, Role};
+use xylem_identity::{Identity, NewAgent, NewKey, Secrets};
+use xylem_ids::{AgentKind, Namespace, Role, Scopes, WorkflowId};
+use xylem_registry::Registry;
 use xylem_store::Store;
-use xylem_vault::{Clock, KeyRing, Storage, Transaction, Vault};
+use xylem_vault::{Clock, KeyRing, Room, Storage, Transaction, Vault};
 
 pub(crate) const QUEUE: &str = "train";
 pub(crate) const TOKEN_1: &str = "canary-token-one-4f2a";
 pub(crate) const TOKEN_2: &str = "canary-token-two-9b7c";
+/// What the first administrator may do: everything but what workers do.
+pub(crate) const ADMINISTRATOR: [Role; 4] = [
+    Role::Admin,
+    Role::ToolPublisher,
+    Role::PolicyAdmin,
+    Role::User,
+];
 pub(crate) const API: &str = "http://127.0.0.1:9";
 
 /// Everything a test talks to.
@@ -31,6 +40,7 @@ pub(crate) struct Stack {
     pub(crate) temporal: Arc<FakeTemporal>,
     pub(crate) address: String,
     pub(crate) registry: Registry,
+    pub(crate) identity: Identity,
     pub(crate) vault: Arc<Vault>,
     pub(crate) clock: Arc<TestClock>,
     admin: Option<SecretString>,
@@ -66,7 +76,7 @@ impl Stack {
         let dir = TempDir::new().expect("a folder");
         let keys = Arc::new(KeyRing::generate().expect("a key"));
         let mut stack = Self::on(dir, keys, Arc::default(), used, temporal, change).await;
-        stack.admin = Some(stack.key(Role::Admin).await);
+        stack.admin = Some(stack.key_with(&ADMINISTRATOR, "admin").await);
         stack
     }
 
@@ -86,13 +96,16 @@ impl Stack {
         let checkpoints = checkpoint_file(dir.path());
         let opened = store.open_log(vault.audit_keys(), clock.clone(), &checkpoints);
         opened.await.expect("a log");
-        let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
+        let registry = Registry::new(store.clone());
+        let key = vault.subkey(Room::Identity).expect("a key");
+        let identity = Identity::new(store.clone(), Secrets::new(&key).expect("secrets"));
         let mut settings = Settings::new(namespace());
         settings.sweep_after_rotation = None;
         change(&mut settings);
         let parts = Parts {
             vault: vault.clone(),
             registry: registry.clone(),
+            identity: identity.clone(),
             log: store.clone(),
             temporal: used,
         };
@@ -109,6 +122,7 @@ impl Stack {
             temporal,
             address,
             registry,
+            identity,
             vault,
             clock,
             admin: None,
@@ -159,21 +173,32 @@ impl Stack {
     }
 
     pub(crate) async fn key_for(&self, role: Role, agent: &str) -> SecretString {
-        let now = self.clock.now();
-        let queues: &[&str] = if role == Role::Worker { &[QUEUE] } else { &[] };
-        let namespace = namespace();
-        let created = self
-            .registry
-            .create_agent(&namespace, id(agent), [role].into(), now);
-        created.await.expect("an agent");
-        let new = NewKey {
-            agent: id(agent),
-            roles: [role].into(),
-            queues: queues.iter().map(|queue| id(queue)).collect(),
-            expires_at: None,
+        self.key_with(&[role], agent).await
+    }
+
+    /// A key of a fresh agent of that name and those roles.
+    pub(crate) async fn key_with(&self, roles: &[Role], agent: &str) -> SecretString {
+        let new = NewAgent {
+            id: id(agent),
+            kind: AgentKind::Service,
+            roles: roles.iter().copied().collect(),
         };
-        let issued = self.registry.create_key(&namespace, new, now).await;
+        let worker = roles.contains(&Role::Worker);
+        let entry = self.entry(Kind::AgentCreated);
+        let created = self.identity.create_agent(&namespace(), new, entry).await;
+        created.expect("an agent");
+        self.issue(new_key(agent, worker)).await
+    }
+
+    /// Makes a key.
+    pub(crate) async fn issue(&self, new: NewKey) -> SecretString {
+        let entry = self.entry(Kind::KeyCreated);
+        let issued = self.identity.create_key(&namespace(), new, entry).await;
         issued.expect("a key").secret
+    }
+
+    fn entry(&self, kind: Kind) -> Entry {
+        Entry::new(self.clock.now(), kind, Verdict::Succeeded)
     }
 
     pub(crate) async fn client(&self, role: Role) -> Client {
@@ -265,6 +290,18 @@ fn database(folder: &Path) -> PathBuf {
 
 fn checkpoint_file(folder: &Path) -> PathBuf {
     folder.join("checkpoints.jws")
+}
+
+/// A key that is not narrowed and does not end.
+pub(crate) fn new_key(agent: &str, worker: bool) -> NewKey {
+    NewKey {
+        agent: id(agent),
+        name: String::new(),
+        scopes: Scopes::All,
+        queues: worker.then(|| id(QUEUE)).into_iter().collect(),
+        networks: Vec::new(),
+        expires_at: None,
+    }
 }
 
 pub(crate) fn namespace() -> Namespace {

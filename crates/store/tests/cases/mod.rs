@@ -2,6 +2,7 @@
 
 pub(crate) mod credential;
 pub(crate) mod deposit;
+pub(crate) mod identity;
 pub(crate) mod log;
 pub(crate) mod log_tamper;
 pub(crate) mod planes;

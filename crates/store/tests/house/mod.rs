@@ -24,15 +24,16 @@ use std::{
 use tempfile::TempDir;
 use xylem_audit::{Activity, Filter, Finding, Intact, Log, Record, Verified};
 use xylem_grant::VerifiedGrant;
+use xylem_identity::{Identity, Secrets};
 use xylem_ids::{
     AgentId, Audience, Namespace, Order, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId,
 };
-use xylem_registry::{Existing, KeyHasher, Registry, Tool, WorkflowDefinition};
+use xylem_registry::{Existing, Registry, Tool, WorkflowDefinition};
 use xylem_store::Store;
 use xylem_vault::{
     Audiences, CallEnd, ClaimCheck, ClaimError, ClaimRefusal, Claims, Clock, Deposit, Deposited,
-    KeyRing, Lineage, NewTree, Redeemed, Redemption, Refusal, Released, StartId, Stopping, Target,
-    Vault, VaultError, Worker,
+    KeyRing, Lineage, NewTree, Redeemed, Redemption, Refusal, Released, Room, StartId, Stopping,
+    Target, Vault, VaultError, Worker,
 };
 
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -80,6 +81,7 @@ pub struct House {
     pub store: Arc<Store>,
     pub vault: Arc<Vault>,
     pub registry: Registry,
+    pub identity: Identity,
 }
 
 impl House {
@@ -91,13 +93,17 @@ impl House {
 
     async fn open(folder: TempDir, clock: Arc<Still>) -> Self {
         let (store, vault) = open(folder.path(), clock.clone()).await.expect("opens");
-        let registry = Registry::new(store.clone(), KeyHasher::new(&vault.api_key_secret()));
+        let registry = Registry::new(store.clone());
+        let key = vault.subkey(Room::Identity).expect("a key");
+        let secrets = Secrets::new(&key).expect("secrets");
+        let identity = Identity::new(store.clone(), secrets);
         let house = Self {
             folder,
             clock,
             store,
             vault,
             registry,
+            identity,
         };
         house.furnish().await;
         house
@@ -111,9 +117,10 @@ impl House {
             store,
             vault,
             registry,
+            identity,
         } = self;
         store.close().await;
-        drop((vault, registry, store));
+        drop((vault, registry, identity, store));
         Self::open(folder, clock).await
     }
 

@@ -20,23 +20,29 @@ pub(crate) enum Command {
 /// What an agent may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
-    /// Everything but what workers do
+    /// Manages agents, keys and every tree
     Admin,
-    /// Runs trees and their tokens
-    Operator,
-    /// Starts trees and rotates their tokens, from a program
-    Service,
-    /// Redeems grants for activities on its task queues
+    /// Proposes tools, and looks after its own
+    ToolPublisher,
+    /// Says who may call what, and approves tools
+    PolicyAdmin,
+    /// Starts trees and looks after its own
+    User,
+    /// Redeems grants for activities on its task queues; has no other role
     Worker,
+    /// Reads everything, changes nothing
+    Auditor,
 }
 
 impl Role {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Admin => "admin",
-            Self::Operator => "operator",
-            Self::Service => "service",
+            Self::ToolPublisher => "tool-publisher",
+            Self::PolicyAdmin => "policy-admin",
+            Self::User => "user",
             Self::Worker => "worker",
+            Self::Auditor => "auditor",
         }
     }
 }
@@ -45,9 +51,32 @@ impl From<Role> for v1::Role {
     fn from(role: Role) -> Self {
         match role {
             Role::Admin => Self::Admin,
-            Role::Operator => Self::Operator,
-            Role::Service => Self::Service,
+            Role::ToolPublisher => Self::ToolPublisher,
+            Role::PolicyAdmin => Self::PolicyAdmin,
+            Role::User => Self::User,
             Role::Worker => Self::Worker,
+            Role::Auditor => Self::Auditor,
+        }
+    }
+}
+
+/// What kind of identity an agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// A person
+    User,
+    /// A program that runs for itself
+    Service,
+    /// Something that acts for others without a person at it: a build, an agent workflow
+    Bot,
+}
+
+impl From<Kind> for v1::AgentKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::User => Self::User,
+            Kind::Service => Self::Service,
+            Kind::Bot => Self::Bot,
         }
     }
 }
@@ -59,6 +88,9 @@ pub(crate) struct Create {
     /// What it may do; can be repeated
     #[arg(long = "role", value_enum, required = true)]
     roles: Vec<Role>,
+    /// What kind of identity it is
+    #[arg(long, value_enum, default_value = "service")]
+    kind: Kind,
 }
 
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
@@ -70,8 +102,8 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
 
 async fn create(arguments: Create, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    let Create { name, roles } = arguments;
-    let agent = register(&client, &name, &roles).await?;
+    let Create { name, roles, kind } = arguments;
+    let agent = register(&client, &name, kind, &roles).await?;
     session.output.answer(&agent, |_| {
         format!("registered {name}\n`xylem key create --agent {name}` gives it a key")
     })?;
@@ -81,6 +113,7 @@ async fn create(arguments: Create, session: &mut Session<'_>) -> Result<(), Fail
 pub(crate) async fn register(
     client: &Client,
     name: &AgentId,
+    kind: Kind,
     roles: &[Role],
 ) -> Result<v1::Agent, xylem_client::Error> {
     let request = v1::CreateAgentRequest {
@@ -89,6 +122,7 @@ pub(crate) async fn register(
             .iter()
             .map(|role| v1::Role::from(*role).into())
             .collect(),
+        kind: v1::AgentKind::from(kind).into(),
     };
     client.create_agent(request).await
 }
@@ -119,11 +153,12 @@ async fn list(session: &mut Session<'_>) -> Result<(), Failure> {
         let row = |agent: &v1::Agent| {
             [
                 plain(&agent.name),
+                kind_name(agent.kind()).to_owned(),
                 role_names(agent.roles()),
                 relative(agent.created_at.as_ref(), now),
             ]
         };
-        let head = ["AGENT", "ROLES", "CREATED"];
+        let head = ["AGENT", "KIND", "ROLES", "CREATED"];
         table(head, agents.iter().map(row).collect())
     })
 }
@@ -133,9 +168,20 @@ pub(crate) fn role_names(roles: impl Iterator<Item = v1::Role>) -> String {
     let name = |role| match role {
         v1::Role::Unspecified => "-",
         v1::Role::Admin => "admin",
-        v1::Role::Operator => "operator",
-        v1::Role::Service => "service",
+        v1::Role::ToolPublisher => "tool-publisher",
+        v1::Role::PolicyAdmin => "policy-admin",
+        v1::Role::User => "user",
         v1::Role::Worker => "worker",
+        v1::Role::Auditor => "auditor",
     };
     roles.map(name).collect::<Vec<_>>().join(" ")
+}
+
+fn kind_name(kind: v1::AgentKind) -> &'static str {
+    match kind {
+        v1::AgentKind::Unspecified => "-",
+        v1::AgentKind::User => "user",
+        v1::AgentKind::Service => "service",
+        v1::AgentKind::Bot => "bot",
+    }
 }

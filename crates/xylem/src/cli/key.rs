@@ -1,7 +1,7 @@
 //! `xylem key`.
 
 use super::{
-    agent::{self, Role, role_names},
+    agent::{self, Kind, Role},
     failure::{Exit, Failure},
     output::{Format, plain, relative, table},
     session::Session,
@@ -11,8 +11,8 @@ use crate::data;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use std::{path::PathBuf, time::Duration};
-use xylem_client::{Client, v1};
-use xylem_ids::{AgentId, TaskQueue};
+use xylem_client::{Client, NewKey, v1};
+use xylem_ids::{AgentId, Scope, TaskQueue};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -28,7 +28,7 @@ pub(crate) enum Command {
 const CREATE_EXAMPLE: &str = "\
 Examples:
   xylem key create --role worker --task-queue deploys --to worker.key
-  xylem key create --agent ci --role service --ttl 90d --to ci.key";
+  xylem key create --agent ci --role user --scope trees --ttl 90d --to ci.key";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Create {
@@ -41,6 +41,10 @@ pub(crate) struct Create {
     /// A task queue it serves; workers only; can be repeated
     #[arg(long = "task-queue", short = 'q', value_name = "QUEUE")]
     task_queues: Vec<TaskQueue>,
+    /// What it is narrowed to, such as trees or tokens:read; can be repeated [default: everything that
+    /// the agent's roles give]
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<Scope>,
     /// How long it works, such as 90d [default: until it is revoked]
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     ttl: Option<Duration>,
@@ -77,9 +81,13 @@ async fn create(arguments: Create, session: &mut Session<'_>) -> Result<(), Fail
     }
     let client = session.client().await?;
     let agent = owner(&client, arguments.agent, arguments.role).await?;
-    let (secret, key) = client
-        .create_api_key(&agent, arguments.task_queues, arguments.ttl)
-        .await?;
+    let new = NewKey {
+        agent: agent.clone(),
+        task_queues: arguments.task_queues,
+        scopes: arguments.scopes,
+        ttl: arguments.ttl,
+    };
+    let (secret, key) = client.create_api_key(new).await?;
     if let Some(path) = arguments.to {
         data::write_secret(&path, &secret)?;
         let answer = json!({ "key": key, "file": path });
@@ -113,7 +121,7 @@ async fn owner(
     let Some(role) = role else {
         return Ok(agent);
     };
-    match agent::register(client, &agent, &[role]).await {
+    match agent::register(client, &agent, Kind::Service, &[role]).await {
         Ok(_) => return Ok(agent),
         Err(xylem_client::Error::Conflict(_)) => {}
         Err(error) => return Err(error.into()),
@@ -156,15 +164,16 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
             [
                 plain(&key.id),
                 plain(&key.agent),
-                role_names(key.roles()),
+                plain(&key.scopes.join(" ")),
                 plain(&key.task_queues.join(" ")),
                 relative(key.created_at.as_ref(), now),
+                relative(key.last_used_at.as_ref(), now),
                 relative(key.expires_at.as_ref(), now),
                 relative(key.revoked_at.as_ref(), now),
             ]
         };
         let head = [
-            "KEY", "AGENT", "ROLES", "QUEUES", "CREATED", "EXPIRES", "REVOKED",
+            "KEY", "AGENT", "SCOPES", "QUEUES", "CREATED", "USED", "EXPIRES", "REVOKED",
         ];
         table(head, keys.iter().map(row).collect())
     })

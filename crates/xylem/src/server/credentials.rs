@@ -3,12 +3,12 @@
 use super::ServerError;
 use crate::data::{self, DataDir, DataError};
 use secrecy::{ExposeSecret, SecretString};
-use std::{collections::BTreeSet, fmt, fs, io, path::Path, sync::Arc, time::SystemTime};
-use xylem_audit::{Entry, Kind, Log, Verdict};
-use xylem_ids::{AgentId, Namespace, TaskQueue};
-use xylem_registry::{NewKey, Registry, RegistryError, Role, Roles};
+use std::{collections::BTreeSet, fmt, fs, io, net::Ipv4Addr, path::Path, time::SystemTime};
+use xylem_audit::{Entry, Kind, Verdict};
+use xylem_identity::{Identity, IdentityError, NewAgent, NewKey};
+use xylem_ids::{AgentId, AgentKind, Namespace, Role, Roles, Scopes, TaskQueue};
 
-/// The first administrator, who also operates trees.
+/// The first administrator, who may do everything but what workers do.
 const ADMINISTRATOR: &str = "admin";
 /// The worker beside the control plane.
 const WORKER: &str = "worker";
@@ -17,8 +17,7 @@ const WORKER: &str = "worker";
 pub(super) struct Credentials {
     data: DataDir,
     namespace: Namespace,
-    registry: Registry,
-    log: Arc<dyn Log>,
+    identity: Identity,
 }
 
 impl fmt::Debug for Credentials {
@@ -30,23 +29,22 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    pub(super) fn new(
-        data: DataDir,
-        namespace: Namespace,
-        registry: Registry,
-        log: Arc<dyn Log>,
-    ) -> Self {
+    pub(super) fn new(data: DataDir, namespace: Namespace, identity: Identity) -> Self {
         Self {
             data,
             namespace,
-            registry,
-            log,
+            identity,
         }
     }
 
     /// The administrator's key; made where the file holds none that works.
     pub(super) async fn administrator(&self) -> Result<SecretString, ServerError> {
-        let roles = Roles::from([Role::Admin, Role::Operator]);
+        let roles = Roles::from([
+            Role::Admin,
+            Role::ToolPublisher,
+            Role::PolicyAdmin,
+            Role::User,
+        ]);
         let path = self.data.admin_key();
         self.key(&path, ADMINISTRATOR, roles, BTreeSet::new()).await
     }
@@ -73,16 +71,20 @@ impl Credentials {
             }
         }
         let agent = agent.parse()?;
-        self.agent(&agent, roles.clone()).await?;
+        self.agent(&agent, roles).await?;
         let new = NewKey {
             agent,
-            roles,
+            name: "made at the start".to_owned(),
+            scopes: Scopes::All,
             queues,
+            networks: Vec::new(),
             expires_at: None,
         };
-        let now = SystemTime::now();
-        let made = self.registry.create_key(&self.namespace, new, now).await?;
-        self.note(Kind::KeyCreated, now).await?;
+        let entry = self.change(Kind::KeyCreated);
+        let made = self
+            .identity
+            .create_key(&self.namespace, new, entry)
+            .await?;
         replace(path, &made.secret)?;
         Ok(made.secret)
     }
@@ -90,27 +92,36 @@ impl Credentials {
     /// Whether the key works, here, for all of the queues.
     async fn serves(&self, key: &SecretString, queues: &BTreeSet<TaskQueue>) -> bool {
         let presented = key.expose_secret();
-        let principal = self.registry.authenticate(presented, SystemTime::now());
+        let here = Some(Ipv4Addr::LOCALHOST.into());
+        let now = SystemTime::now();
+        let principal = self.identity.authenticate(presented, here, now);
         principal.await.is_ok_and(|principal| {
             principal.namespace() == &self.namespace && principal.queues().is_superset(queues)
         })
     }
 
     async fn agent(&self, agent: &AgentId, roles: Roles) -> Result<(), ServerError> {
-        let now = SystemTime::now();
-        let made = self
-            .registry
-            .create_agent(&self.namespace, agent.clone(), roles, now);
-        match made.await {
-            Ok(_) => self.note(Kind::AgentCreated, now).await,
-            Err(RegistryError::Exists { .. }) => Ok(()),
+        let new = NewAgent {
+            id: agent.clone(),
+            kind: AgentKind::Service,
+            roles,
+        };
+        let entry = self.change(Kind::AgentCreated);
+        match self
+            .identity
+            .create_agent(&self.namespace, new, entry)
+            .await
+        {
+            Ok(_) | Err(IdentityError::Exists { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn note(&self, kind: Kind, now: SystemTime) -> Result<(), ServerError> {
-        let entry = Entry::new(now, kind, Verdict::Succeeded);
-        Ok(self.log.append(&[entry]).await?)
+    /// The entry of a change that nobody asked for: the server makes it at its start.
+    fn change(&self, kind: Kind) -> Entry {
+        let mut entry = Entry::new(SystemTime::now(), kind, Verdict::Succeeded);
+        entry.namespace = Some(self.namespace.clone());
+        entry
     }
 }
 

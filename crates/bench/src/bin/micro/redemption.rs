@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use xylem_bench::Timing;
 use xylem_control::{ClaimChecker, temporal::Cluster};
 use xylem_ids::{AgentId, Namespace, Slot, TaskQueue, ToolName, TreeId};
-use xylem_registry::{Existing, KeyHasher, Registry, Tool, WorkflowDefinition};
+use xylem_registry::{Existing, Registry, Tool, WorkflowDefinition};
 use xylem_store::Store;
 use xylem_testkit::TemporalServer;
 use xylem_vault::{
@@ -76,7 +76,7 @@ impl House {
         store
             .open_log(log_keys, Arc::new(SystemClock), &checkpoints)
             .await?;
-        let registry = Registry::new(store, KeyHasher::new(&vault.api_key_secret()));
+        let registry = Registry::new(store);
         let tool = tool()?;
         furnish(&registry, &claims.namespace, &tool).await?;
         let tree = plant(&vault, claims, tool.name()).await?;

@@ -1,0 +1,72 @@
+//! Agents: identities that own trees, publish tools or operate the system.
+
+use crate::Invalid;
+use std::time::{SystemTime, UNIX_EPOCH};
+use xylem_ids::{AgentId, AgentKind, Namespace, Role, Roles};
+use xylem_seal::{Fields, Mac};
+
+/// An identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// The namespace it works in.
+    pub namespace: Namespace,
+    /// Its name.
+    pub id: AgentId,
+    /// What kind of identity it is.
+    pub kind: AgentKind,
+    /// What it may do. Without a role, nothing but ask who it is.
+    pub roles: Roles,
+    /// When it was created.
+    pub created_at: SystemTime,
+    /// When it was retired, for good.
+    pub retired_at: Option<SystemTime>,
+    /// The keyed seal over the rest.
+    pub seal: Mac,
+}
+
+impl Agent {
+    pub(crate) fn fields(&self) -> Fields {
+        let fields = Fields::new("agent")
+            .text(self.namespace.as_str())
+            .text(self.id.as_str())
+            .text(self.kind.code())
+            .list(codes(&self.roles).into_iter())
+            .number(seconds(self.created_at));
+        time(fields, self.retired_at)
+    }
+}
+
+/// An agent to create.
+#[derive(Debug, Clone)]
+pub struct NewAgent {
+    /// Its name.
+    pub id: AgentId,
+    /// What kind of identity it is.
+    pub kind: AgentKind,
+    /// What it may do.
+    pub roles: Roles,
+}
+
+/// A worker's key lies where activities run, so what it is good for must stay little.
+pub(crate) fn check_roles(roles: &Roles) -> Result<(), Invalid> {
+    if roles.contains(&Role::Worker) && roles.len() > 1 {
+        return Err(Invalid::new("roles", "worker alone, or others without it"));
+    }
+    Ok(())
+}
+
+pub(crate) fn codes(roles: &Roles) -> Vec<&'static str> {
+    roles.iter().map(|role| role.code()).collect()
+}
+
+pub(crate) fn time(fields: Fields, time: Option<SystemTime>) -> Fields {
+    match time {
+        Some(time) => fields.number(1_u32).number(seconds(time)),
+        None => fields.number(0_u32),
+    }
+}
+
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

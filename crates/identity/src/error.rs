@@ -1,0 +1,116 @@
+//! Why somebody is not let in, or a change is not made.
+
+use crate::StorageError;
+use xylem_ids::{AgentId, KeyId};
+use xylem_seal::CryptoError;
+
+/// A field that breaks its rule. Never quotes the field's content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} must be {rule}")]
+pub struct Invalid {
+    field: &'static str,
+    rule: &'static str,
+}
+
+impl Invalid {
+    pub(crate) const fn new(field: &'static str, rule: &'static str) -> Self {
+        Self { field, rule }
+    }
+
+    /// The field.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+/// Why a change was not made, or something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A field breaks its rule.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Something else exists under this name.
+    #[error("{what} exists already: choose another name")]
+    Exists {
+        /// What kind of thing.
+        what: &'static str,
+    },
+    /// There is no such thing in this namespace.
+    #[error("no such {what} in this namespace")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+    },
+    /// A stored record was edited.
+    #[error("the record of {what} is not what was written")]
+    Tampered {
+        /// What and which.
+        what: String,
+    },
+    /// The storage failed.
+    #[error("the identities' storage could not be used")]
+    Storage(#[source] StorageError),
+    /// The random source or the cryptographic library failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+impl From<StorageError> for IdentityError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+/// Why a key is not accepted. The codes are for the audit log; callers are told only that the key is
+/// not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum Unauthenticated {
+    /// Not an API key, or its checksum is wrong.
+    #[error("the API key is malformed")]
+    Malformed,
+    /// No such key.
+    #[error("the API key is unknown")]
+    Unknown,
+    /// It has expired.
+    #[error("the API key {0} has expired: create another")]
+    Expired(KeyId),
+    /// It was revoked.
+    #[error("the API key {0} was revoked: create another")]
+    Revoked(KeyId),
+    /// It came from a network that it does not work from.
+    #[error("the API key {0} does not work from this network")]
+    Network(KeyId),
+    /// Its agent was retired.
+    #[error("the agent {0} was retired")]
+    Retired(AgentId),
+    /// It could not be checked.
+    #[error("the API key could not be checked: try again")]
+    NotChecked(#[source] IdentityError),
+}
+
+impl Unauthenticated {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed => "key_malformed",
+            Self::Unknown => "key_unknown",
+            Self::Expired(_) => "key_expired",
+            Self::Revoked(_) => "key_revoked",
+            Self::Network(_) => "key_network",
+            Self::Retired(_) => "agent_retired",
+            Self::NotChecked(
+                IdentityError::Tampered { .. }
+                | IdentityError::Storage(StorageError::Unreadable { .. }),
+            ) => "key_tampered",
+            Self::NotChecked(_) => "key_not_checked",
+        }
+    }
+}
+
+impl From<IdentityError> for Unauthenticated {
+    fn from(error: IdentityError) -> Self {
+        Self::NotChecked(error)
+    }
+}

@@ -1,0 +1,31 @@
+//! Who is calling: agents, and the API keys they authenticate with.
+//!
+//! The rules live here; storage is declared as [`Storage`] and implemented in `store`. Everything
+//! belongs to one Temporal namespace, and another one's is not found. What an agent and a key may do is
+//! sealed, so that an edited row is noticed. Every change is one transaction with its audit entry.
+//! Errors name the field and the rule and never quote what was put into it.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
+
+mod agent;
+mod error;
+mod identity;
+mod key;
+mod principal;
+mod secrets;
+mod storage;
+
+pub use agent::{Agent, NewAgent};
+pub use error::{IdentityError, Invalid, Unauthenticated};
+pub use identity::Identity;
+pub use key::{ApiKey, IssuedKey, KEY_PREFIX, NewKey, PresentedKey};
+pub use principal::Principal;
+pub use secrets::Secrets;
+pub use storage::{Storage, StorageError};

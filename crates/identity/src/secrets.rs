@@ -1,0 +1,62 @@
+//! The keys that everything here is hashed and sealed under.
+
+use crate::{Agent, ApiKey, IdentityError, PresentedKey};
+use secrecy::ExposeSecret;
+use std::fmt;
+use xylem_seal::{CryptoError, MacKey, SubKey};
+
+/// Hashes credentials and seals records, under keys that are not in the database.
+pub struct Secrets {
+    key_hash: MacKey,
+    record: MacKey,
+}
+
+impl Secrets {
+    /// Derives everything from the key that the vault gives this room.
+    ///
+    /// # Errors
+    /// The cryptographic library failed.
+    pub fn new(key: &SubKey) -> Result<Self, CryptoError> {
+        Ok(Self {
+            key_hash: key.mac("api key hash")?,
+            record: key.mac("record")?,
+        })
+    }
+
+    /// The hash that a key is found by.
+    pub(crate) fn hash(&self, key: &PresentedKey) -> [u8; 32] {
+        self.key_hash.tag(key.secret().expose_secret().as_bytes()).0
+    }
+
+    pub(crate) fn seal_agent(&self, mut agent: Agent) -> Agent {
+        agent.seal = self.record.seal(&agent.fields());
+        agent
+    }
+
+    pub(crate) fn check_agent(&self, agent: Agent) -> Result<Agent, IdentityError> {
+        if self.record.seal(&agent.fields()) == agent.seal {
+            return Ok(agent);
+        }
+        let what = format!("agent {}", agent.id);
+        Err(IdentityError::Tampered { what })
+    }
+
+    pub(crate) fn seal_key(&self, mut key: ApiKey) -> ApiKey {
+        key.seal = self.record.seal(&key.fields());
+        key
+    }
+
+    pub(crate) fn check_key(&self, key: ApiKey) -> Result<ApiKey, IdentityError> {
+        if self.record.seal(&key.fields()) == key.seal {
+            return Ok(key);
+        }
+        let what = format!("API key {}", key.id);
+        Err(IdentityError::Tampered { what })
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets")
+    }
+}

@@ -1,0 +1,92 @@
+//! The storage that identities need.
+
+use crate::{Agent, ApiKey};
+use async_trait::async_trait;
+use std::time::SystemTime;
+use xylem_audit::Entry;
+use xylem_ids::{AgentId, KeyId, Namespace};
+
+/// Why the storage did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// It did not answer; the call may be tried again.
+    #[error("the identities' storage is not available: try again")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A stored row is not what was written.
+    #[error("a stored {what} is not what was written")]
+    Unreadable {
+        /// What kind of row.
+        what: &'static str,
+    },
+    /// Something else exists under this name.
+    #[error("something else exists under this name")]
+    Exists,
+}
+
+/// What is kept about identities. Every method is one transaction; a change and its audit entries are
+/// in the same one.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// Stores a new agent.
+    ///
+    /// # Errors
+    /// [`StorageError::Exists`] where the name is taken.
+    async fn insert_agent(&self, agent: &Agent, entries: &[Entry]) -> Result<(), StorageError>;
+
+    /// The agent of this name.
+    ///
+    /// # Errors
+    /// The storage did not answer, or the row cannot be read.
+    async fn agent(
+        &self,
+        namespace: &Namespace,
+        id: &AgentId,
+    ) -> Result<Option<Agent>, StorageError>;
+
+    /// Agents in the order of their names, beginning after `after`.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn agents(
+        &self,
+        namespace: &Namespace,
+        after: Option<&AgentId>,
+        limit: u32,
+    ) -> Result<Vec<Agent>, StorageError>;
+
+    /// Stores a new API key, or a known one's new state.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn put_key(&self, key: &ApiKey, entries: &[Entry]) -> Result<(), StorageError>;
+
+    /// The key with this hash, and its agent as it is now.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<(ApiKey, Agent)>, StorageError>;
+
+    /// The key with this id.
+    ///
+    /// # Errors
+    /// The storage did not answer, or the row cannot be read.
+    async fn key(&self, namespace: &Namespace, id: &KeyId) -> Result<Option<ApiKey>, StorageError>;
+
+    /// Keys in the order of their ids, beginning after `after`; of one agent where it is named.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn keys(
+        &self,
+        namespace: &Namespace,
+        agent: Option<&AgentId>,
+        after: Option<&KeyId>,
+        limit: u32,
+    ) -> Result<Vec<ApiKey>, StorageError>;
+
+    /// Notes when a key was last used.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn touch_key(&self, id: &KeyId, at: SystemTime) -> Result<(), StorageError>;
+}

@@ -1,0 +1,256 @@
+//! The rows of agents and their keys.
+
+use crate::{
+    Store,
+    row::{Columns, RowError, json, seconds},
+    sql::{Row, Statement, Work, statement},
+};
+use async_trait::async_trait;
+use std::{collections::BTreeSet, time::SystemTime};
+use xylem_audit::{Entry, LogError};
+use xylem_identity::{Agent, ApiKey, Storage, StorageError};
+use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes};
+use xylem_seal::Mac;
+
+type Stored<T> = Result<T, StorageError>;
+
+fn unavailable(error: sqlx::Error) -> StorageError {
+    RowError::Sql(error).into()
+}
+
+fn not_appended(error: LogError) -> StorageError {
+    StorageError::Unavailable(Box::new(error))
+}
+
+/// A name that is taken is told apart from a database that does not answer.
+fn insert_failed(error: sqlx::Error) -> StorageError {
+    match error.as_database_error() {
+        Some(refused) if refused.is_unique_violation() => StorageError::Exists,
+        _ => unavailable(error),
+    }
+}
+
+/// What is read of a table, named column by column.
+macro_rules! select {
+    (agents $rest:literal) => {
+        concat!(
+            "SELECT namespace, id, kind, roles, created_at, retired_at, seal FROM agents ",
+            $rest
+        )
+    };
+    (api_keys $rest:literal) => {
+        concat!(
+            "SELECT id, namespace, agent, name, scopes, queues, networks, created_at, expires_at,
+                revoked_at, last_used_at, hash, seal FROM api_keys ",
+            $rest
+        )
+    };
+}
+
+/// A key and its agent; the agent's name and namespace are among the key's columns.
+const KEY_AND_AGENT: &str = "SELECT k.id, k.namespace, k.agent, k.name, k.scopes, k.queues,
+        k.networks, k.created_at, k.expires_at, k.revoked_at, k.last_used_at, k.hash, k.seal,
+        a.kind AS agent_kind, a.roles AS agent_roles, a.created_at AS agent_created_at,
+        a.retired_at AS agent_retired_at, a.seal AS agent_seal
+     FROM api_keys k JOIN agents a ON a.namespace = k.namespace AND a.id = k.agent
+     WHERE k.hash = $1";
+
+#[async_trait]
+impl Storage for Store {
+    async fn insert_agent(&self, agent: &Agent, entries: &[Entry]) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement(
+            "INSERT INTO agents (namespace, id, kind, roles, created_at, retired_at, seal)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(agent.namespace.as_str())
+        .bind(agent.id.as_str())
+        .bind(agent.kind.code())
+        .bind(role_codes(&agent.roles))
+        .bind(seconds(agent.created_at))
+        .bind(agent.retired_at.map(seconds))
+        .bind(agent.seal.0.as_slice());
+        work.run(query).await.map_err(insert_failed)?;
+        self.note(work, entries).await
+    }
+
+    async fn agent(&self, namespace: &Namespace, id: &AgentId) -> Stored<Option<Agent>> {
+        let query = statement(select!(agents "WHERE namespace = $1 AND id = $2"))
+            .bind(namespace.as_str())
+            .bind(id.as_str());
+        self.find(query, agent).await
+    }
+
+    async fn agents(
+        &self,
+        namespace: &Namespace,
+        after: Option<&AgentId>,
+        limit: u32,
+    ) -> Stored<Vec<Agent>> {
+        let query =
+            statement(select!(agents "WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3"))
+                .bind(namespace.as_str())
+                .bind(after.map_or("", AgentId::as_str))
+                .bind(limit);
+        self.find_all(query, agent).await
+    }
+
+    async fn put_key(&self, key: &ApiKey, entries: &[Entry]) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        work.run(upsert_key(key)).await.map_err(unavailable)?;
+        self.note(work, entries).await
+    }
+
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Stored<Option<(ApiKey, Agent)>> {
+        let query = statement(KEY_AND_AGENT).bind(hash.as_slice());
+        self.find(query, key_and_agent).await
+    }
+
+    async fn key(&self, namespace: &Namespace, id: &KeyId) -> Stored<Option<ApiKey>> {
+        let query = statement(select!(api_keys "WHERE namespace = $1 AND id = $2"))
+            .bind(namespace.as_str())
+            .bind(id.as_str());
+        self.find(query, api_key).await
+    }
+
+    async fn keys(
+        &self,
+        namespace: &Namespace,
+        agent: Option<&AgentId>,
+        after: Option<&KeyId>,
+        limit: u32,
+    ) -> Stored<Vec<ApiKey>> {
+        let after = after.map_or("", KeyId::as_str);
+        let query = match agent {
+            None => {
+                statement(select!(api_keys "WHERE namespace = $1 AND id > $2 ORDER BY id LIMIT $3"))
+                    .bind(namespace.as_str())
+                    .bind(after)
+                    .bind(limit)
+            }
+            Some(agent) => statement(
+                select!(api_keys "WHERE namespace = $1 AND id > $2 AND agent = $3
+                    ORDER BY id LIMIT $4"),
+            )
+            .bind(namespace.as_str())
+            .bind(after)
+            .bind(agent.as_str())
+            .bind(limit),
+        };
+        self.find_all(query, api_key).await
+    }
+
+    async fn touch_key(&self, id: &KeyId, at: SystemTime) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(seconds(at));
+        work.run(query).await.map_err(unavailable)?;
+        work.commit().await.map_err(unavailable)
+    }
+}
+
+impl Store {
+    /// Commits a change with its audit entries.
+    async fn note(&self, work: Work, entries: &[Entry]) -> Stored<()> {
+        self.commit_with(work, entries).await.map_err(not_appended)
+    }
+}
+
+fn upsert_key(key: &ApiKey) -> Statement {
+    let networks: Vec<String> = key.networks.iter().map(ToString::to_string).collect();
+    statement(
+        "INSERT INTO api_keys (id, namespace, agent, name, scopes, queues, networks, created_at,
+            expires_at, revoked_at, last_used_at, hash, seal)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+         ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at,
+            revoked_at = excluded.revoked_at, seal = excluded.seal",
+    )
+    .bind(key.id.as_str())
+    .bind(key.namespace.as_str())
+    .bind(key.agent.as_str())
+    .bind(key.name.as_str())
+    .bind(key.scopes.codes().map(|codes| json(&codes)))
+    .bind(json(&key.queues))
+    .bind(json(&networks))
+    .bind(seconds(key.created_at))
+    .bind(key.expires_at.map(seconds))
+    .bind(key.revoked_at.map(seconds))
+    .bind(key.last_used_at.map(seconds))
+    .bind(key.hash.as_slice())
+    .bind(key.seal.0.as_slice())
+}
+
+fn agent(row: &Row) -> Result<Agent, RowError> {
+    let columns = Columns::new(row, "agent");
+    Ok(Agent {
+        namespace: columns.parsed("namespace")?,
+        id: columns.parsed("id")?,
+        kind: columns.parsed("kind")?,
+        roles: roles(&columns, "roles")?,
+        created_at: columns.seconds("created_at")?,
+        retired_at: columns.optional_seconds("retired_at")?,
+        seal: Mac(columns.bytes("seal")?),
+    })
+}
+
+fn api_key(row: &Row) -> Result<ApiKey, RowError> {
+    let columns = Columns::new(row, "API key");
+    Ok(ApiKey {
+        id: columns.parsed("id")?,
+        namespace: columns.parsed("namespace")?,
+        agent: columns.parsed("agent")?,
+        name: columns.raw::<&str>("name")?.to_owned(),
+        scopes: scopes(&columns)?,
+        queues: columns.json("queues")?,
+        networks: parsed_list(&columns, "networks")?,
+        created_at: columns.seconds("created_at")?,
+        expires_at: columns.optional_seconds("expires_at")?,
+        revoked_at: columns.optional_seconds("revoked_at")?,
+        last_used_at: columns.optional_seconds("last_used_at")?,
+        hash: columns.bytes("hash")?,
+        seal: Mac(columns.bytes("seal")?),
+    })
+}
+
+fn key_and_agent(row: &Row) -> Result<(ApiKey, Agent), RowError> {
+    let key = api_key(row)?;
+    let columns = Columns::new(row, "agent");
+    let agent = Agent {
+        namespace: key.namespace.clone(),
+        id: key.agent.clone(),
+        kind: columns.parsed("agent_kind")?,
+        roles: roles(&columns, "agent_roles")?,
+        created_at: columns.seconds("agent_created_at")?,
+        retired_at: columns.optional_seconds("agent_retired_at")?,
+        seal: Mac(columns.bytes("agent_seal")?),
+    };
+    Ok((key, agent))
+}
+
+fn role_codes(roles: &Roles) -> String {
+    let codes: Vec<&str> = roles.iter().map(|role| role.code()).collect();
+    json(&codes)
+}
+
+fn roles(columns: &Columns<'_>, column: &str) -> Result<Roles, RowError> {
+    parsed_list::<Role>(columns, column).map(BTreeSet::from_iter)
+}
+
+fn scopes(columns: &Columns<'_>) -> Result<Scopes, RowError> {
+    match columns.raw::<Option<&str>>("scopes")? {
+        None => Ok(Scopes::All),
+        Some(_) => parsed_list::<Scope>(columns, "scopes").map(Scopes::from_iter),
+    }
+}
+
+fn parsed_list<T: std::str::FromStr>(
+    columns: &Columns<'_>,
+    column: &str,
+) -> Result<Vec<T>, RowError> {
+    let texts: Vec<String> = columns.json(column)?;
+    let parsed = texts.iter().map(|text| text.parse());
+    parsed
+        .collect::<Result<_, _>>()
+        .map_err(|_| columns.unreadable())
+}

@@ -1,0 +1,313 @@
+//! Agents and keys on a real database.
+
+use crate::house::{HOUR, House, agent, namespace, queue};
+use secrecy::ExposeSecret;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+use xylem_audit::{Entry, Filter, Kind, Log, Verdict};
+use xylem_identity::{IdentityError, IssuedKey, NewAgent, NewKey, Principal, Unauthenticated};
+use xylem_ids::{AgentKind, Role, Scope, Scopes};
+use xylem_vault::Clock;
+
+fn now(house: &House) -> SystemTime {
+    house.clock.now()
+}
+
+fn entry(house: &House, kind: Kind) -> Entry {
+    Entry::new(now(house), kind, Verdict::Succeeded)
+}
+
+fn new_agent(name: &str, roles: &[Role]) -> NewAgent {
+    NewAgent {
+        id: agent(name),
+        kind: AgentKind::Service,
+        roles: roles.iter().copied().collect(),
+    }
+}
+
+async fn create(house: &House, new: NewAgent) -> Result<(), IdentityError> {
+    let entry = entry(house, Kind::AgentCreated);
+    let created = house.identity.create_agent(&namespace(), new, entry).await;
+    created.map(drop)
+}
+
+/// A key for the agent of this name.
+fn new_key(name: &str) -> NewKey {
+    let queues = if name == "worker" {
+        BTreeSet::from([queue("trains")])
+    } else {
+        BTreeSet::new()
+    };
+    NewKey {
+        agent: agent(name),
+        name: String::new(),
+        scopes: Scopes::All,
+        queues,
+        networks: Vec::new(),
+        expires_at: None,
+    }
+}
+
+async fn issue(house: &House, new: NewKey) -> Result<IssuedKey, IdentityError> {
+    let entry = entry(house, Kind::KeyCreated);
+    house.identity.create_key(&namespace(), new, entry).await
+}
+
+/// A key for an agent that is named after its one role.
+async fn key(house: &House, role: Role) -> IssuedKey {
+    create(house, new_agent(role.code(), &[role]))
+        .await
+        .unwrap();
+    issue(house, new_key(role.code())).await.unwrap()
+}
+
+async fn present(house: &House, secret: &str) -> Result<Principal, Unauthenticated> {
+    house.identity.authenticate(secret, None, now(house)).await
+}
+
+async fn refused(house: &House, secret: &str) -> &'static str {
+    present(house, secret).await.unwrap_err().code()
+}
+
+async fn revoke(house: &House, issued: &IssuedKey) -> SystemTime {
+    let entry = entry(house, Kind::KeyRevoked);
+    let id = &issued.key.id;
+    let revoked = house.identity.revoke_key(&namespace(), id, entry).await;
+    revoked.unwrap().revoked_at.unwrap()
+}
+
+/// What the entries of this kind are about.
+async fn entries(house: &House, kind: Kind) -> Vec<String> {
+    let filter = Filter {
+        kind: Some(kind),
+        ..Filter::default()
+    };
+    let page = house.store.list(&filter, None, 100).await.unwrap();
+    let subjects = page
+        .records
+        .into_iter()
+        .filter_map(|record| record.entry.subject);
+    subjects.map(|subject| subject.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_key_says_who_is_calling() {
+    let house = House::new().await;
+    let issued = key(&house, Role::Worker).await;
+    let secret = issued.secret.expose_secret();
+    let caller = present(&house, secret).await.unwrap();
+    assert_eq!(
+        (caller.agent(), caller.namespace()),
+        (&agent("worker"), &namespace())
+    );
+    assert!(caller.has(&[Role::Worker]) && !caller.has(&[Role::Admin]));
+    assert!(caller.queues().contains(&queue("trains")));
+    let listed = house.identity.keys(&namespace(), None, None, 10).await;
+    assert_eq!(listed.unwrap()[0].last_used_at, Some(now(&house)));
+    let house = house.reopen().await;
+    assert!(present(&house, secret).await.is_ok());
+}
+
+#[tokio::test]
+async fn keys_that_are_malformed_unknown_expired_or_revoked_are_refused() {
+    let house = House::new().await;
+    create(&house, new_agent("user", &[Role::User]))
+        .await
+        .unwrap();
+    let new = NewKey {
+        expires_at: Some(now(&house) + HOUR),
+        ..new_key("user")
+    };
+    let issued = issue(&house, new).await.unwrap();
+    let secret = issued.secret.expose_secret().to_owned();
+    assert_eq!(refused(&house, "").await, "key_malformed");
+    let short = &secret[..secret.len() - 1];
+    assert_eq!(refused(&house, short).await, "key_malformed");
+    let stranger = key(&House::new().await, Role::User).await;
+    assert_eq!(
+        refused(&house, stranger.secret.expose_secret()).await,
+        "key_unknown"
+    );
+    house.clock.advance(2 * HOUR);
+    assert_eq!(refused(&house, &secret).await, "key_expired");
+    let revoked = revoke(&house, &issued).await;
+    house.clock.advance(HOUR);
+    assert_eq!(revoke(&house, &issued).await, revoked);
+    let id = &issued.key.id;
+    assert_eq!(
+        entries(&house, Kind::KeyRevoked).await,
+        [format!("key:{id}")]
+    );
+    assert_eq!(refused(&house, &secret).await, "key_revoked");
+}
+
+#[tokio::test]
+async fn a_key_works_from_its_networks_only() {
+    let house = House::new().await;
+    create(&house, new_agent("user", &[Role::User]))
+        .await
+        .unwrap();
+    let new = NewKey {
+        networks: vec![
+            "192.0.2.0/24".parse().unwrap(),
+            "2001:db8::/32".parse().unwrap(),
+        ],
+        ..new_key("user")
+    };
+    let issued = issue(&house, new).await.unwrap();
+    let secret = issued.secret.expose_secret();
+    let from = async |address: &str| {
+        let address = Some(address.parse().unwrap());
+        let present = house.identity.authenticate(secret, address, now(&house));
+        present
+            .await
+            .map_or_else(|refused| refused.code(), |_| "in")
+    };
+    for inside in ["192.0.2.9", "::ffff:192.0.2.9", "2001:db8::1"] {
+        assert_eq!(from(inside).await, "in", "{inside}");
+    }
+    for outside in ["192.0.3.9", "127.0.0.1", "2001:db9::1", "::1"] {
+        assert_eq!(from(outside).await, "key_network", "{outside}");
+    }
+    assert_eq!(refused(&house, secret).await, "key_network");
+}
+
+#[tokio::test]
+async fn an_edited_key_or_agent_is_noticed() {
+    for sql in [
+        "UPDATE api_keys SET scopes = NULL",
+        "UPDATE api_keys SET queues = '[\"payments\"]'",
+        "UPDATE api_keys SET networks = '[\"0.0.0.0/0\"]'",
+        "UPDATE api_keys SET expires_at = NULL",
+        "UPDATE api_keys SET agent = 'boss'",
+        "UPDATE agents SET roles = '[\"admin\"]' WHERE id = 'user'",
+        "UPDATE agents SET roles = '[\"operator\"]' WHERE id = 'user'",
+        "UPDATE agents SET kind = 'bot' WHERE id = 'user'",
+        "UPDATE agents SET seal = (SELECT seal FROM agents WHERE id = 'boss') WHERE id = 'user'",
+    ] {
+        let house = House::new().await;
+        create(&house, new_agent("boss", &[Role::Admin]))
+            .await
+            .unwrap();
+        create(&house, new_agent("user", &[Role::User]))
+            .await
+            .unwrap();
+        let new = NewKey {
+            scopes: [Scope::TreesRead].into_iter().collect(),
+            expires_at: Some(now(&house) + HOUR),
+            ..new_key("user")
+        };
+        let issued = issue(&house, new).await.unwrap();
+        house.tamper(sql).await;
+        let secret = issued.secret.expose_secret();
+        assert_eq!(refused(&house, secret).await, "key_tampered", "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_cannot_be_brought_back() {
+    let house = House::new().await;
+    let issued = key(&house, Role::User).await;
+    revoke(&house, &issued).await;
+    house.tamper("UPDATE api_keys SET revoked_at = NULL").await;
+    let refused = present(&house, issued.secret.expose_secret()).await;
+    assert!(matches!(
+        refused,
+        Err(Unauthenticated::NotChecked(IdentityError::Tampered { .. }))
+    ));
+}
+
+#[tokio::test]
+async fn what_does_not_go_together_is_refused() {
+    let house = House::new().await;
+    create(&house, new_agent("user", &[Role::User]))
+        .await
+        .unwrap();
+    let field = |refused: Result<(), IdentityError>| match refused {
+        Err(IdentityError::Invalid(invalid)) => invalid.field(),
+        other => panic!("not refused: {other:?}"),
+    };
+    let both = new_agent("both", &[Role::Worker, Role::User]);
+    assert_eq!(field(create(&house, both).await), "roles");
+    let refused = async |new: NewKey| field(issue(&house, new).await.map(drop));
+    let queues = BTreeSet::from([queue("q")]);
+    let with_queues = NewKey {
+        queues,
+        ..new_key("user")
+    };
+    assert_eq!(refused(with_queues).await, "task_queues");
+    let over = NewKey {
+        expires_at: Some(now(&house)),
+        ..new_key("user")
+    };
+    assert_eq!(refused(over).await, "expires_at");
+    let twice = create(&house, new_agent("user", &[Role::Admin])).await;
+    assert!(matches!(twice, Err(IdentityError::Exists { .. })));
+    let nobody = issue(&house, new_key("nobody")).await;
+    assert!(matches!(
+        nobody,
+        Err(IdentityError::NotFound { what: "agent" })
+    ));
+}
+
+#[tokio::test]
+async fn another_namespace_finds_nothing() {
+    let house = House::new().await;
+    let other = "other".parse().unwrap();
+    let issued = key(&house, Role::User).await;
+    let entry = entry(&house, Kind::KeyRevoked);
+    let revoked = house.identity.revoke_key(&other, &issued.key.id, entry);
+    assert!(matches!(revoked.await, Err(IdentityError::NotFound { .. })));
+    let agents = house.identity.agents(&other, None, 10).await.unwrap();
+    assert!(agents.is_empty());
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_audited_does_not_happen() {
+    let house = House::new().await;
+    let issued = key(&house, Role::User).await;
+    house.tamper("UPDATE audit_head SET seq = seq + 1").await;
+    let created = create(&house, new_agent("late", &[Role::User])).await;
+    assert!(matches!(created, Err(IdentityError::Storage(_))));
+    let found = house.identity.agent(&namespace(), &agent("late")).await;
+    assert!(matches!(found, Err(IdentityError::NotFound { .. })));
+    let entry = entry(&house, Kind::KeyRevoked);
+    let id = &issued.key.id;
+    let revoked = house.identity.revoke_key(&namespace(), id, entry).await;
+    assert!(matches!(revoked, Err(IdentityError::Storage(_))));
+    assert!(present(&house, issued.secret.expose_secret()).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_time_of_last_use_is_kept_to_the_minute() {
+    let house = House::new().await;
+    let issued = key(&house, Role::User).await;
+    let used = async || {
+        present(&house, issued.secret.expose_secret())
+            .await
+            .unwrap();
+        let keys = house.identity.keys(&namespace(), None, None, 10).await;
+        keys.unwrap()[0].last_used_at
+    };
+    let first = used().await;
+    house.clock.advance(Duration::from_secs(59));
+    assert_eq!(used().await, first);
+    house.clock.advance(Duration::from_secs(1));
+    assert_eq!(used().await, Some(now(&house)));
+}
+
+#[tokio::test]
+async fn no_file_holds_an_api_key() {
+    let house = House::new().await;
+    let issued = key(&house, Role::User).await;
+    let secret = issued.secret.expose_secret();
+    present(&house, secret).await.unwrap();
+    for bytes in house.at_rest().await {
+        let random = &secret.as_bytes()[4..47];
+        assert!(!bytes.windows(random.len()).any(|window| window == random));
+    }
+    let shown = format!("{issued:?} {:?}", house.identity);
+    assert!(!shown.contains(&secret[4..47]));
+}
