@@ -178,6 +178,8 @@ async fn the_gate_waits_for_the_slowest_tree() {
     let shown = admin.get_credential("acme").await.expect("shown");
     assert_eq!(shown.versions[1].trees, 3, "{shown:?}");
     stack.temporal.mood("train-2", Mood::Good);
+    // A node that was signalled a moment ago is signalled again later.
+    stack.clock.advance(std::time::Duration::from_secs(301));
     let mut patient = revocation(1);
     patient.wait = Some(xylem_client::Duration {
         seconds: 30,

@@ -77,7 +77,7 @@ impl Gate for RoleGate {
 fn deadline(rpc: Rpc) -> Duration {
     let seconds = match rpc {
         // Wait for leases and nodes, as long as they are asked to.
-        Rpc::RevokeToken => 5 * 60 + 45,
+        Rpc::RevokeToken | Rpc::RevokeCredential => 5 * 60 + 45,
         Rpc::StopTree | Rpc::GetTree | Rpc::WatchTree => 115,
         _ => 25,
     };
