@@ -21,6 +21,8 @@ pub(crate) struct Options {
 enum Benchmark {
     /// How fast a rotation reaches trees of several shapes, and what it costs them.
     Cascade,
+    /// Appends to the audit log, requests over HTTP.
+    Control,
     /// Grant verification, redemption, address and origin check.
     Micro,
 }
@@ -38,6 +40,7 @@ impl Options {
     fn names(&self) -> (&'static str, &'static str) {
         let program = match self.benchmark {
             Benchmark::Cascade => "cascade",
+            Benchmark::Control => "control",
             Benchmark::Micro => "micro",
         };
         let output = match self.output {

@@ -70,6 +70,8 @@ codes!(
         CredentialBound = "credential_bound",
         /// They do no more.
         CredentialUnbound = "credential_unbound",
+        /// Calls of an agent that was authenticated, counted per key, address and minute.
+        Authenticated = "authenticated",
         /// Calls without a valid key, counted per source and minute.
         AuthenticationFailed = "authentication_failed",
         /// Calls by an agent that may not make them.

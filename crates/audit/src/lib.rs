@@ -43,5 +43,5 @@ pub use log::{
     Filter, Log, LogError, MAX_PAGE, Page, PageToken, Progress, Standing, Verified, Watcher,
 };
 pub use subject::{Label, Subject, SubjectError, SubjectKind};
-pub use tally::{Source, Tally};
+pub use tally::{Counted, Source, Tally};
 pub use verify::{Extent, Finding, Intact, Verifier};

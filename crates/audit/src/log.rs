@@ -30,6 +30,9 @@ pub enum LogError {
          its permissions"
     )]
     CheckpointFile(#[source] Arc<io::Error>),
+    /// More calls wait to append than it takes; the call may be tried again.
+    #[error("the audit log is busy: try again")]
+    Busy,
     /// The log has no keys yet.
     #[error("the audit log is not open")]
     NotOpen,

@@ -1,28 +1,71 @@
 //! Counting what must not fill a disk.
 
-use crate::{Entry, Kind, Reason, Verdict};
+use crate::{Entry, Kind, Reason, Subject, Verdict};
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use xylem_ids::AgentId;
 
-/// Where an event came from, as far as anybody knows: a peer address or a workflow.
-pub type Source = String;
+/// Where an event came from, as far as anybody knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    /// Whose call it was.
+    pub agent: Option<AgentId>,
+    /// What it showed: an API key.
+    pub subject: Option<Subject>,
+    /// The address it came from.
+    pub address: Option<IpAddr>,
+}
+
+impl Source {
+    /// Somebody unknown at this address.
+    #[must_use]
+    pub fn address(address: Option<IpAddr>) -> Self {
+        Self {
+            address,
+            ..Self::default()
+        }
+    }
+
+    /// This agent.
+    #[must_use]
+    pub fn agent(agent: &AgentId) -> Self {
+        Self {
+            agent: Some(agent.clone()),
+            ..Self::default()
+        }
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Bucket {
     minute: u64,
     kind: Kind,
-    reason: Reason,
+    verdict: Verdict,
+    reason: Option<Reason>,
     source: Source,
 }
 
-/// Counts failures of the unauthenticated per source and minute, so that a flood becomes one entry
-/// per source and minute. Sources beyond the limit share one count.
+/// Counts what happens too often to be written one by one, per source and minute, so that a flood
+/// becomes one entry per source and minute. Sources beyond the limit share one count.
 #[derive(Debug)]
 pub struct Tally {
     counts: BTreeMap<Bucket, u64>,
     most: usize,
+}
+
+/// Counts of minutes that are over. Those that could not be written go back with [`Tally::restore`].
+#[derive(Debug, Default)]
+pub struct Counted(BTreeMap<Bucket, u64>);
+
+impl Counted {
+    /// One entry per count, oldest first.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Entry> {
+        self.0.iter().map(entry).collect()
+    }
 }
 
 impl Tally {
@@ -35,29 +78,60 @@ impl Tally {
         }
     }
 
-    /// Counts one event.
-    pub fn note(&mut self, at: SystemTime, kind: Kind, reason: Reason, source: &str) {
-        let mut bucket = Bucket {
+    /// Counts one refused event.
+    pub fn refused(&mut self, at: SystemTime, kind: Kind, reason: Reason, source: Source) {
+        let bucket = Bucket {
             minute: minute_of(at),
             kind,
-            reason,
-            source: source.to_owned(),
+            verdict: Verdict::Denied,
+            reason: Some(reason),
+            source,
         };
-        if self.counts.len() >= self.most && !self.counts.contains_key(&bucket) {
-            bucket.source.clear();
-        }
-        let count = self.counts.entry(bucket).or_default();
-        *count = count.saturating_add(1);
+        self.add(bucket, 1);
     }
 
-    /// Takes out the counts of the minutes that are over, as entries.
-    pub fn drain(&mut self, now: SystemTime) -> Vec<(Source, Entry)> {
+    /// Counts one granted event.
+    pub fn granted(&mut self, at: SystemTime, kind: Kind, source: Source) {
+        let bucket = Bucket {
+            minute: minute_of(at),
+            kind,
+            verdict: Verdict::Granted,
+            reason: None,
+            source,
+        };
+        self.add(bucket, 1);
+    }
+
+    /// Takes out the counts of the minutes that are over.
+    pub fn drain(&mut self, now: SystemTime) -> Counted {
         let current = minute_of(now);
         let (over, open): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.counts)
             .into_iter()
             .partition(|(bucket, _)| bucket.minute < current);
         self.counts = open;
-        over.into_iter().map(entry).collect()
+        Counted(over)
+    }
+
+    /// Puts back what could not be written.
+    pub fn restore(&mut self, counted: Counted) {
+        for (bucket, count) in counted.0 {
+            self.add(bucket, count);
+        }
+    }
+
+    /// When the oldest minute began that is counted here.
+    #[must_use]
+    pub fn oldest(&self) -> Option<SystemTime> {
+        let (bucket, _) = self.counts.first_key_value()?;
+        Some(beginning(bucket.minute))
+    }
+
+    fn add(&mut self, mut bucket: Bucket, count: u64) {
+        if self.counts.len() >= self.most && !self.counts.contains_key(&bucket) {
+            bucket.source = Source::default();
+        }
+        let sum = self.counts.entry(bucket).or_default();
+        *sum = sum.saturating_add(count);
     }
 }
 
@@ -66,12 +140,19 @@ fn minute_of(at: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs() / 60)
 }
 
-fn entry((bucket, count): (Bucket, u64)) -> (Source, Entry) {
-    let at = UNIX_EPOCH + Duration::from_secs(bucket.minute.saturating_mul(60));
-    let mut entry = Entry::new(at, bucket.kind, Verdict::Denied);
-    entry.reason = Some(bucket.reason);
-    entry.count = count;
-    (bucket.source, entry)
+fn beginning(minute: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(minute.saturating_mul(60))
+}
+
+fn entry((bucket, count): (&Bucket, &u64)) -> Entry {
+    let source = bucket.source.clone();
+    let mut entry = Entry::new(beginning(bucket.minute), bucket.kind, bucket.verdict);
+    entry.reason.clone_from(&bucket.reason);
+    entry.agent = source.agent;
+    entry.subject = source.subject;
+    entry.address = source.address;
+    entry.count = *count;
+    entry
 }
 
 #[cfg(test)]
@@ -82,34 +163,70 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn note(tally: &mut Tally, seconds: u64, source: &str) {
+    fn source(number: u8) -> Source {
+        Source::address(Some([192, 0, 2, number].into()))
+    }
+
+    fn note(tally: &mut Tally, seconds: u64, number: u8) {
         let reason = Reason::of("unknown_key");
-        tally.note(at(seconds), Kind::AuthenticationFailed, reason, source);
+        let kind = Kind::AuthenticationFailed;
+        tally.refused(at(seconds), kind, reason, source(number));
+    }
+
+    fn counts(counted: &Counted) -> Vec<(Option<IpAddr>, u64)> {
+        let entries = counted.entries();
+        entries.iter().map(|e| (e.address, e.count)).collect()
     }
 
     #[test]
     fn a_flood_is_one_entry_per_source_and_minute() {
         let mut tally = Tally::new(10);
         for second in 0..50 {
-            note(&mut tally, second, "a");
-            note(&mut tally, second, "b");
+            note(&mut tally, second, 1);
+            note(&mut tally, second, 2);
         }
-        note(&mut tally, 61, "a");
+        note(&mut tally, 61, 1);
         let over = tally.drain(at(62));
-        let counts: Vec<_> = over.iter().map(|(s, e)| (s.as_str(), e.count)).collect();
-        assert_eq!(counts, [("a", 50), ("b", 50)]);
-        assert!(tally.drain(at(63)).is_empty());
-        assert_eq!(tally.drain(at(120)).len(), 1);
+        let [one, two] = [1, 2].map(|number| source(number).address);
+        assert_eq!(counts(&over), [(one, 50), (two, 50)]);
+        assert!(tally.drain(at(63)).entries().is_empty());
+        assert_eq!(tally.drain(at(120)).entries().len(), 1);
     }
 
     #[test]
     fn many_sources_share_one_count() {
         let mut tally = Tally::new(3);
-        for source in 0..100 {
-            note(&mut tally, 1, &source.to_string());
+        for number in 0..100 {
+            note(&mut tally, 1, number);
         }
-        let over = tally.drain(at(60));
+        let over = tally.drain(at(60)).entries();
         assert_eq!(over.len(), 4);
-        assert_eq!(over.iter().map(|(_, e)| e.count).sum::<u64>(), 100);
+        assert_eq!(over.iter().map(|e| e.count).sum::<u64>(), 100);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_counted_on() {
+        let mut tally = Tally::new(10);
+        note(&mut tally, 1, 1);
+        let over = tally.drain(at(60));
+        assert_eq!(tally.oldest(), None);
+        note(&mut tally, 2, 1);
+        tally.restore(over);
+        assert_eq!(tally.oldest(), Some(at(0)));
+        assert_eq!(counts(&tally.drain(at(60))), [(source(1).address, 2)]);
+    }
+
+    #[test]
+    fn what_was_granted_is_told_apart() {
+        let mut tally = Tally::new(10);
+        let agent: AgentId = "svc-7".parse().unwrap();
+        tally.granted(at(1), Kind::Redeem, Source::agent(&agent));
+        tally.granted(at(2), Kind::Redeem, Source::agent(&agent));
+        let over = tally.drain(at(60)).entries();
+        let [entry] = over.as_slice() else {
+            panic!("{over:?}")
+        };
+        assert_eq!((entry.verdict, entry.count), (Verdict::Granted, 2));
+        assert_eq!(entry.agent, Some(agent));
     }
 }

@@ -28,6 +28,17 @@ impl Bar {
         }
     }
 
+    /// The figure may be as small as the bar.
+    #[must_use]
+    pub fn at_least(what: impl Into<String>, measured: f64, bar: f64) -> Self {
+        Self {
+            what: what.into(),
+            measured,
+            bar: format!("≥ {bar}"),
+            met: measured >= bar,
+        }
+    }
+
     /// The figure has to be smaller than the bar.
     #[must_use]
     pub fn below(what: impl Into<String>, measured: f64, bar: f64) -> Self {
@@ -69,6 +80,8 @@ mod tests {
     fn a_bar_is_kept_up_to_and_including_or_not() {
         assert!(Bar::at_most("events", 6.0, 6.0).met);
         assert!(!Bar::below("adoptions", 3.0, 3.0).met);
+        assert!(Bar::at_least("ratio", 0.5, 0.5).met);
+        assert!(!Bar::at_least("nothing", f64::NAN, 0.5).met);
         assert!(!Bar::at_most("nothing", f64::NAN, 6.0).met);
         assert_eq!(Bar::at_most("ratio", 1.0, 1.2).bar, "≤ 1.2");
         let bars = [Bar::below("a", 1.0, 1.0), Bar::below("b", 0.0, 1.0)];

@@ -11,15 +11,16 @@ use crate::{
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 use tokio_util::task::TaskTracker;
-use xylem_audit::{Kind, Log, Reason, Standing, Tally};
-use xylem_identity::Identity;
+use xylem_audit::{Kind, Log, Reason, Source, Standing, Subject, SubjectKind, Tally};
+use xylem_identity::{Identity, Principal};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Slot, TreeId};
 use xylem_proto::v1::Check;
 use xylem_registry::Registry;
@@ -28,8 +29,10 @@ use xylem_vault::Vault;
 /// What has to work before calls make sense.
 pub(crate) const ESSENTIAL: [&str; 3] = ["database", "audit_log", "temporal"];
 
-/// Counts of failed authentications are kept for at most so many sources at a time.
-const TALLY_SOURCES: usize = 1000;
+/// Calls are counted for at most so many sources at a time.
+const TALLY_SOURCES: usize = 10_000;
+/// How long counts may wait to be written before this process is not ready.
+const BACKLOG: Duration = Duration::from_secs(5 * 60);
 
 /// How a control plane behaves.
 #[derive(Debug, Clone)]
@@ -139,40 +142,63 @@ impl Plane {
         self.vault.now()
     }
 
-    /// Counts an event that must not fill the audit log one by one.
-    pub(crate) fn note(&self, kind: Kind, reason: &'static str, source: &str) {
+    /// Counts a refused call, which must not fill the audit log one by one.
+    pub(crate) fn refused(&self, kind: Kind, reason: &'static str, source: Source) {
         if kind == Kind::AuthenticationFailed {
             add(&self.metrics.unauthenticated, 1);
         }
         let now = self.now();
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.note(now, kind, Reason::of(reason), source);
+        self.tally().refused(now, kind, Reason::of(reason), source);
     }
 
-    /// Writes the counts of the minutes that are over, or all of them.
+    /// Counts a call whose caller was authenticated: by what, and from where.
+    pub(crate) fn authenticated(&self, principal: &Principal, address: Option<IpAddr>) {
+        let source = Source {
+            agent: Some(principal.agent().clone()),
+            subject: Some(Subject::new(SubjectKind::Key, principal.key())),
+            address,
+        };
+        let now = self.now();
+        self.tally().granted(now, Kind::Authenticated, source);
+    }
+
+    /// Writes the counts of the minutes that are over, or all of them. What cannot be written is
+    /// kept.
     pub(crate) async fn flush_tally(&self, all: bool) {
         const MINUTE: Duration = Duration::from_secs(60);
         let now = self.now() + if all { MINUTE } else { Duration::ZERO };
-        let counted = {
-            let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-            tally.drain(now)
-        };
-        if counted.is_empty() {
+        let counted = self.tally().drain(now);
+        let mut entries = counted.entries();
+        if entries.is_empty() {
             return;
         }
-        let entries: Vec<_> = counted
-            .into_iter()
-            .map(|(source, mut entry)| {
-                entry.namespace = Some(self.settings.namespace.clone());
-                if entry.kind == Kind::PermissionDenied {
-                    entry.agent = source.parse().ok();
-                }
-                entry
-            })
-            .collect();
+        for entry in &mut entries {
+            entry.namespace = Some(self.settings.namespace.clone());
+        }
         if let Err(error) = self.log.append(&entries).await {
             let events: u64 = entries.iter().map(|entry| entry.count).sum();
-            tracing::error!(%error, events, "refused calls could not be written to the audit log");
+            tracing::error!(%error, events, "counted calls could not be written to the audit log");
+            self.tally().restore(counted);
+        }
+    }
+
+    /// What was counted and not written for so long that something is wrong.
+    fn unwritten(&self) -> Option<String> {
+        let oldest = self.tally().oldest()?;
+        let age = self.now().duration_since(oldest).ok()?;
+        (age > BACKLOG).then(|| "counted calls could not be written for five minutes".to_owned())
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn audit_log(&self) -> Result<String, String> {
+        let standing = self.log.standing().await;
+        let standing = standing.map_err(|error| error.to_string())?;
+        match self.unwritten() {
+            Some(unwritten) => Err(unwritten),
+            None => Ok(self.told(&standing)),
         }
     }
 
@@ -201,7 +227,7 @@ impl Plane {
             ),
             check(
                 "audit_log",
-                self.log.standing().await.map(|log| self.told(&log)),
+                self.audit_log().await,
                 "`xylem audit verify` names what was edited; the control plane's log says what \
                  cannot be written",
             ),

@@ -19,7 +19,7 @@ use xylem_proto::{Gated, rest::Transcoder, v1};
 const MAX_BODY: usize = 1024 * 1024;
 /// How long a client may pause while it sends a body.
 const BODY_PAUSE: Duration = Duration::from_secs(10);
-/// How often counts of failed authentications are written to the audit log.
+/// How often counts of calls are written to the audit log.
 const FLUSH_EVERY: Duration = Duration::from_secs(15);
 
 /// Why the control plane does not serve.
@@ -165,8 +165,8 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
     router.fallback_service(rest)
 }
 
-/// Writes the counts of minutes that are over. They are in memory only, and about calls that
-/// nobody was authenticated for: losing some to a crash loses no decision.
+/// Writes the counts of minutes that are over. They are in memory only: a crash loses those of a
+/// minute, but no decision, for what a call decides or changes has an entry of its own.
 async fn flush(plane: Arc<Plane>, stop: CancellationToken) {
     let mut every = tokio::time::interval(FLUSH_EVERY);
     loop {

@@ -1,12 +1,14 @@
 //! The audit log.
 
 mod append;
+mod batch;
 mod file;
 mod read;
 mod verify;
 
 pub(crate) use append::Book;
 pub use append::OpenLogError;
+pub(crate) use batch::Queue;
 
 use crate::{
     Store,
@@ -28,8 +30,7 @@ fn unavailable(error: sqlx::Error) -> LogError {
 #[async_trait]
 impl Log for Store {
     async fn append(&self, entries: &[Entry]) -> Result<(), LogError> {
-        let work = self.write().await.map_err(unavailable)?;
-        self.commit_with(work, entries).await
+        self.append_batched(entries).await
     }
 
     async fn list(

@@ -1,7 +1,7 @@
 //! Opening the database, and whose turn it is.
 
 use crate::{
-    audit::Book,
+    audit::{Book, Queue},
     migrations::migrate,
     row::RowError,
     sql::{Row, Statement, Work, statement},
@@ -41,6 +41,7 @@ pub struct Store {
     writer: Pool,
     readers: Pool,
     book: Arc<OnceLock<Book>>,
+    queue: Arc<Queue>,
 }
 
 #[derive(Clone)]
@@ -73,6 +74,7 @@ impl Store {
             writer,
             readers,
             book: Arc::default(),
+            queue: Arc::default(),
         })
     }
 
@@ -97,6 +99,11 @@ impl Store {
     /// The audit log, once it is open.
     pub(crate) fn book(&self) -> Result<&Book, LogError> {
         self.book.get().ok_or(LogError::NotOpen)
+    }
+
+    /// What waits to be appended to it.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// Opens the audit log; `false` where it is open already.

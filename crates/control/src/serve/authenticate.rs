@@ -11,9 +11,12 @@ use axum::{
     http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION},
     middleware::Next,
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use tonic::Status;
-use xylem_audit::Kind;
+use xylem_audit::{Kind, Source};
 use xylem_identity::{Principal, Unauthenticated};
 
 /// The header that names a call in answers.
@@ -30,13 +33,14 @@ pub(crate) async fn layer(
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
         .copied();
-    let authenticated = authenticate(&plane, request.headers(), peer).await;
+    let address = peer.map(|peer| peer.0.ip());
+    let authenticated = authenticate(&plane, request.headers(), address).await;
     // Nothing behind this needs the key; what is not there is not logged.
     request.headers_mut().remove(AUTHORIZATION);
     let mut call = Call {
         request_id: request_id.clone(),
         principal: None,
-        address: peer.map(|peer| peer.0.ip()),
+        address,
         reach: None,
     };
     let mut response = match authenticated {
@@ -55,7 +59,7 @@ pub(crate) async fn layer(
 async fn authenticate(
     plane: &Plane,
     headers: &HeaderMap,
-    peer: Option<ConnectInfo<SocketAddr>>,
+    address: Option<IpAddr>,
 ) -> Result<Principal, Fault> {
     let presented = headers
         .get(AUTHORIZATION)
@@ -63,27 +67,32 @@ async fn authenticate(
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, key)| key.trim());
-    let source = || peer.map_or_else(|| "unknown".to_owned(), |peer| peer.0.ip().to_string());
+    let refused = |why| {
+        let source = Source::address(address);
+        plane.refused(Kind::AuthenticationFailed, why, source);
+    };
     let Some(presented) = presented else {
-        plane.note(Kind::AuthenticationFailed, "key_missing", &source());
+        refused("key_missing");
         return Err(Fault::unauthenticated(
             "key_missing",
             "an API key is required: send it as `Authorization: Bearer xyk_…`",
         ));
     };
-    let address = peer.map(|peer| peer.0.ip());
     let checked = plane
         .identity
         .authenticate(presented, address, plane.now())
         .await;
     match checked {
-        Ok(principal) if principal.namespace() == &plane.settings.namespace => Ok(principal),
+        Ok(principal) if principal.namespace() == &plane.settings.namespace => {
+            plane.authenticated(&principal, address);
+            Ok(principal)
+        }
         Ok(_) => {
-            plane.note(Kind::AuthenticationFailed, "key_other_namespace", &source());
+            refused("key_other_namespace");
             Err(not_valid())
         }
         Err(Unauthenticated::NotChecked(cause)) => {
-            plane.note(Kind::AuthenticationFailed, "key_not_checked", &source());
+            refused("key_not_checked");
             Err(Fault::unavailable(
                 "key_not_checked",
                 "the API key could not be checked: try again",
@@ -91,7 +100,7 @@ async fn authenticate(
             ))
         }
         Err(why) => {
-            plane.note(Kind::AuthenticationFailed, why.code(), &source());
+            refused(why.code());
             Err(not_valid())
         }
     }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tonic::{Code, Response, Status};
-use xylem_audit::Kind;
+use xylem_audit::{Kind, Source};
 use xylem_proto::{Gate, v1::Rpc};
 
 /// Lets a call pass whose caller has one of the roles for it, and whose key has its scope.
@@ -27,8 +27,8 @@ impl RoleGate {
         let principal = caller::caller()?;
         let Rule { scope, all, own } = access::rule(rpc);
         let refuse = |reason, message| {
-            let agent = principal.agent().as_str();
-            self.0.note(Kind::PermissionDenied, reason, agent);
+            let source = Source::agent(principal.agent());
+            self.0.refused(Kind::PermissionDenied, reason, source);
             Err(Fault::denied(reason, message))
         };
         let reach = if principal.has(all) {

@@ -1,5 +1,6 @@
 //! What holds on every database.
 
+pub(crate) mod batch;
 pub(crate) mod credential;
 pub(crate) mod deposit;
 pub(crate) mod identity;

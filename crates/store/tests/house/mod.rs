@@ -45,6 +45,10 @@ pub const V3: &str = "acme-token-three-0123456789abcdef";
 pub struct Still(AtomicU64);
 
 impl Still {
+    pub fn at(seconds: u64) -> Self {
+        Self(AtomicU64::new(seconds))
+    }
+
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_secs(), Ordering::SeqCst);
     }
@@ -87,7 +91,7 @@ pub struct House {
 impl House {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let clock = Arc::new(Still(AtomicU64::new(1_800_000_000)));
+        let clock = Arc::new(Still::at(1_800_000_000));
         Self::open(folder, clock).await
     }
 
@@ -240,12 +244,7 @@ impl House {
 
     /// The whole log checked: how it is, or the first thing that is not as it was written.
     pub async fn verified(&self) -> Result<Intact, Finding> {
-        let verified = self.store.verify(&mut |_| ControlFlow::Continue(())).await;
-        match verified.expect("the log is read") {
-            Verified::Intact(intact) => Ok(intact),
-            Verified::Broken(finding) => Err(finding),
-            Verified::Stopped => panic!("nobody stopped it"),
-        }
+        verified(&self.store).await
     }
 
     /// Everything that was written.
@@ -299,6 +298,15 @@ impl House {
             .fetch_one(&mut burglar)
             .await
             .expect("counts")
+    }
+}
+
+pub async fn verified(store: &Store) -> Result<Intact, Finding> {
+    let verified = store.verify(&mut |_| ControlFlow::Continue(())).await;
+    match verified.expect("the log is read") {
+        Verified::Intact(intact) => Ok(intact),
+        Verified::Broken(finding) => Err(finding),
+        Verified::Stopped => panic!("nobody stopped it"),
     }
 }
 

@@ -5,6 +5,7 @@ mod cases;
 mod database;
 #[path = "../house/mod.rs"]
 mod house;
+mod kill;
 
 use xylem_audit::Finding;
 

@@ -1,0 +1,116 @@
+//! Requests over HTTP: as many as an empty handler of the same server answers, and fewer.
+
+use crate::Measured;
+use anyhow::{Context, Result, ensure};
+use reqwest::{Client, header::AUTHORIZATION};
+use secrecy::{ExposeSecret, SecretString};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use xylem::data::read_secret;
+use xylem_bench::{Bar, Timing};
+use xylem_client::v1;
+use xylem_testkit::Stack;
+
+/// Connections that send one request after the other.
+const CONNECTIONS: usize = 8;
+/// How long each kind of request is sent, and again: they take turns.
+const ROUND: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 3;
+/// Tools there are: more than a page.
+const TOOLS: usize = 50;
+/// Which part of the empty handler's requests per second has to be reached.
+const BAR: f64 = 0.5;
+
+/// What is sent, and what it is called.
+const EMPTY: &str = "/healthz";
+const REQUESTS: [(&str, &str); 1] = [("a page of 20 tools", "/v1/tools?page_size=20")];
+
+pub(crate) async fn measure() -> Result<Measured> {
+    let stack = Stack::start().await?;
+    for number in 0..TOOLS {
+        stack.control.register_tool(tool(number)).await?;
+    }
+    let load = Load {
+        http: Client::new(),
+        base: stack.control_plane().to_owned(),
+        key: read_secret(&stack.data().admin_key())?,
+    };
+    let measured = load.measure().await;
+    stack.stop().await;
+    measured
+}
+
+struct Load {
+    http: Client,
+    base: String,
+    key: SecretString,
+}
+
+impl Load {
+    async fn measure(&self) -> Result<Measured> {
+        let mut measured = Measured::default();
+        for (what, path) in REQUESTS {
+            let (mut empty, mut full) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                empty.extend(self.round(EMPTY).await?);
+                full.extend(self.round(path).await?);
+            }
+            // The rounds are of the same length.
+            let count = |took: &[Duration]| u32::try_from(took.len()).unwrap_or(u32::MAX);
+            let ratio = f64::from(count(&full)) / f64::from(count(&empty));
+            let name = format!("requests per second, {what}, times those of an empty handler");
+            measured.bars.push(Bar::at_least(name, ratio, BAR));
+            let limit = format!("an empty handler, before {what} (the limit)");
+            measured.timings.push(Timing::of_each(&limit, &empty));
+            measured.timings.push(Timing::of_each(what, &full));
+        }
+        Ok(measured)
+    }
+
+    /// How long each request took that was answered within a round.
+    async fn round(&self, path: &str) -> Result<Vec<Duration>> {
+        let end = Instant::now() + ROUND;
+        let mut connections = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let bearer = format!("Bearer {}", self.key.expose_secret());
+            let request = self
+                .http
+                .get(format!("{}{path}", self.base))
+                .header(AUTHORIZATION, bearer)
+                .build()?;
+            connections.spawn(send(self.http.clone(), request, end));
+        }
+        let mut took = Vec::new();
+        for connection in connections.join_all().await {
+            took.extend(connection?);
+        }
+        Ok(took)
+    }
+}
+
+async fn send(http: Client, request: reqwest::Request, end: Instant) -> Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    while Instant::now() < end {
+        let request = request.try_clone().context("the request has no body")?;
+        let begin = Instant::now();
+        let answer = http.execute(request).await?;
+        ensure!(answer.status().is_success(), "{}", answer.status());
+        answer.bytes().await?;
+        took.push(begin.elapsed());
+    }
+    Ok(took)
+}
+
+fn tool(number: usize) -> v1::Tool {
+    v1::Tool {
+        name: format!("bench.tool-{number}"),
+        description: "Deploys a build to the fleet".to_owned(),
+        method: "POST".to_owned(),
+        base_url: "https://api.acme.example/v1".to_owned(),
+        path: "/deploys".to_owned(),
+        slot: "default".to_owned(),
+        parameters_schema_json: r#"{"type":"object","properties":{"build":{"type":"integer"}}}"#
+            .to_owned(),
+        ..v1::Tool::default()
+    }
+}
