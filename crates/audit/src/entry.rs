@@ -72,6 +72,12 @@ codes!(
         CredentialUnbound = "credential_unbound",
         /// Calls of an agent that was authenticated, counted per key, address and minute.
         Authenticated = "authenticated",
+        /// A policy was written.
+        PolicyCreated = "policy_created",
+        /// A policy was changed.
+        PolicyUpdated = "policy_updated",
+        /// A policy holds no more.
+        PolicyRetired = "policy_retired",
         /// Calls without a valid key, counted per source and minute.
         AuthenticationFailed = "authentication_failed",
         /// Calls by an agent that may not make them.

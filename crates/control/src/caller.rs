@@ -72,6 +72,11 @@ pub(crate) fn caller() -> Result<Arc<Principal>, Fault> {
         .ok_or_else(nobody)
 }
 
+/// Where the call that is being handled came from.
+pub(crate) fn caller_address() -> Option<IpAddr> {
+    CALL.try_with(|call| call.address).ok().flatten()
+}
+
 /// The same entry with what is known of the call that is being handled: who makes it, from where, and
 /// its id.
 pub(crate) fn during_call(mut entry: Entry) -> Entry {

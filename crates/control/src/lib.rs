@@ -35,11 +35,12 @@ use temporal::{Temporal, TemporalError};
 use xylem_audit::Log;
 use xylem_identity::Identity;
 use xylem_ids::{AgentId, IdError};
+use xylem_policy::Policies;
 use xylem_registry::Registry;
 use xylem_vault::Vault;
 
-/// The agent that sweeps and adopts.
-const SYSTEM: &str = "xylem-system";
+/// The agent that sweeps, and that trees belong to whose root somebody started without asking.
+pub const SYSTEM: &str = "xylem-system";
 
 /// A control plane. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub struct Parts {
     pub registry: Registry,
     /// Agents and their keys.
     pub identity: Identity,
+    /// Who may do what.
+    pub policies: Arc<Policies>,
     /// The audit log.
     pub log: Arc<dyn Log>,
     /// The Temporal namespace.

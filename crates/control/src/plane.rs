@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use xylem_audit::{Kind, Log, Reason, Source, Standing, Subject, SubjectKind, Tally};
 use xylem_identity::{Identity, Principal};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Slot, TreeId};
+use xylem_policy::Policies;
 use xylem_proto::v1::Check;
 use xylem_registry::Registry;
 use xylem_vault::Vault;
@@ -77,6 +78,7 @@ pub(crate) struct Plane {
     pub(crate) vault: Arc<Vault>,
     pub(crate) registry: Registry,
     pub(crate) identity: Identity,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) temporal: Arc<dyn Temporal>,
     pub(crate) claims: ClaimChecker,
@@ -115,6 +117,7 @@ impl Plane {
             vault: parts.vault,
             registry: parts.registry,
             identity: parts.identity,
+            policies: parts.policies,
             log: parts.log,
             temporal: parts.temporal,
             system,

@@ -33,7 +33,11 @@ impl Secrets {
         agent
     }
 
-    pub(crate) fn check_agent(&self, agent: Agent) -> Result<Agent, IdentityError> {
+    /// The agent, if its row is what was written.
+    ///
+    /// # Errors
+    /// It was edited.
+    pub fn check_agent(&self, agent: Agent) -> Result<Agent, IdentityError> {
         if self.record.seal(&agent.fields()) == agent.seal {
             return Ok(agent);
         }

@@ -139,6 +139,31 @@ name!(
 );
 
 name!(
+    /// What several tools are named by together: `prod`, `build`.
+    ToolTag,
+    "tag",
+    "1 to 40 characters of a-z, 0-9, '-' and '_', beginning with a letter or digit",
+    |text| lower_name(text, 40, &['-', '_'])
+);
+
+name!(
+    /// The name of a policy: `build-in-office-hours`.
+    PolicyName,
+    "policy name",
+    "1 to 100 characters of a-z, 0-9, '.', '-' and '_', beginning with a letter or digit",
+    |text| lower_name(text, 100, &['.', '-', '_'])
+);
+
+name!(
+    /// One request for access, and the approval that came of it.
+    AccessId,
+    "access id",
+    "1 to 64 characters of A-Z, a-z, 0-9, '-' and '_'",
+    |text| (1..=64).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+);
+
+name!(
     /// The id of a signing or encryption key; never the key.
     KeyId,
     "key id",

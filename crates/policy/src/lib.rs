@@ -1,11 +1,14 @@
 //! Who may do what.
 //!
-//! Until policies exist the rule is the smallest that is safe: a tree calls the tools it was
-//! allowed by name, each with the slot the tool is registered for, and nothing else. Nothing is
-//! allowed because no rule says otherwise.
+//! People write a [`Document`]: who, what, which actions, under which conditions. It compiles to a
+//! policy in Cedar, and so does what they write in Cedar itself. An [`Engine`] decides by them: bands
+//! from the highest on, the first that decides wins, a denial beats an allowance within a band, and
+//! guardrails hold in all. What nothing allows is denied.
 //!
-//! A [`Permit`] is the proof that the rule was asked. Only [`decide`] makes one, and it is bound to
-//! the tree, node, slot and tool it was made for.
+//! Limits and approvals stand beside Cedar, which neither counts nor expires.
+//!
+//! A [`Permit`] is the proof that the rule was asked. It is bound to the tree, node, slot and tool
+//! it was made for.
 #![cfg_attr(
     not(test),
     deny(
@@ -16,168 +19,133 @@
     )
 )]
 
-use std::collections::BTreeSet;
-use xylem_ids::{NodeId, Slot, ToolName, TreeId};
+mod compile;
+mod condition;
+mod document;
+mod engine;
+mod explain;
+mod facts;
+mod gate;
+mod literal;
+mod permit;
+mod policies;
+mod raw;
+mod storage;
+mod value;
 
-/// Who asks for what.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// The tree.
-    pub tree: &'a TreeId,
-    /// The node that wants to call.
-    pub node: &'a NodeId,
-    /// The slot whose token the call would use.
-    pub slot: &'a Slot,
-    /// The tool.
-    pub tool: &'a ToolName,
+pub use compile::{Compiler, Place, Policy, SCHEMA};
+pub use condition::ConditionKind;
+pub use document::{
+    Age, DEFAULT_BAND, Document, Invalid, Networks, Parameter, Requests, What, When, Who, Window,
+};
+pub use engine::{Allowed, By, Engine, Missed, Reason, Refused};
+pub use explain::{Condition, Finding, Report};
+pub use facts::{Ask, Facts, Resource, ToolFacts};
+pub use gate::{Approval, Counter, CounterKey, Usage};
+pub use permit::{Bounds, Call, Denied, Permit};
+pub use policies::{Author, CallFacts, Policies, Record};
+use std::fmt;
+pub use storage::{Changes, PolicyRow, Rows, SetRow, Storage, StorageError};
+pub use value::{Action, Day, Effect, Period, Pointer, Span, Subject, TimeOfDay, Zone};
+use xylem_ids::PolicyName;
+
+/// One version of a policy: `deploy-prod@3`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyRef {
+    /// Its name.
+    pub name: PolicyName,
+    /// Which version; they count from 1.
+    pub version: u32,
 }
 
-/// What the decision rests on. Whoever asks reads it in the transaction that acts on the answer.
-#[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    /// The tools the tree was allowed.
-    pub allowed: &'a BTreeSet<ToolName>,
-    /// The slot the tool is registered for.
-    pub tool_slot: &'a Slot,
-}
-
-/// Proof that a node may call one tool with the token of one slot.
-///
-/// ```compile_fail,E0451
-/// fn forge(tree: xylem_ids::TreeId, node: xylem_ids::NodeId) {
-///     let (slot, tool) = ("default".parse().unwrap(), "acme.deploy".parse().unwrap());
-///     xylem_policy::Permit { tree, node, slot, tool };
-/// }
-/// ```
-#[derive(Debug, PartialEq, Eq)]
-pub struct Permit {
-    tree: TreeId,
-    node: NodeId,
-    slot: Slot,
-    tool: ToolName,
-}
-
-impl Permit {
-    /// The tree it was made for.
-    #[must_use]
-    pub fn tree(&self) -> &TreeId {
-        &self.tree
-    }
-
-    /// The node it was made for.
-    #[must_use]
-    pub fn node(&self) -> &NodeId {
-        &self.node
-    }
-
-    /// The slot whose token may be used.
-    #[must_use]
-    pub fn slot(&self) -> &Slot {
-        &self.slot
-    }
-
-    /// The tool that may be called.
-    #[must_use]
-    pub fn tool(&self) -> &ToolName {
-        &self.tool
+impl fmt::Display for PolicyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
     }
 }
 
-/// Why there is no permit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// The tree was not allowed this tool.
-    #[error("the tree is not allowed this tool: name it when the tree is started, or allow it")]
-    ToolNotAllowed,
-    /// The tool is registered for another slot.
-    #[error("the tool is registered for another slot: call it with that one")]
-    OtherSlot,
+/// Why there is no policy, or no decision.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// What was written breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// A policy that inherits from the one that changes would break a rule.
+    #[error("the policy {heir} inherits from it: {invalid}")]
+    Heir {
+        /// The policy that inherits.
+        heir: PolicyName,
+        /// What would be wrong with it.
+        invalid: Invalid,
+    },
+    /// The name is taken.
+    #[error("a policy of this name exists: update it, or choose another name")]
+    Exists,
+    /// There is no such policy.
+    #[error("no such policy")]
+    NotFound,
+    /// It was changed since it was read.
+    #[error("the policy has version {0} by now: read it again")]
+    VersionChanged(u32),
+    /// It holds no more already.
+    #[error("the policy is retired already")]
+    Retired,
+    /// What is stored is not what was written.
+    #[error(
+        "stored {what} {which} is not what was written: restore it from a backup and look who edited it"
+    )]
+    Tampered {
+        /// What kind of row.
+        what: &'static str,
+        /// Its key.
+        which: String,
+    },
+    /// The storage failed.
+    #[error("the policies' storage failed")]
+    Storage(#[source] StorageError),
+    /// The engine does not take what was checked before: that is a fault, not an input.
+    #[error("the policy engine failed")]
+    Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl Denied {
-    /// The stable code: it stands in audit entries and error details, and is never reused.
-    #[must_use]
-    pub fn code(self) -> &'static str {
+impl From<StorageError> for PolicyError {
+    /// A row that cannot even be read was edited too.
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Unreadable { what } => Self::tampered(what, "row"),
+            unavailable @ StorageError::Unavailable(_) => Self::Storage(unavailable),
+        }
+    }
+}
+
+impl PolicyError {
+    pub(crate) fn engine(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Engine(Box::new(cause))
+    }
+
+    pub(crate) fn tampered(what: &'static str, which: impl fmt::Display) -> Self {
+        Self::Tampered {
+            what,
+            which: which.to_string(),
+        }
+    }
+
+    /// The same, and which policy breaks the rule.
+    fn of(self, name: &PolicyName) -> Self {
         match self {
-            Self::ToolNotAllowed => "tool_not_allowed",
-            Self::OtherSlot => "tool_of_other_slot",
-        }
-    }
-}
-
-/// Decides whether the node may call the tool.
-///
-/// # Errors
-/// Says why not.
-pub fn decide(request: Request<'_>, facts: Facts<'_>) -> Result<Permit, Denied> {
-    if !facts.allowed.contains(request.tool) {
-        return Err(Denied::ToolNotAllowed);
-    }
-    if facts.tool_slot != request.slot {
-        return Err(Denied::OtherSlot);
-    }
-    Ok(Permit {
-        tree: request.tree.clone(),
-        node: request.node.clone(),
-        slot: request.slot.clone(),
-        tool: request.tool.clone(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tree() -> TreeId {
-        TreeId {
-            namespace: "default".parse().unwrap(),
-            workflow_id: "train".parse().unwrap(),
-            first_run_id: "run-1".parse().unwrap(),
-        }
-    }
-
-    fn node() -> NodeId {
-        NodeId {
-            workflow_id: "train/leaf".parse().unwrap(),
-            first_run_id: "run-2".parse().unwrap(),
-        }
-    }
-
-    fn ask(allowed: &[&str], tool: &str, slot: &str, tool_slot: &str) -> Result<Permit, Denied> {
-        decide(
-            Request {
-                tree: &tree(),
-                node: &node(),
-                slot: &slot.parse().unwrap(),
-                tool: &tool.parse().unwrap(),
+            Self::Invalid(invalid) => Self::Heir {
+                heir: name.clone(),
+                invalid,
             },
-            Facts {
-                allowed: &allowed.iter().map(|name| name.parse().unwrap()).collect(),
-                tool_slot: &tool_slot.parse().unwrap(),
-            },
-        )
+            other => other,
+        }
     }
 
-    #[test]
-    fn a_named_tool_is_permitted_and_the_permit_is_bound() {
-        let permit = ask(&["acme.deploy"], "acme.deploy", "default", "default").unwrap();
-        assert_eq!(permit.tree(), &tree());
-        assert_eq!(permit.node(), &node());
-        assert_eq!(permit.slot().as_str(), "default");
-        assert_eq!(permit.tool().as_str(), "acme.deploy");
-    }
-
-    #[test]
-    fn nothing_is_allowed_because_nothing_says_otherwise() {
-        let denied = ask(&[], "acme.deploy", "default", "default").unwrap_err();
-        assert_eq!(denied, Denied::ToolNotAllowed);
-        let denied = ask(&["acme.list"], "acme.deploy", "default", "default").unwrap_err();
-        assert_eq!(denied.code(), "tool_not_allowed");
-    }
-
-    #[test]
-    fn a_tool_gets_the_token_of_its_own_slot_only() {
-        let denied = ask(&["acme.deploy"], "acme.deploy", "github", "default").unwrap_err();
-        assert_eq!(denied.code(), "tool_of_other_slot");
+    /// The same as whoever changed `name` is told it: its own fields are not those of an heir.
+    fn told_to_author_of(self, name: &PolicyName) -> Self {
+        match self {
+            Self::Heir { heir, invalid } if heir == *name => Self::Invalid(invalid),
+            other => other,
+        }
     }
 }

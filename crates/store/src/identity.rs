@@ -75,10 +75,7 @@ impl Storage for Store {
     }
 
     async fn agent(&self, namespace: &Namespace, id: &AgentId) -> Stored<Option<Agent>> {
-        let query = statement(select!(agents "WHERE namespace = $1 AND id = $2"))
-            .bind(namespace.as_str())
-            .bind(id.as_str());
-        self.find(query, agent).await
+        self.find(by_name(namespace, id), agent).await
     }
 
     async fn agents(
@@ -181,7 +178,14 @@ fn upsert_key(key: &ApiKey) -> Statement {
     .bind(key.seal.0.as_slice())
 }
 
-fn agent(row: &Row) -> Result<Agent, RowError> {
+/// The agent of this name.
+pub(crate) fn by_name(namespace: &Namespace, id: &AgentId) -> Statement {
+    statement(select!(agents "WHERE namespace = $1 AND id = $2"))
+        .bind(namespace.as_str())
+        .bind(id.as_str())
+}
+
+pub(crate) fn agent(row: &Row) -> Result<Agent, RowError> {
     let columns = Columns::new(row, "agent");
     Ok(Agent {
         namespace: columns.parsed("namespace")?,

@@ -9,6 +9,7 @@ mod audit;
 mod database;
 mod identity;
 mod migrations;
+mod policy;
 mod registry;
 mod row;
 mod sql;

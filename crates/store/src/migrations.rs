@@ -32,6 +32,7 @@ macro_rules! folder {
             3 "0003_audit",
             4 "0004_audit_subject",
             10 "0010_identity",
+            30 "0030_policies",
             40 "0040_credentials",
         }
     };

@@ -38,6 +38,15 @@ impl From<RowError> for xylem_identity::StorageError {
     }
 }
 
+impl From<RowError> for xylem_policy::StorageError {
+    fn from(error: RowError) -> Self {
+        match error {
+            RowError::Sql(error) => Self::Unavailable(Box::new(error)),
+            RowError::Unreadable(what) => Self::Unreadable { what },
+        }
+    }
+}
+
 impl From<RowError> for xylem_registry::StorageError {
     fn from(error: RowError) -> Self {
         match error {

@@ -11,10 +11,13 @@ use crate::{
 };
 use async_trait::async_trait;
 use read::{epoch_row, key_row, lease_row, secret_row, select, slot_row, tree_row, version_row};
+use serde::Deserialize;
+use std::collections::BTreeSet;
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
-    KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId, WorkflowType,
+    Audience, KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, ToolTag, TreeId, Version,
+    WorkflowId, WorkflowType,
 };
 use xylem_vault::{
     EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId, SecretId, SecretRow, SlotRow,
@@ -50,15 +53,15 @@ impl Storage for Store {
     }
 }
 
-struct StoreTransaction {
-    work: Work,
+pub(crate) struct StoreTransaction {
+    pub(crate) work: Work,
     /// What is to be appended to the audit log at the end.
-    entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     store: Store,
 }
 
 impl StoreTransaction {
-    fn new(work: Work, store: &Store) -> Self {
+    pub(crate) fn new(work: Work, store: &Store) -> Self {
         Self {
             work,
             entries: Vec::new(),
@@ -348,7 +351,9 @@ impl Transaction for StoreTransaction {
     }
 
     async fn tool(&mut self, namespace: &Namespace, name: &ToolName) -> Stored<Option<ToolFacts>> {
-        let query = statement("SELECT slot, hash FROM tools WHERE namespace = $1 AND name = $2");
+        let query = statement(
+            "SELECT name, slot, hash, definition FROM tools WHERE namespace = $1 AND name = $2",
+        );
         let query = query.bind(text(namespace)).bind(text(name));
         self.one(query, tool_facts).await
     }
@@ -373,8 +378,26 @@ fn slot_use(row: &Row) -> Result<SlotUse, RowError> {
 
 fn tool_facts(row: &Row) -> Result<ToolFacts, RowError> {
     let columns = Columns::new(row, "tool");
+    let aim: Aim = columns.json("definition")?;
+    let base: Audience = aim.base_url.parse().map_err(|_| columns.unreadable())?;
     Ok(ToolFacts {
         slot: columns.parsed("slot")?,
         hash: columns.raw("hash")?,
+        about: xylem_policy::ToolFacts {
+            name: columns.parsed("name")?,
+            tags: aim.tags,
+            origin: base.origin().to_string(),
+            method: aim.method,
+            owner: None,
+        },
     })
+}
+
+/// What policies can say about a tool's definition. The rest of it is not read here.
+#[derive(Deserialize)]
+struct Aim {
+    base_url: String,
+    method: String,
+    #[serde(default)]
+    tags: BTreeSet<ToolTag>,
 }

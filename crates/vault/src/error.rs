@@ -4,11 +4,11 @@ use crate::{ClaimRefusal, KeyError, StorageError};
 use std::fmt;
 use xylem_grant::{IssuerError, Reject, UnixSeconds};
 use xylem_ids::Version;
-use xylem_policy::Denied;
+use xylem_policy::{Denied, PolicyError};
 use xylem_seal::CryptoError;
 
 /// Why a node gets no token, or may not do what it asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The presented text is no grant of this vault.
     #[error(transparent)]
@@ -77,7 +77,7 @@ pub enum Refusal {
 impl Refusal {
     /// The stable code: it stands in audit entries and error details, and is never reused.
     #[must_use]
-    pub fn code(self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Grant(Reject::Malformed) => "grant_malformed",
             Self::Grant(Reject::Oversized) => "grant_oversized",
@@ -198,6 +198,9 @@ pub enum VaultError {
     /// The claims could not be checked.
     #[error("the claims could not be checked: try again")]
     ClaimsNotChecked(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Policies could not be asked.
+    #[error("the policies could not be asked")]
+    Policies(#[source] PolicyError),
     /// The random source or a cipher failed.
     #[error("a cryptographic operation failed")]
     Crypto,
@@ -216,6 +219,7 @@ impl VaultError {
         matches!(
             self,
             Self::Storage(StorageError::Unavailable(_))
+                | Self::Policies(PolicyError::Storage(_))
                 | Self::ClaimsNotChecked(_)
                 | Self::StillStarting
         )
@@ -235,6 +239,15 @@ impl From<StorageError> for VaultError {
         match error {
             StorageError::Unreadable { what } => Self::tampered(what, "row"),
             unavailable @ StorageError::Unavailable(_) => Self::Storage(unavailable),
+        }
+    }
+}
+
+impl From<PolicyError> for VaultError {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::Tampered { what, which } => Self::Tampered(Place { what, which }),
+            other => Self::Policies(other),
         }
     }
 }

@@ -1,17 +1,18 @@
 //! Redemption: a grant for a token, for one tool call, in one transaction.
 
 use crate::{
-    ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Refusal, SlotUse, Transaction,
-    TreeRow, TreeState, Vault, VaultError, VersionState, exclusion::excluded, storage::VersionRow,
+    ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Refusal, SlotUse, ToolFacts,
+    Transaction, TreeRow, TreeState, Vault, VaultError, VersionState, exclusion::excluded,
+    storage::VersionRow,
 };
 use secrecy::SecretString;
-use std::{collections::BTreeSet, time::Duration};
-use xylem_audit::{Entry, Kind, Reason, Verdict};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use xylem_audit::{Entry, Kind, Label, Reason, Verdict};
 use xylem_grant::{UnixSeconds, VerifiedGrant};
 use xylem_ids::{
     AgentId, Audience, Fingerprint, LeaseId, Order, Origin, Slot, TaskQueue, ToolName,
 };
-use xylem_policy::{Facts, Permit, Request};
+use xylem_policy::{Bounds, Call, CallFacts, Denied, Permit, Policies, PolicyError, Refused};
 use xylem_seal::random_id;
 
 /// Leases that get their outcome in one transaction when nobody released them.
@@ -43,6 +44,10 @@ pub struct Redemption {
     pub destination: Origin,
     /// How long the call may take; at most [`MAX_LEASE`].
     pub lease_for: Duration,
+    /// Where the worker is; not known behind a proxy that does not say.
+    pub address: Option<IpAddr>,
+    /// The parameters of the call, as the worker says them. They decide and are not kept.
+    pub parameters: Option<serde_json::Value>,
 }
 
 /// A token for one call. Its `Debug` shows everything but the token.
@@ -100,6 +105,7 @@ impl Vault {
         &self,
         redemption: Redemption,
         check: &dyn ClaimCheck,
+        policies: &Policies,
     ) -> Result<Redeemed, VaultError> {
         let confirmed = match redemption.claims.clone().confirm(check).await {
             Err(ClaimError::NotChecked(cause)) => return Err(VaultError::ClaimsNotChecked(cause)),
@@ -115,13 +121,16 @@ impl Vault {
                 entry = entry.of_tree(claims.tree());
                 entry.slot = Some(grant.slot().clone());
                 entry.presented = Some(grant.order());
-                self.decide(&mut *tx, &redemption, &claims, grant, &mut entry)
+                self.decide(&mut *tx, &redemption, &claims, grant, policies, &mut entry)
                     .await
             }
         };
         match decided {
-            Ok((lease, redeemed)) => {
+            Ok((lease, redeemed, permit)) => {
                 tx.put_lease(&lease).await?;
+                policies
+                    .count(tx.as_mut(), &permit, self.seconds().0)
+                    .await?;
                 tx.audit(&granted(entry, &redeemed)).await?;
                 tx.commit().await?;
                 Ok(redeemed)
@@ -176,6 +185,9 @@ impl Vault {
             let lapsed = tx.lapsed_leases(before, LAPSED).await?;
             if lapsed.is_empty() {
                 let forgotten = tx.delete_leases(before).await?;
+                // No window of calls is longer than a day.
+                let ended = before.0.saturating_sub(DAY);
+                tx.delete_usage(ended).await.map_err(PolicyError::from)?;
                 tx.commit().await?;
                 return Ok(forgotten);
             }
@@ -216,8 +228,9 @@ impl Vault {
         redemption: &Redemption,
         claims: &ConfirmedClaims,
         grant: VerifiedGrant,
+        policies: &Policies,
         entry: &mut Entry,
-    ) -> Result<(LeaseRow, Redeemed), VaultError> {
+    ) -> Result<(LeaseRow, Redeemed, Permit), VaultError> {
         let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
         entry.owner = Some(owner.tree.owner.clone());
         if grant.claims().tree != *claims.tree() {
@@ -227,20 +240,23 @@ impl Vault {
             .await?;
         let tool = tx.tool(&owner.tree.namespace, &redemption.tool).await?;
         let tool = tool.ok_or(Refusal::UnknownTool)?;
-        let permit = xylem_policy::decide(
-            Request {
-                tree: claims.tree(),
-                node: &claims.node(),
-                slot: grant.slot(),
-                tool: &redemption.tool,
-            },
-            Facts {
-                allowed: &owner.tree.tools,
-                tool_slot: &tool.slot,
-            },
-        )
-        .map_err(Refusal::from)?;
-        let version = self.redeemable(tx, &owner, grant.slot()).await?;
+        let version = self.redeemable(tx, &owner, grant.slot()).await;
+        let deposited = version.as_ref().ok().map(|row| row.info.deposited_at);
+        let facts = self.facts(redemption, claims, &owner, &tool, deposited);
+        let call = Call {
+            tree: claims.tree(),
+            node: &claims.node(),
+            slot: grant.slot(),
+            tool: &redemption.tool,
+        };
+        let bounds = Bounds {
+            allowed: &owner.tree.tools,
+            tool_slot: &tool.slot,
+        };
+        let permit = policies.permit(tx, call, bounds, facts).await?;
+        let permit = permit.map_err(Refusal::from)?;
+        entry.policy = Label::new(&permit.by().to_string());
+        let version = version?;
         if version.info.version != grant.order().version {
             entry.behind_s = self.behind(tx, &owner, &grant).await?;
         }
@@ -249,7 +265,30 @@ impl Vault {
         let redeemed = self
             .hand_out(tx, &owner, version, &lease, &grant, tool.hash)
             .await?;
-        Ok((lease, redeemed))
+        Ok((lease, redeemed, permit))
+    }
+
+    /// What is known about the call, for whoever decides by policies. The caller is the tree's owner:
+    /// a worker has neither signed in nor a second factor.
+    fn facts<'a>(
+        &self,
+        redemption: &'a Redemption,
+        claims: &'a ConfirmedClaims,
+        owner: &'a TreeRow,
+        tool: &'a ToolFacts,
+        deposited: Option<UnixSeconds>,
+    ) -> CallFacts<'a> {
+        let now = self.seconds().0;
+        CallFacts {
+            owner: &owner.tree.owner,
+            tool: &tool.about,
+            now,
+            workflow_type: &claims.claims().workflow_type,
+            task_queue: &claims.claims().task_queue,
+            token_age: deposited.map(|at| now.saturating_sub(at.0)),
+            address: redemption.address,
+            parameters: redemption.parameters.as_ref(),
+        }
     }
 
     /// For how many seconds the presented version has been superseded, if it is: at least, where it
@@ -475,7 +514,12 @@ fn granted(mut entry: Entry, redeemed: &Redeemed) -> Entry {
 /// The entry for what was decided against; none where nothing could be decided.
 fn denied(mut entry: Entry, error: &VaultError) -> Option<Entry> {
     match error {
-        VaultError::Refused(refusal) => Some(entry.because(refusal.code())),
+        VaultError::Refused(refusal) => {
+            if let Refusal::Policy(Denied::ByPolicy(Refused { by: Some(by), .. })) = refusal {
+                entry.policy = Label::new(&by.to_string());
+            }
+            Some(entry.because(refusal.code()))
+        }
         VaultError::Tampered(place) => {
             entry.kind = Kind::Tampered;
             entry.reason = Reason::parse(&place.what.replace(' ', "_"));

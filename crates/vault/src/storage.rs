@@ -199,6 +199,8 @@ pub struct ToolFacts {
     pub slot: Slot,
     /// The hash of its definition.
     pub hash: String,
+    /// What policies can say about it.
+    pub about: xylem_policy::ToolFacts,
 }
 
 type Stored<T> = Result<T, StorageError>;
@@ -217,7 +219,7 @@ pub trait Storage: Send + Sync {
 /// insert a row or replace the one with the same key.
 #[async_trait]
 #[expect(missing_docs, reason = "rows are found by what the parameters name")]
-pub trait Transaction: CredentialRows + Send {
+pub trait Transaction: CredentialRows + xylem_policy::Rows {
     /// Makes the changes durable, with their audit entries: they survive a crash from here on. Where
     /// the entries cannot be written, nothing has changed.
     async fn commit(self: Box<Self>) -> Stored<()>;

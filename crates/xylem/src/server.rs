@@ -19,9 +19,10 @@ use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::LogError;
-use xylem_control::{Control, Parts, ServeError, Settings, temporal::Cluster};
+use xylem_control::{Control, Parts, SYSTEM, ServeError, Settings, temporal::Cluster};
 use xylem_identity::{Identity, IdentityError, Secrets};
-use xylem_ids::{IdError, Namespace, TaskQueue};
+use xylem_ids::{IdError, Namespace, Role, TaskQueue};
+use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
 use xylem_registry::Registry;
 use xylem_store::{OpenError, OpenLogError, Store};
 use xylem_vault::{KeyError, KeyRing, Room, SystemClock, Vault, VaultError};
@@ -98,6 +99,9 @@ pub enum ServerError {
     /// The vault.
     #[error("the vault cannot be opened")]
     Vault(#[from] VaultError),
+    /// Policies.
+    #[error("the policies cannot be used")]
+    Policies(#[from] PolicyError),
     /// Agents and keys.
     #[error("the credentials cannot be made")]
     Identity(#[from] IdentityError),
@@ -156,6 +160,7 @@ impl Server {
         let credentials = storage.credentials();
         if config.development {
             credentials.administrator().await?;
+            storage.first_policy().await?;
         }
 
         let cluster = Cluster::new(temporal);
@@ -167,6 +172,7 @@ impl Server {
         };
         let parts = Parts {
             vault: Arc::new(storage.vault),
+            policies: Arc::new(storage.policies),
             registry: Registry::new(storage.store.clone()),
             identity: storage.identity,
             log: storage.store.clone(),
@@ -309,6 +315,7 @@ struct Storage {
     store: Arc<Store>,
     vault: Vault,
     identity: Identity,
+    policies: Policies,
 }
 
 impl Storage {
@@ -327,15 +334,48 @@ impl Storage {
         let checkpoints = checkpoints.unwrap_or_else(|| data.audit_checkpoints());
         let (audit_keys, clock) = (vault.audit_keys(), Arc::new(SystemClock));
         store.open_log(audit_keys, clock, &checkpoints).await?;
-        let secrets = Secrets::new(&vault.subkey(Room::Identity)?).map_err(IdentityError::from)?;
-        let identity = Identity::new(store.clone(), secrets);
+        let key = vault.subkey(Room::Identity)?;
+        let secrets = || Secrets::new(&key).map_err(IdentityError::from);
+        let identity = Identity::new(store.clone(), secrets()?);
+        let seals = vault.subkey(Room::Policy)?.into_mac();
+        let policies = Policies::new(store.clone(), seals, secrets()?)?;
         Ok(Self {
             data: data.clone(),
             namespace,
             store,
             vault,
             identity,
+            policies,
         })
+    }
+
+    /// What `xylem dev` allows from its first start on, until somebody says otherwise: its
+    /// administrator's trees, and those that somebody started without asking, call every tool.
+    async fn first_policy(&self) -> Result<(), ServerError> {
+        let who = Who {
+            agents: [SYSTEM.parse()?].into(),
+            roles: [Role::Admin].into(),
+            anyone: false,
+        };
+        let what = What {
+            all: true,
+            ..What::default()
+        };
+        let actions = [Action::Read, Action::Execute].into();
+        let mut policy = Document::allow("dev".parse()?, who, what, actions);
+        policy.description = "Made by `xylem dev`: replace it by what you mean".to_owned();
+        let author = Author {
+            agent: SYSTEM.parse()?,
+            at: self.vault.now(),
+            note: None,
+        };
+        let created = self
+            .policies
+            .create_first(&self.namespace, &policy, &author);
+        if created.await? {
+            info!("the policy `dev` was made: administrators may call every tool");
+        }
+        Ok(())
     }
 
     fn credentials(&self) -> Credentials {

@@ -2,7 +2,7 @@
 
 use super::{Handlers, answer, wire_tool, worker};
 use crate::{
-    caller::{caller, during_call},
+    caller::{caller, caller_address, during_call},
     convert,
     fault::Fault,
 };
@@ -102,8 +102,13 @@ impl Handlers {
                 tool: tool.clone(),
                 destination: destination.clone(),
                 lease_for: timeout + LEASE_MARGIN,
+                address: caller_address(),
+                parameters: None,
             };
-            let redeemed = self.vault.redeem(redemption, &self.claims).await;
+            let redeemed = self
+                .vault
+                .redeem(redemption, &self.claims, &self.policies)
+                .await;
             let redeemed = redeemed.map_err(|error| Fault::from(error).about(&what))?;
             self.remember(&redeemed);
             if redeemed.tool_hash == known.hash().as_str() {

@@ -18,6 +18,7 @@ use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, St
 use xylem_control::{Control, Parts, Settings, Swept, bind, temporal::Temporal};
 use xylem_identity::{Identity, NewAgent, NewKey, Secrets};
 use xylem_ids::{AgentKind, Namespace, Role, Scopes, WorkflowId};
+use xylem_policy::{Action, Author, Document, Policies, What, Who};
 use xylem_registry::Registry;
 use xylem_store::Store;
 use xylem_vault::{Clock, KeyRing, Room, Storage, Transaction, Vault};
@@ -42,6 +43,7 @@ pub(crate) struct Stack {
     pub(crate) registry: Registry,
     pub(crate) identity: Identity,
     pub(crate) vault: Arc<Vault>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Arc<TestClock>,
     admin: Option<SecretString>,
     keys: Arc<KeyRing>,
@@ -55,6 +57,33 @@ where
     T::Err: std::fmt::Debug,
 {
     text.parse().expect(text)
+}
+
+fn policies(store: &Arc<Store>, vault: &Vault) -> Policies {
+    let key = |room| vault.subkey(room).expect("a key");
+    let agents = Secrets::new(&key(Room::Identity)).expect("secrets");
+    Policies::new(store.clone(), key(Room::Policy).into_mac(), agents).expect("policies")
+}
+
+/// What most tests are not about.
+async fn everybody_may_call(policies: &Policies) {
+    let who = Who {
+        anyone: true,
+        ..Who::default()
+    };
+    let what = What {
+        all: true,
+        ..What::default()
+    };
+    let document = Document::allow(id("everybody"), who, what, [Action::Execute].into());
+    let author = Author {
+        agent: id("somebody"),
+        at: std::time::UNIX_EPOCH,
+        note: None,
+    };
+    let namespace = namespace();
+    let created = policies.create_first(&namespace, &document, &author);
+    created.await.expect("stored");
 }
 
 impl Stack {
@@ -102,8 +131,11 @@ impl Stack {
         let mut settings = Settings::new(namespace());
         settings.sweep_after_rotation = None;
         change(&mut settings);
+        let policies = Arc::new(policies(&store, &vault));
+        everybody_may_call(&policies).await;
         let parts = Parts {
             vault: vault.clone(),
+            policies: policies.clone(),
             registry: registry.clone(),
             identity: identity.clone(),
             log: store.clone(),
@@ -124,6 +156,7 @@ impl Stack {
             registry,
             identity,
             vault,
+            policies,
             clock,
             admin: None,
             keys,

@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub(crate) mod log;
 pub(crate) mod log_tamper;
 pub(crate) mod planes;
+pub(crate) mod policy;
 pub(crate) mod race;
 pub(crate) mod redeem;
 pub(crate) mod registry;

@@ -14,7 +14,7 @@ async fn a_rotation_of_the_issuer_counts_for_every_process_at_once() {
     let new = house.vault.grants(&tree).await.unwrap().remove(0);
     assert_eq!(beside.verify(new.as_str()).await.unwrap(), new);
     let ask = Ask::new(&tree, &new);
-    let redeemed = beside.redeem(ask.redemption, &ask.check).await.unwrap();
+    let redeemed = house.redeem_at(&beside, ask).await.unwrap();
     assert_eq!(redeemed.grant, new);
 
     house.vault.rotate_issuer(&agent("admin")).await.unwrap();
@@ -28,7 +28,7 @@ async fn a_rotation_of_the_issuer_counts_for_every_process_at_once() {
         house.vault.issuer_set().await.unwrap()
     );
     let ask = Ask::new(&tree, &old);
-    let redeemed = beside.redeem(ask.redemption, &ask.check).await.unwrap();
+    let redeemed = house.redeem_at(&beside, ask).await.unwrap();
     assert_eq!(redeemed.token.expose_secret(), V2);
 }
 

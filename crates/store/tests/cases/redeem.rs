@@ -238,7 +238,7 @@ async fn a_tree_calls_the_tools_it_was_allowed() {
         |name: &'static str| Ask::new(&tree, &grant).with(move |r| r.tool = name.parse().unwrap());
     is_refused(&house, calls("no.such"), Refusal::UnknownTool).await;
     let not_named = xylem_policy::Denied::ToolNotAllowed;
-    is_refused(&house, calls("acme.list"), not_named.into()).await;
+    is_refused(&house, calls("acme.list"), not_named.clone().into()).await;
     let other_slot = xylem_policy::Denied::OtherSlot;
     is_refused(&house, calls("git.pull"), other_slot.into()).await;
 

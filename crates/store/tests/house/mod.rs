@@ -8,7 +8,10 @@
 )]
 
 use crate::database::{self, Burglar};
+mod quiet;
+
 use async_trait::async_trait;
+use quiet::Quiet;
 use secrecy::SecretString;
 use sqlx::Connection;
 use std::{
@@ -28,6 +31,7 @@ use xylem_identity::{Identity, Secrets};
 use xylem_ids::{
     AgentId, Audience, Namespace, Order, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId,
 };
+use xylem_policy::{Action, Author, Document, Policies, What, Who};
 use xylem_registry::{Existing, Registry, Tool, WorkflowDefinition};
 use xylem_store::Store;
 use xylem_vault::{
@@ -84,6 +88,7 @@ pub struct House {
     pub clock: Arc<Still>,
     pub store: Arc<Store>,
     pub vault: Arc<Vault>,
+    pub policies: Arc<Policies>,
     pub registry: Registry,
     pub identity: Identity,
 }
@@ -101,11 +106,13 @@ impl House {
         let key = vault.subkey(Room::Identity).expect("a key");
         let secrets = Secrets::new(&key).expect("secrets");
         let identity = Identity::new(store.clone(), secrets);
+        let policies = Arc::new(policies(&store, &vault));
         let house = Self {
             folder,
             clock,
             store,
             vault,
+            policies,
             registry,
             identity,
         };
@@ -120,15 +127,30 @@ impl House {
             clock,
             store,
             vault,
+            policies,
             registry,
             identity,
         } = self;
         store.close().await;
-        drop((vault, registry, identity, store));
+        drop((vault, policies, registry, identity, store));
         Self::open(folder, clock).await
     }
 
     async fn furnish(&self) {
+        let who = Who {
+            anyone: true,
+            ..Who::default()
+        };
+        let what = What {
+            all: true,
+            ..What::default()
+        };
+        let name = "everybody".parse().unwrap();
+        let document = Document::allow(name, who, what, [Action::Execute].into());
+        let (everywhere, author) = (namespace(), self.author());
+        let before = policies_on(Arc::new(Quiet(self.store.clone())), &self.vault);
+        let created = before.create_first(&everywhere, &document, &author);
+        created.await.expect("stored");
         for (name, slot) in [
             ("acme.deploy", "default"),
             ("acme.list", "default"),
@@ -221,8 +243,22 @@ impl House {
         (tree, deposited.grant.expect("a grant"))
     }
 
+    pub fn author(&self) -> Author {
+        Author {
+            agent: "policy-admin".parse().unwrap(),
+            at: self.clock.now(),
+            note: None,
+        }
+    }
+
     pub async fn redeem(&self, ask: Ask) -> Result<Redeemed, VaultError> {
-        self.vault.redeem(ask.redemption, &ask.check).await
+        self.redeem_at(&self.vault, ask).await
+    }
+
+    /// At another instance's vault.
+    pub async fn redeem_at(&self, vault: &Vault, ask: Ask) -> Result<Redeemed, VaultError> {
+        let redeemed = vault.redeem(ask.redemption, &ask.check, &self.policies);
+        redeemed.await
     }
 
     pub async fn release(&self, redeemed: &Redeemed, end: &CallEnd) -> Released {
@@ -310,6 +346,16 @@ pub async fn verified(store: &Store) -> Result<Intact, Finding> {
     }
 }
 
+pub fn policies(store: &Arc<Store>, vault: &Vault) -> Policies {
+    policies_on(store.clone(), vault)
+}
+
+fn policies_on(storage: Arc<dyn xylem_policy::Storage>, vault: &Vault) -> Policies {
+    let key = |room| vault.subkey(room).expect("a key");
+    let agents = Secrets::new(&key(Room::Identity)).expect("secrets");
+    Policies::new(storage, key(Room::Policy).into_mac(), agents).expect("policies")
+}
+
 pub fn checkpoint_file(folder: &Path) -> PathBuf {
     folder.join("audit").join("checkpoints.jws")
 }
@@ -352,6 +398,8 @@ impl Ask {
                 tool: "acme.deploy".parse().unwrap(),
                 destination: "https://api.acme.example".parse().unwrap(),
                 lease_for: Duration::from_secs(30),
+                address: Some([10, 1, 2, 3].into()),
+                parameters: None,
             },
             check: Check::Confirms(lineage(tree)),
         }

@@ -3,6 +3,7 @@
 mod destination;
 mod grant;
 mod pending;
+mod policies;
 mod redemption;
 
 use anyhow::Result;
@@ -13,9 +14,9 @@ use std::{
     io::{self, Write},
     process::ExitCode,
 };
-use xylem_bench::{Machine, Output, Timing, readable};
+use xylem_bench::{Bar, Machine, Output, Timing, missed, readable};
 
-/// Times grant verification, redemption, address and origin check.
+/// Times grant verification, redemption, policy decision, address and origin check.
 #[derive(Parser)]
 struct Options {
     /// What standard output carries.
@@ -28,12 +29,14 @@ struct Options {
 struct Report {
     machine: Machine,
     timings: Vec<Timing>,
+    bars: Vec<Bar>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match measure(Options::parse().output).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
@@ -41,25 +44,30 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn measure(output: Output) -> Result<()> {
+/// Answers whether every bar is met.
+async fn measure(output: Output) -> Result<bool> {
     let mut timings = grant::timings()?;
     timings.extend(destination::timings()?);
+    let (decisions, bars) = policies::timings()?;
+    timings.extend(decisions);
     timings.extend(redemption::timings().await?);
     let report = Report {
         machine: Machine::this(),
         timings,
+        bars,
     };
     let mut stdout = io::stdout();
     match output {
         Output::Text => writeln!(
             stdout,
-            "machine: {}\n{}",
+            "machine: {}\n{}\n{}",
             report.machine,
-            table(&report.timings)
+            table(&report.timings),
+            xylem_bench::table(&report.bars)
         )?,
         Output::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?,
     }
-    Ok(())
+    Ok(missed(&report.bars) == 0)
 }
 
 fn table(timings: &[Timing]) -> Table {

@@ -12,13 +12,15 @@ use std::{
 use tempfile::TempDir;
 use xylem_bench::Timing;
 use xylem_control::{ClaimChecker, temporal::Cluster};
+use xylem_identity::Secrets;
 use xylem_ids::{AgentId, Namespace, Slot, TaskQueue, ToolName, TreeId};
+use xylem_policy::{Action, Author, Document, Policies, What, Who};
 use xylem_registry::{Existing, Registry, Tool, WorkflowDefinition};
 use xylem_store::Store;
 use xylem_testkit::TemporalServer;
 use xylem_vault::{
     Audiences, CallEnd, ClaimCheck, ClaimError, Claims, Deposit, KeyRing, Lineage, NewTree,
-    Redemption, SystemClock, Target, Vault, Worker,
+    Redemption, Room, SystemClock, Target, Vault, Worker,
 };
 
 /// Redemptions per figure.
@@ -60,6 +62,7 @@ impl ClaimCheck for Confirms {
 /// A vault on a database file with one tree, whose root is running an activity.
 struct House {
     vault: Vault,
+    policies: Policies,
     redemption: Redemption,
     lineage: Lineage,
     _folder: TempDir,
@@ -76,6 +79,7 @@ impl House {
         store
             .open_log(log_keys, Arc::new(SystemClock), &checkpoints)
             .await?;
+        let policies = policies(&store, &vault, &claims.namespace).await?;
         let registry = Registry::new(store);
         let tool = tool()?;
         furnish(&registry, &claims.namespace, &tool).await?;
@@ -96,9 +100,12 @@ impl House {
             tool: tool.name().clone(),
             destination: tool.destination(None)?,
             lease_for: Duration::from_secs(30),
+            address: None,
+            parameters: None,
         };
         Ok(Self {
             vault,
+            policies,
             redemption,
             lineage,
             _folder: folder,
@@ -122,7 +129,7 @@ impl House {
     async fn redeem_once(&self, check: &dyn ClaimCheck) -> Result<(Duration, Duration)> {
         let redemption = self.redemption.clone();
         let begin = Instant::now();
-        let redeemed = self.vault.redeem(redemption, check).await?;
+        let redeemed = self.vault.redeem(redemption, check, &self.policies).await?;
         let redeeming = begin.elapsed();
         let end = CallEnd {
             succeeded: true,
@@ -135,6 +142,29 @@ impl House {
         self.vault.release(&redeemed.lease, worker, &end).await?;
         Ok((redeeming, begin.elapsed()))
     }
+}
+
+/// One policy: what a decision takes is told apart.
+async fn policies(store: &Arc<Store>, vault: &Vault, namespace: &Namespace) -> Result<Policies> {
+    let seals = vault.subkey(Room::Policy)?.into_mac();
+    let agents = Secrets::new(&vault.subkey(Room::Identity)?)?;
+    let policies = Policies::new(store.clone(), seals, agents)?;
+    let who = Who {
+        anyone: true,
+        ..Who::default()
+    };
+    let what = What {
+        all: true,
+        ..What::default()
+    };
+    let document = Document::allow("everybody".parse()?, who, what, [Action::Execute].into());
+    let author = Author {
+        agent: agent()?,
+        at: SystemTime::now(),
+        note: None,
+    };
+    policies.create_first(namespace, &document, &author).await?;
+    Ok(policies)
 }
 
 async fn furnish(registry: &Registry, namespace: &Namespace, tool: &Tool) -> Result<()> {

@@ -1,0 +1,135 @@
+//! What Cedar cannot say: how many calls there were, and what somebody approved.
+
+use crate::{
+    document::Requests,
+    facts::{Ask, Facts},
+    value::{Period, Subject},
+};
+use std::{collections::HashMap, fmt, time::Duration};
+use xylem_ids::{AccessId, PolicyName};
+
+/// Which calls are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CounterKey {
+    /// The policy that counts them.
+    pub policy: PolicyName,
+    /// In which time.
+    pub per: Period,
+    /// Whose calls.
+    pub of: Subject,
+    /// The agent, tool or tree.
+    pub subject: String,
+}
+
+/// How many calls there were since the window began, with its first call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counter {
+    /// When it began, in seconds since 1970.
+    pub started_at: u64,
+    /// How many since.
+    pub used: u32,
+}
+
+/// The counters of a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Usage(HashMap<CounterKey, Counter>);
+
+impl FromIterator<(CounterKey, Counter)> for Usage {
+    fn from_iter<T: IntoIterator<Item = (CounterKey, Counter)>>(counters: T) -> Self {
+        Self(counters.into_iter().collect())
+    }
+}
+
+impl Usage {
+    /// How many calls the window that is open now has seen, and when it ends.
+    fn open(&self, key: &CounterKey, now: u64) -> Option<(u32, u64)> {
+        let counter = self.0.get(key)?;
+        let ends = counter.started_at.saturating_add(key.per.seconds());
+        // A clock that is behind the one that began the window opens no second one.
+        (now < ends).then_some((counter.used, ends))
+    }
+
+    /// The counter once one more call was made.
+    #[must_use]
+    pub fn counted(&self, key: &CounterKey, now: u64) -> Counter {
+        match (self.open(key, now), self.0.get(key)) {
+            (Some((used, _)), Some(counter)) => Counter {
+                started_at: counter.started_at,
+                used: used.saturating_add(1),
+            },
+            _ => Counter {
+                started_at: now,
+                used: 1,
+            },
+        }
+    }
+}
+
+/// Something that was approved, and holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// The request.
+    pub id: AccessId,
+    /// The policy that it opens; none: it allows by itself, where nothing denies.
+    pub policy: Option<PolicyName>,
+}
+
+/// How far a limit is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Meter {
+    pub(crate) used: u32,
+    pub(crate) limit: u32,
+    /// When the window ends; none is open.
+    pub(crate) ends: Option<u64>,
+}
+
+impl Meter {
+    pub(crate) fn full(self) -> bool {
+        self.used >= self.limit
+    }
+
+    pub(crate) fn wait(self, now: u64) -> Duration {
+        Duration::from_secs(self.ends.unwrap_or(now).saturating_sub(now))
+    }
+}
+
+impl fmt::Display for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.used, self.limit)
+    }
+}
+
+/// The counter that a limit of `policy` looks at; none where its subject is not known.
+pub(crate) fn key(
+    policy: &PolicyName,
+    requests: &Requests,
+    ask: &Ask<'_>,
+    tree: Option<&str>,
+) -> Option<CounterKey> {
+    let subject = match requests.of {
+        Subject::Agent => ask.agent.as_str(),
+        Subject::Tool => ask.resource.tools().first()?.name.as_str(),
+        Subject::Tree => tree?,
+    };
+    Some(CounterKey {
+        policy: policy.clone(),
+        per: requests.per,
+        of: requests.of,
+        subject: subject.to_owned(),
+    })
+}
+
+pub(crate) fn meter(
+    policy: &PolicyName,
+    requests: &Requests,
+    ask: &Ask<'_>,
+    facts: &Facts<'_>,
+) -> Meter {
+    let key = key(policy, requests, ask, facts.tree);
+    let open = key.and_then(|key| facts.usage.open(&key, facts.now));
+    Meter {
+        used: open.map_or(0, |(used, _)| used),
+        limit: requests.limit(),
+        ends: open.map(|(_, ends)| ends),
+    }
+}
