@@ -3,11 +3,12 @@
 use crate::{
     audit::{Book, Queue},
     migrations::migrate,
+    postgres::{self, PostgresAddress},
     row::RowError,
     sql::{Row, Statement, Work, statement},
     sqlite,
 };
-use sqlx::{SqlitePool, migrate::MigrateError};
+use sqlx::{PgPool, SqlitePool, migrate::MigrateError};
 use std::{
     fmt, io,
     path::Path,
@@ -18,7 +19,13 @@ use xylem_audit::LogError;
 
 /// How long a call waits for its turn.
 const TURN: Duration = Duration::from_secs(10);
+/// How long a start waits while another process changes the schema.
+const SCHEMA_TURN: Duration = Duration::from_secs(60);
 const READERS: u32 = 4;
+/// They wait for each other in the database, in the order in which they came.
+const POSTGRES_WRITERS: u32 = 4;
+/// The lock that whoever writes to a PostgreSQL database holds: "xylem", and which of its locks.
+const WRITER: i64 = 0x7879_6c65_6d00_0001;
 
 /// Why the database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +54,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Pool {
     Sqlite(SqlitePool),
+    Postgres(PgPool),
 }
 
 impl fmt::Debug for Store {
@@ -70,12 +78,40 @@ impl Store {
         let readers = sqlite::options(path).pragma("query_only", "ON");
         let readers = sqlite::pool(readers, READERS, TURN).await;
         let readers = Pool::Sqlite(readers.map_err(OpenError::Open)?);
-        Ok(Self {
+        Ok(Self::new(writer, readers))
+    }
+
+    /// Opens a PostgreSQL database, which others may have open too.
+    ///
+    /// # Errors
+    /// The server does not answer or lets nobody in, or the database belongs to a newer version of
+    /// this program.
+    pub async fn postgres(address: &PostgresAddress) -> Result<Self, OpenError> {
+        let writer = postgres::pool(address, POSTGRES_WRITERS, TURN).await;
+        let writer = Pool::Postgres(writer.map_err(OpenError::Open)?);
+        up_to_date(&writer).await?;
+        let readers = postgres::pool(address, READERS, TURN).await;
+        let readers = Pool::Postgres(readers.map_err(OpenError::Open)?);
+        Ok(Self::new(writer, readers))
+    }
+
+    fn new(writer: Pool, readers: Pool) -> Self {
+        Self {
             writer,
             readers,
             book: Arc::default(),
             queue: Arc::default(),
-        })
+        }
+    }
+
+    /// Whether nobody has made keys in it yet.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn is_new(&self) -> Result<bool, sqlx::Error> {
+        let mut work = self.read().await?;
+        let key = work.one(statement("SELECT id FROM keys LIMIT 1")).await?;
+        Ok(key.is_none())
     }
 
     /// Closes every connection; what was committed is in the database.
@@ -83,6 +119,7 @@ impl Store {
         for pool in [&self.readers, &self.writer] {
             match pool {
                 Pool::Sqlite(pool) => pool.close().await,
+                Pool::Postgres(pool) => pool.close().await,
             }
         }
     }
@@ -113,13 +150,14 @@ impl Store {
 
     /// The turn to write: what is read from now on stays as it is until the end.
     pub(crate) async fn write(&self) -> Result<Work, sqlx::Error> {
-        begin(&self.writer).await
+        begin(&self.writer, TURN).await
     }
 
     /// The database as it is at this moment.
     pub(crate) async fn read(&self) -> Result<Work, sqlx::Error> {
         match &self.readers {
             Pool::Sqlite(pool) => Ok(Work::Sqlite(pool.begin().await?)),
+            Pool::Postgres(pool) => Ok(Work::Postgres(pool.begin_with(READ).await?)),
         }
     }
 }
@@ -149,15 +187,33 @@ impl Store {
     }
 }
 
-async fn begin(pool: &Pool) -> Result<Work, sqlx::Error> {
+/// One snapshot, from the first statement to the last.
+const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+/// The snapshot of any other level would be older than the end of the wait for the lock.
+const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
+
+async fn begin(pool: &Pool, patience: Duration) -> Result<Work, sqlx::Error> {
     match pool {
         Pool::Sqlite(pool) => Ok(Work::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?)),
+        Pool::Postgres(pool) => {
+            // The lock is taken by a statement of its own: where this is dropped between the two,
+            // what is left behind holds nothing.
+            let mut work = Work::Postgres(pool.begin_with(WRITE).await?);
+            if patience != TURN {
+                let wait = statement("SELECT set_config('lock_timeout', $1, true)");
+                let patience = format!("{}ms", patience.as_millis());
+                work.one(wait.bind(patience)).await?;
+            }
+            let lock = statement("SELECT pg_advisory_xact_lock($1)");
+            work.one(lock.bind(WRITER)).await?;
+            Ok(work)
+        }
     }
 }
 
 /// Whoever comes second finds it done.
 async fn up_to_date(writer: &Pool) -> Result<(), OpenError> {
-    let mut work = begin(writer).await.map_err(OpenError::Open)?;
+    let mut work = begin(writer, SCHEMA_TURN).await.map_err(OpenError::Open)?;
     migrate(&mut work).await.map_err(OpenError::Schema)?;
     work.commit().await.map_err(OpenError::Open)
 }

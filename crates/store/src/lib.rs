@@ -1,15 +1,17 @@
-//! The only room that knows SQL: SQLite behind what the vault, the registry and the audit log
-//! declare.
+//! The only room that knows SQL: SQLite or PostgreSQL behind what the vault, the registry and the
+//! audit log declare.
 //!
 //! There are no rules here. Rows are kept and found; whether they are intact, and what follows from
 //! them, is decided by the rooms that declared them. Writers take turns: a write transaction takes
-//! the database's write lock when it begins, so what it reads stays as it is until it commits.
+//! the database's write lock when it begins, so what it reads stays as it is until it commits. On
+//! PostgreSQL that lock is one for all processes: the audit log gives everything one order anyway.
 
 mod audit;
 mod database;
 mod identity;
 mod migrations;
 mod policy;
+mod postgres;
 mod registry;
 mod row;
 mod sql;
@@ -18,3 +20,4 @@ mod vault;
 
 pub use audit::OpenLogError;
 pub use database::{OpenError, Store};
+pub use postgres::{AddressError, PostgresAddress};

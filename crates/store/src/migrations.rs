@@ -39,6 +39,7 @@ macro_rules! folder {
 }
 
 const SQLITE: &[File] = folder!("sqlite");
+const POSTGRES: &[File] = folder!("postgres");
 
 fn migrator(files: &[File]) -> Migrator {
     let migrations = files.iter().map(|&(number, name, sql)| {
@@ -55,6 +56,7 @@ fn migrator(files: &[File]) -> Migrator {
 pub(crate) async fn migrate(work: &mut Work) -> Result<(), MigrateError> {
     match work {
         Work::Sqlite(tx) => migrator(SQLITE).run(&mut **tx).await,
+        Work::Postgres(tx) => migrator(POSTGRES).run(&mut **tx).await,
     }
 }
 

@@ -1,12 +1,13 @@
 //! Statements, what is bound to them, and rows: all that the rest of this room knows of a database.
 
 use sqlx::{
-    AssertSqlSafe, Decode, Row as _, SqlSafeStr, SqlStr, Sqlite, Type,
+    AssertSqlSafe, Decode, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Type,
+    postgres::{PgArguments, PgRow},
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-/// What a statement binds. NULL keeps its type.
+/// What a statement binds. NULL keeps its type: PostgreSQL asks for it.
 pub(crate) enum Value {
     Integer(Option<i64>),
     Text(Option<String>),
@@ -57,6 +58,17 @@ impl Statement {
     }
 
     fn sqlite(self) -> Query<'static, Sqlite, SqliteArguments> {
+        let query = sqlx::query(self.sql);
+        self.values
+            .into_iter()
+            .fold(query, |query, value| match value {
+                Value::Integer(it) => query.bind(it),
+                Value::Text(it) => query.bind(it),
+                Value::Bytes(it) => query.bind(it),
+            })
+    }
+
+    fn postgres(self) -> Query<'static, Postgres, PgArguments> {
         let query = sqlx::query(self.sql);
         self.values
             .into_iter()
@@ -123,17 +135,25 @@ impl Growing {
 
 pub(crate) enum Row {
     Sqlite(SqliteRow),
+    Postgres(PgRow),
 }
 
 /// What a column can be read as.
-pub(crate) trait Column<'r>: Decode<'r, Sqlite> + Type<Sqlite> {}
+pub(crate) trait Column<'r>:
+    Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>
+{
+}
 
-impl<'r, T: Decode<'r, Sqlite> + Type<Sqlite>> Column<'r> for T {}
+impl<'r, T> Column<'r> for T where
+    T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>
+{
+}
 
 impl Row {
     pub(crate) fn column<'r, T: Column<'r>>(&'r self, name: &str) -> Result<T, sqlx::Error> {
         match self {
             Self::Sqlite(row) => row.try_get(name),
+            Self::Postgres(row) => row.try_get(name),
         }
     }
 }
@@ -141,12 +161,14 @@ impl Row {
 /// A transaction. Dropped, it has changed nothing.
 pub(crate) enum Work {
     Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
 impl Work {
     pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(tx) => tx.commit().await,
+            Self::Postgres(tx) => tx.commit().await,
         }
     }
 
@@ -155,6 +177,10 @@ impl Work {
         match self {
             Self::Sqlite(tx) => {
                 let done = statement.sqlite().execute(&mut **tx).await?;
+                Ok(done.rows_affected())
+            }
+            Self::Postgres(tx) => {
+                let done = statement.postgres().execute(&mut **tx).await?;
                 Ok(done.rows_affected())
             }
         }
@@ -166,6 +192,10 @@ impl Work {
                 let row = statement.sqlite().fetch_optional(&mut **tx).await?;
                 Ok(row.map(Row::Sqlite))
             }
+            Self::Postgres(tx) => {
+                let row = statement.postgres().fetch_optional(&mut **tx).await?;
+                Ok(row.map(Row::Postgres))
+            }
         }
     }
 
@@ -174,6 +204,10 @@ impl Work {
             Self::Sqlite(tx) => {
                 let rows = statement.sqlite().fetch_all(&mut **tx).await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Self::Postgres(tx) => {
+                let rows = statement.postgres().fetch_all(&mut **tx).await?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
             }
         }
     }

@@ -78,6 +78,15 @@ enum Command {
     /// Run the control plane
     ///
     /// `xylem server init` makes its keys, once.
+    ///
+    /// The database is a SQLite file in the data directory, or the PostgreSQL database that
+    /// XYLEM_DATABASE_URL names: postgres://USER@HOST:PORT/DATABASE. Its password can be in the file that
+    /// XYLEM_DATABASE_PASSWORD_FILE names. What goes over a network is encrypted, and the server's
+    /// certificate and name are verified; ?sslrootcert=FILE adds an authority. A server on this machine
+    /// is reached through its socket: ?host=/var/run/postgresql.
+    ///
+    /// Several control planes can share one PostgreSQL database: give each the same key-encryption key,
+    /// in XYLEM_KEK or as keys/kek in its data directory, and run `xylem server init` for the first only.
     Server(serve::ServerArguments),
     /// Run a worker with the shipped workflows
     ///

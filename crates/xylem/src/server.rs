@@ -1,12 +1,14 @@
-//! The control plane, put together: SQLite, vault, registry, audit log, listener, sweep.
+//! The control plane, put together: database, vault, registry, audit log, listener, sweep.
 
 mod credentials;
+mod database;
 
 use crate::{
     data::{DataDir, DataError},
     temporal::{TemporalError, TemporalOptions},
 };
 use credentials::Credentials;
+pub use database::{DATABASE_PASSWORD_VARIABLE, DATABASE_VARIABLE, Database, DatabaseError};
 use secrecy::SecretString;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -24,7 +26,7 @@ use xylem_identity::{Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, Role, TaskQueue};
 use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
 use xylem_registry::Registry;
-use xylem_store::{OpenError, OpenLogError, Store};
+use xylem_store::{OpenLogError, Store};
 use xylem_vault::{KeyError, KeyRing, Room, SystemClock, Vault, VaultError};
 
 /// The port of the control plane if it is not told.
@@ -42,8 +44,10 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How a control plane is started.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// Database, keys and credentials.
+    /// Keys, credentials, and the database where it is a file.
     pub data: DataDir,
+    /// Where the database is.
+    pub database: Database,
     /// The Temporal server.
     pub temporal: TemporalOptions,
     /// Where to listen: the first of these that is free. Loopback only.
@@ -64,6 +68,7 @@ impl ServerConfig {
     pub fn new(data: DataDir, temporal: TemporalOptions) -> Self {
         Self {
             data,
+            database: Database::File,
             temporal,
             listen: vec![(Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()],
             development: false,
@@ -80,8 +85,8 @@ pub enum ServerError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// This is an installation already.
-    #[error("{} is there already: nothing was changed", .0.display())]
-    Initialised(PathBuf),
+    #[error("{0} is there already: nothing was changed")]
+    Initialised(String),
     /// There are no keys yet.
     #[error("{} holds no keys: run `xylem server init` once", .0.display())]
     NotInitialised(PathBuf),
@@ -89,13 +94,8 @@ pub enum ServerError {
     #[error("the key-encryption keys cannot be used")]
     Keys(#[from] KeyError),
     /// The database.
-    #[error("the database {} cannot be used", .path.display())]
-    Database {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: OpenError,
-    },
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// The vault.
     #[error("the vault cannot be opened")]
     Vault(#[from] VaultError),
@@ -152,6 +152,7 @@ impl Server {
         let namespace: Namespace = temporal.namespace().parse()?;
         let storage = Storage::open(
             &config.data,
+            &config.database,
             namespace.clone(),
             config.development,
             config.audit_checkpoints,
@@ -308,7 +309,7 @@ async fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, ServerError> {
     Err(refused)
 }
 
-/// Everything that lies in the data directory.
+/// Everything that lies in the data directory and the database.
 struct Storage {
     data: DataDir,
     namespace: Namespace,
@@ -321,15 +322,15 @@ struct Storage {
 impl Storage {
     async fn open(
         data: &DataDir,
+        database: &Database,
         namespace: Namespace,
         make: bool,
         checkpoints: Option<PathBuf>,
     ) -> Result<Self, ServerError> {
         data.create()?;
+        let store = Arc::new(database.open(data).await?);
+        let make = make && database.is_new(&store, data).await?;
         let keys = key_ring(data, make)?;
-        let path = data.database();
-        let store = Store::sqlite(&path).await;
-        let store = Arc::new(store.map_err(|source| ServerError::Database { path, source })?);
         let vault = Vault::open(store.clone(), Arc::new(keys), Arc::new(SystemClock)).await?;
         let checkpoints = checkpoints.unwrap_or_else(|| data.audit_checkpoints());
         let (audit_keys, clock) = (vault.audit_keys(), Arc::new(SystemClock));
@@ -387,8 +388,8 @@ impl Storage {
     }
 }
 
-/// Key-encryption keys: of the environment, or of the data directory. A database is never given
-/// new ones: what is in it could not be read.
+/// Key-encryption keys: of the environment, or of the data directory. A database that has keys is
+/// never given new ones: what is in it could not be read.
 fn key_ring(data: &DataDir, make: bool) -> Result<KeyRing, ServerError> {
     if std::env::var_os(KEK_VARIABLE).is_some() {
         return Ok(KeyRing::from_environment(KEK_VARIABLE)?);
@@ -397,7 +398,7 @@ fn key_ring(data: &DataDir, make: bool) -> Result<KeyRing, ServerError> {
     if path.exists() {
         return Ok(KeyRing::from_file(&path)?);
     }
-    if !make || data.database().exists() {
+    if !make {
         return Err(ServerError::NotInitialised(data.keys()));
     }
     Ok(KeyRing::from_file_or_new(&path)?)
@@ -408,13 +409,24 @@ fn key_ring(data: &DataDir, make: bool) -> Result<KeyRing, ServerError> {
 ///
 /// # Errors
 /// There is an installation already; nothing is changed then.
-pub async fn init(data: &DataDir, namespace: Namespace) -> Result<PathBuf, ServerError> {
-    for path in [data.kek(), data.database(), data.admin_key()] {
+pub async fn init(
+    data: &DataDir,
+    database: &Database,
+    namespace: Namespace,
+) -> Result<PathBuf, ServerError> {
+    for path in [data.kek(), data.admin_key()] {
         if path.exists() {
-            return Err(ServerError::Initialised(path));
+            return Err(ServerError::Initialised(path.display().to_string()));
         }
     }
-    let storage = Storage::open(data, namespace, true, None).await?;
+    data.create()?;
+    let store = database.open(data).await?;
+    let is_new = database.is_new(&store, data).await?;
+    store.close().await;
+    if !is_new {
+        return Err(ServerError::Initialised(database.name(data)));
+    }
+    let storage = Storage::open(data, database, namespace, true, None).await?;
     storage.credentials().administrator().await?;
     Ok(data.admin_key())
 }
@@ -432,13 +444,15 @@ mod tests {
     async fn an_installation_is_made_once() {
         let guard = tempfile::tempdir().expect("a directory");
         let data = DataDir::at(guard.path().join("server"));
-        let path = init(&data, namespace()).await.expect("made");
+        let path = init(&data, &Database::File, namespace())
+            .await
+            .expect("made");
         let key = read_secret(&path).expect("a key");
         for path in [data.kek(), data.admin_key(), data.database()] {
             assert!(is_private(&path).expect("is there"), "{}", path.display());
         }
 
-        let again = init(&data, namespace()).await;
+        let again = init(&data, &Database::File, namespace()).await;
         assert!(matches!(again, Err(ServerError::Initialised(_))));
         let kept = read_secret(&path).expect("a key");
         use secrecy::ExposeSecret;
@@ -449,9 +463,11 @@ mod tests {
     async fn a_database_gets_no_new_keys() {
         let guard = tempfile::tempdir().expect("a directory");
         let data = DataDir::at(guard.path());
-        init(&data, namespace()).await.expect("made");
+        init(&data, &Database::File, namespace())
+            .await
+            .expect("made");
         std::fs::remove_file(data.kek()).expect("removed");
-        let opened = Storage::open(&data, namespace(), true, None).await;
+        let opened = Storage::open(&data, &Database::File, namespace(), true, None).await;
         assert!(matches!(opened, Err(ServerError::NotInitialised(_))));
     }
 
@@ -459,7 +475,7 @@ mod tests {
     async fn without_keys_init_is_named() {
         let guard = tempfile::tempdir().expect("a directory");
         let data = DataDir::at(guard.path());
-        let opened = Storage::open(&data, namespace(), false, None).await;
+        let opened = Storage::open(&data, &Database::File, namespace(), false, None).await;
         let error = opened.err().expect("no keys");
         assert!(error.to_string().contains("xylem server init"), "{error}");
     }

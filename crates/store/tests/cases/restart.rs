@@ -1,5 +1,6 @@
 //! What survives a restart, and a kill at any moment.
 
+use crate::database;
 use crate::house::{self, Ask, House, V1, V2, agent, slot, workflow};
 use secrecy::ExposeSecret;
 use std::{
@@ -170,6 +171,8 @@ async fn tree_in(folder: &Path) -> (TreeId, Arc<Vault>) {
 #[tokio::test]
 async fn a_kill_loses_no_reported_deposit_and_leaves_no_half_of_one() {
     let folder = tempfile::tempdir().unwrap();
+    // A server of the process that is killed would end with it.
+    database::open(folder.path()).await.unwrap().close().await;
     let mut reported = 0;
     for round in 1..=4 {
         let mut child = Command::new(env::current_exe().unwrap())

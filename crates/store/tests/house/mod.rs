@@ -33,11 +33,12 @@ use xylem_ids::{
 };
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
 use xylem_registry::{Existing, Registry, Tool, WorkflowDefinition};
+use xylem_seal::Sealed;
 use xylem_store::Store;
 use xylem_vault::{
     Audiences, CallEnd, ClaimCheck, ClaimError, ClaimRefusal, Claims, Clock, Deposit, Deposited,
-    KeyRing, Lineage, NewTree, Redeemed, Redemption, Refusal, Released, Room, StartId, Stopping,
-    Target, Vault, VaultError, Worker,
+    KeyRing, KeyRow, Lineage, NewTree, Purpose, Redeemed, Redemption, Refusal, Released, Room,
+    StartId, Stopping, Target, Vault, VaultError, Worker,
 };
 
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -95,7 +96,10 @@ pub struct House {
 
 impl House {
     pub async fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        Self::in_folder(tempfile::tempdir().expect("a folder")).await
+    }
+
+    pub async fn in_folder(folder: TempDir) -> Self {
         let clock = Arc::new(Still::at(1_800_000_000));
         Self::open(folder, clock).await
     }
@@ -185,10 +189,18 @@ impl House {
 
     /// Another vault on the same database, as of another process.
     pub async fn beside(&self) -> Arc<Vault> {
+        self.opened_beside().await.1
+    }
+
+    pub async fn store_beside(&self) -> Arc<Store> {
+        self.opened_beside().await.0
+    }
+
+    async fn opened_beside(&self) -> (Arc<Store>, Arc<Vault>) {
         let folder = self.folder.path();
         let checkpoints = folder.join("beside").join("checkpoints.jws");
         let opened = open_with(folder, self.clock.clone(), &checkpoints).await;
-        opened.expect("opens").1
+        opened.expect("opens")
     }
 
     /// From now on nothing can be inserted into the table.
@@ -525,6 +537,20 @@ pub fn tool(name: &str, slot: &str) -> Tool {
         "max_response_bytes": 65536,
     }));
     Tool::new(definition.unwrap()).unwrap()
+}
+
+/// A row that means nothing.
+pub fn key_row(id: &str) -> KeyRow {
+    KeyRow {
+        id: id.parse().unwrap(),
+        purpose: Purpose::Tree,
+        generation: 0,
+        wrapped_by: "nobody".parse().unwrap(),
+        wrapped: Sealed {
+            nonce: [0; 12],
+            ciphertext: vec![0; 48],
+        },
+    }
 }
 
 pub fn version(order: Order) -> u32 {

@@ -8,7 +8,7 @@ use crate::{
     data::{DataDir, DataError, Endpoints},
     dev::{Dev, DevConfig, DevError},
     logging::{self, Level},
-    server::{self, Server, ServerConfig, ServerError},
+    server::{self, Database, Server, ServerConfig, ServerError},
     temporal::TemporalOptions,
     worker::{self, WorkerConfig, WorkerError, WorkerSlots},
 };
@@ -313,6 +313,7 @@ pub(crate) async fn server(
     let temporal = arguments.temporal.options()?;
     let resolved = temporal.resolve()?;
     let mut server = Server::start(ServerConfig {
+        database: Database::from_environment().map_err(ServerError::from)?,
         listen: vec![arguments.listen],
         audit_checkpoints: arguments.audit_checkpoints,
         ..ServerConfig::new(data.clone(), temporal)
@@ -350,7 +351,8 @@ async fn initialise(
     let namespace: Namespace = namespace
         .parse()
         .map_err(|error: IdError| Failure::usage(error.to_string()))?;
-    let key = server::init(data, namespace.clone()).await?;
+    let database = Database::from_environment().map_err(ServerError::from)?;
+    let key = server::init(data, &database, namespace.clone()).await?;
     let answer = json!({
         "dataDirectory": data.path(),
         "namespace": namespace,
