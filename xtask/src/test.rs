@@ -14,7 +14,7 @@ pub(crate) struct Options {
 }
 
 /// Tests that need PostgreSQL's programs.
-const POSTGRES_TESTS: &str = "binary(postgres)";
+const POSTGRES_TESTS: &str = "(binary(postgres) or binary(stack_planes))";
 
 /// Runs the tests with the Temporal CLI they need. Where PostgreSQL is not installed, its tests are
 /// skipped.
