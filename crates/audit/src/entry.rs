@@ -54,6 +54,14 @@ codes!(
         DefinitionsRegistered = "definitions_registered",
         /// An agent was created.
         AgentCreated = "agent_created",
+        /// What an agent may do, or what kind of identity it is, was changed.
+        AgentUpdated = "agent_updated",
+        /// An agent was retired, for good.
+        AgentRetired = "agent_retired",
+        /// A tree got another owner.
+        TreeTransferred = "tree_transferred",
+        /// An API key was replaced by another one.
+        KeyRotated = "key_rotated",
         /// An API key was created.
         KeyCreated = "key_created",
         /// An API key was revoked.

@@ -6,6 +6,7 @@ use crate::{
     convert,
 };
 use futures::{Stream, StreamExt};
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
 use v1::{
@@ -74,8 +75,14 @@ pub struct NewKey {
     pub task_queues: Vec<TaskQueue>,
     /// What it is narrowed to; everything that the agent's roles give where empty.
     pub scopes: Vec<Scope>,
-    /// How long it works.
+    /// How long it works; 90 days where absent.
     pub ttl: Option<Duration>,
+    /// What people call it.
+    pub name: String,
+    /// The networks it works from; any where empty.
+    pub networks: Vec<IpNet>,
+    /// It works until it is revoked.
+    pub never_expires: bool,
 }
 
 impl NewKey {
@@ -87,6 +94,9 @@ impl NewKey {
             task_queues,
             scopes: Vec::new(),
             ttl: None,
+            name: String::new(),
+            networks: Vec::new(),
+            never_expires: false,
         }
     }
 }
@@ -407,6 +417,50 @@ impl Client {
         call(request, CALL_TIMEOUT, |request| agents.list_agents(request)).await
     }
 
+    /// Gives an agent other roles, or says that it is another kind of identity.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none, [`Error::Refused`] where it was retired or is the last
+    /// administrator.
+    pub async fn update_agent(&self, request: v1::UpdateAgentRequest) -> Result<v1::Agent, Error> {
+        let mut agents = AgentsClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| {
+            agents.update_agent(request)
+        })
+        .await
+    }
+
+    /// Retires an agent for good.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none, [`Error::Refused`] where it is the last administrator.
+    pub async fn retire_agent(&self, name: &AgentId) -> Result<v1::Agent, Error> {
+        let message = v1::RetireAgentRequest {
+            name: name.to_string(),
+        };
+        let mut agents = AgentsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| {
+            agents.retire_agent(request)
+        })
+        .await
+    }
+
+    /// Gives a tree another owner.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such tree or agent.
+    pub async fn transfer_tree(&self, tree: &WorkflowId, to: &AgentId) -> Result<v1::Tree, Error> {
+        let message = v1::TransferTreeRequest {
+            tree: tree.to_string(),
+            to: to.to_string(),
+        };
+        let mut trees = TreesClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| {
+            trees.transfer_tree(request)
+        })
+        .await
+    }
+
     /// Makes an API key. The secret is not shown again.
     ///
     /// # Errors
@@ -418,10 +472,36 @@ impl Client {
             task_queues: convert::texts(new.task_queues),
             ttl: new.ttl.map(convert::duration),
             scopes: scopes.collect(),
+            name: new.name,
+            networks: new.networks.iter().map(ToString::to_string).collect(),
+            never_expires: new.never_expires,
         };
         let mut keys = ApiKeysClient::new(self.channel.clone());
         let answer = call(message, CALL_TIMEOUT, |request| {
             keys.create_api_key(request)
+        })
+        .await?;
+        let secret = SecretString::from(answer.secret);
+        Ok((secret, answer.key.ok_or(Error::Unintelligible("key"))?))
+    }
+
+    /// Replaces a key by one that is good for the same; the old one goes on working for `overlap`, a day
+    /// where absent. The secret is not shown again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none of that id, [`Error::Refused`] where it is over.
+    pub async fn rotate_api_key(
+        &self,
+        id: &str,
+        overlap: Option<Duration>,
+    ) -> Result<(SecretString, v1::ApiKey), Error> {
+        let message = v1::RotateApiKeyRequest {
+            id: id.to_owned(),
+            overlap: overlap.map(convert::duration),
+        };
+        let mut keys = ApiKeysClient::new(self.channel.clone());
+        let answer = call(message, CALL_TIMEOUT, |request| {
+            keys.rotate_api_key(request)
         })
         .await?;
         let secret = SecretString::from(answer.secret);

@@ -22,7 +22,9 @@ const PEOPLE: &[Role] = &[Admin, ToolPublisher, PolicyAdmin, User, Auditor];
 
 pub(crate) const fn rule(rpc: Rpc) -> Rule {
     match rpc {
-        Rpc::StartTree | Rpc::StopTree | Rpc::AllowTools => of(Scope::Trees, &[Admin], &[User]),
+        Rpc::StartTree | Rpc::StopTree | Rpc::AllowTools | Rpc::TransferTree => {
+            of(Scope::Trees, &[Admin], &[User])
+        }
         Rpc::ListTrees | Rpc::GetTree | Rpc::WatchTree => {
             of(Scope::TreesRead, &[Admin, Auditor], &[User])
         }
@@ -35,10 +37,10 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         Rpc::RegisterTool => of(Scope::Tools, &[], &[ToolPublisher]),
         Rpc::GetTool => of(Scope::ToolsRead, &Role::ALL, &[]),
         Rpc::ListTools => of(Scope::ToolsRead, PEOPLE, &[]),
-        Rpc::CreateAgent => of(Scope::Agents, &[Admin], &[]),
+        Rpc::CreateAgent | Rpc::UpdateAgent | Rpc::RetireAgent => of(Scope::Agents, &[Admin], &[]),
         Rpc::ListAgents => of(Scope::AgentsRead, &[Admin, PolicyAdmin, Auditor], &[]),
         Rpc::CreateApiKey => of(Scope::Keys, &[Admin], &[ToolPublisher, PolicyAdmin, User]),
-        Rpc::RevokeApiKey => of(
+        Rpc::RotateApiKey | Rpc::RevokeApiKey => of(
             Scope::Keys,
             &[Admin],
             &[ToolPublisher, PolicyAdmin, User, Worker, Auditor],
@@ -124,7 +126,9 @@ mod tests {
                 "{rpc:?}"
             );
             assert!(
-                !changes || !own.contains(&Auditor) || *rpc == Rpc::RevokeApiKey,
+                !changes
+                    || !own.contains(&Auditor)
+                    || matches!(rpc, Rpc::RotateApiKey | Rpc::RevokeApiKey),
                 "{rpc:?}"
             );
         }

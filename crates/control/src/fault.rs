@@ -158,6 +158,12 @@ impl From<IdentityError> for Fault {
             IdentityError::Invalid(invalid) => Self::invalid(invalid.field(), invalid.to_string()),
             IdentityError::Exists { .. } => Self::conflict("exists", error.to_string()),
             IdentityError::NotFound { what } => Self::not_found(what),
+            IdentityError::Retired => Self::refused("agent_retired", error.to_string()),
+            IdentityError::LastAdministrator => {
+                Self::refused("last_administrator", error.to_string())
+            }
+            IdentityError::Changed => Self::conflict("changed_meanwhile", error.to_string()),
+            IdentityError::KeyOver => Self::refused("key_over", error.to_string()),
             IdentityError::Storage(xylem_identity::StorageError::Unavailable(_)) => database(error),
             IdentityError::Storage(_)
             | IdentityError::Tampered { .. }

@@ -232,3 +232,84 @@ async fn a_key_ends_by_the_clock_of_the_control_plane() {
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(reason(answer).await, "key_not_valid");
 }
+
+#[tokio::test]
+async fn a_key_ends_by_default_and_none_outlives_the_one_it_was_made_with() {
+    let stack = Stack::start().await;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let admin = stack.admin().await;
+    stack.key_for(Role::User, "one").await;
+    let new = || NewKey::new(common::id("one"), Vec::new());
+    let life = |key: &v1::ApiKey| {
+        let seconds = |time: Option<xylem_client::Timestamp>| time.map(|time| time.seconds);
+        seconds(key.expires_at).map(|end| end - seconds(key.created_at).unwrap_or_default())
+    };
+    let (_, usual) = admin.create_api_key(new()).await.expect("a key");
+    assert_eq!(life(&usual), Some(90 * 86_400));
+    let never = NewKey {
+        never_expires: true,
+        ..new()
+    };
+    let (_, endless) = admin.create_api_key(never.clone()).await.expect("a key");
+    assert_eq!(life(&endless), None);
+    let brief = NewKey {
+        ttl: Some(7 * day),
+        scopes: vec![Scope::Keys, Scope::TreesRead],
+        ..new()
+    };
+    let (secret, _) = admin.create_api_key(brief).await.expect("a key");
+    let user = Client::connect(&stack.address, &secret).await;
+    let user = user.expect("a connection");
+    let narrow = NewKey {
+        scopes: vec![Scope::TreesRead],
+        ..new()
+    };
+    let (_, made) = user.create_api_key(narrow.clone()).await.expect("a key");
+    assert_eq!(life(&made), Some(7 * 86_400));
+    let longer = NewKey {
+        ttl: Some(8 * day),
+        ..narrow.clone()
+    };
+    let endless = NewKey {
+        never_expires: true,
+        ..narrow
+    };
+    for (new, field) in [
+        (longer, "ttl"),
+        (endless, "never_expires"),
+        (new(), "scopes"),
+    ] {
+        let error = user.create_api_key(new).await.expect_err("too much");
+        assert!(matches!(&error, xylem_client::Error::Invalid(_)), "{error}");
+        assert!(error.to_string().contains(field), "{error}");
+    }
+    let keys = user
+        .list_api_keys(Default::default())
+        .await
+        .expect("a list");
+    let wide = keys.keys.iter().find(|key| key.scopes.is_empty());
+    let wide = &wide.expect("the first one").id;
+    let error = user.rotate_api_key(wide, None).await.expect_err("wider");
+    assert!(matches!(&error, xylem_client::Error::Invalid(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_agent_is_changed_and_retired_over_the_wire() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    stack.key_for(Role::User, "one").await;
+    let request = v1::UpdateAgentRequest {
+        name: "one".to_owned(),
+        add_roles: vec![v1::Role::Auditor.into()],
+        kind: v1::AgentKind::Bot.into(),
+        ..Default::default()
+    };
+    let agent = admin.update_agent(request).await.expect("updated");
+    assert_eq!(agent.roles().count(), 2);
+    assert_eq!(agent.kind(), v1::AgentKind::Bot);
+    let retired = admin.retire_agent(&common::id("one")).await;
+    assert!(retired.expect("retired").retired_at.is_some());
+    let refused = admin.retire_agent(&common::id("admin")).await;
+    let refused = refused.expect_err("the last one");
+    assert_eq!(refused.reason(), Some("last_administrator"));
+}

@@ -25,6 +25,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Whether it can manage agents.
+    pub(crate) fn manages(&self) -> bool {
+        self.retired_at.is_none() && self.roles.contains(&Role::Admin)
+    }
+
     pub(crate) fn fields(&self) -> Fields {
         let fields = Fields::new("agent")
             .text(self.namespace.as_str())
@@ -45,6 +50,17 @@ pub struct NewAgent {
     pub kind: AgentKind,
     /// What it may do.
     pub roles: Roles,
+}
+
+/// What is to be changed about an agent; the rest stays.
+#[derive(Debug, Clone, Default)]
+pub struct AgentChange {
+    /// What kind of identity it is.
+    pub kind: Option<AgentKind>,
+    /// Roles that it gets.
+    pub add: Roles,
+    /// Roles that it loses.
+    pub remove: Roles,
 }
 
 /// A worker's key lies where activities run, so what it is good for must stay little.

@@ -42,6 +42,18 @@ pub enum IdentityError {
         /// What kind of thing.
         what: &'static str,
     },
+    /// The agent was retired, and stays so.
+    #[error("the agent was retired: create another, its name is not used again")]
+    Retired,
+    /// It would leave nobody who can manage agents.
+    #[error("this is the last administrator: give another agent the role admin first")]
+    LastAdministrator,
+    /// Somebody else has changed it meanwhile.
+    #[error("somebody else has changed it meanwhile: look at it and try again")]
+    Changed,
+    /// The key does not work any more.
+    #[error("the API key has expired or was revoked: create another")]
+    KeyOver,
     /// A stored record was edited.
     #[error("the record of {what} is not what was written")]
     Tampered {
@@ -58,7 +70,11 @@ pub enum IdentityError {
 
 impl From<StorageError> for IdentityError {
     fn from(error: StorageError) -> Self {
-        Self::Storage(error)
+        match error {
+            StorageError::Changed => Self::Changed,
+            StorageError::LastAdministrator => Self::LastAdministrator,
+            other => Self::Storage(other),
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! The rules.
 
 use crate::{
-    Agent, ApiKey, IdentityError, Invalid, IssuedKey, NewAgent, NewKey, PresentedKey, Principal,
-    Secrets, Storage, StorageError, Unauthenticated,
+    Agent, AgentChange, ApiKey, IdentityError, Invalid, IssuedKey, NewAgent, NewKey, PresentedKey,
+    Principal, Secrets, Storage, StorageError, Unauthenticated,
     agent::check_roles,
     key::{generate_id, generate_secret},
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use std::{
     fmt,
     net::IpAddr,
@@ -91,6 +91,65 @@ impl Identity {
             .check_agent(found.ok_or(IdentityError::NotFound { what: "agent" })?)
     }
 
+    /// Gives an agent other roles, or says that it is another kind of identity. What it may do counts
+    /// from its next call on.
+    ///
+    /// # Errors
+    /// It was retired, the roles do not go together, or nobody else could manage agents then.
+    pub async fn update_agent(
+        &self,
+        namespace: &Namespace,
+        id: &AgentId,
+        change: AgentChange,
+        entry: Entry,
+    ) -> Result<Agent, IdentityError> {
+        let read = self.agent(namespace, id).await?;
+        if read.retired_at.is_some() {
+            return Err(IdentityError::Retired);
+        }
+        let mut agent = read.clone();
+        agent.kind = change.kind.unwrap_or(agent.kind);
+        agent.roles.extend(change.add);
+        agent.roles = &agent.roles - &change.remove;
+        check_roles(&agent.roles)?;
+        self.replace(&read, agent, entry).await
+    }
+
+    /// Retires an agent, for good: its next call is refused, and its name is not used again. Retiring
+    /// it again changes nothing.
+    ///
+    /// # Errors
+    /// There is none, or nobody else could manage agents then.
+    pub async fn retire_agent(
+        &self,
+        namespace: &Namespace,
+        id: &AgentId,
+        entry: Entry,
+    ) -> Result<Agent, IdentityError> {
+        let read = self.agent(namespace, id).await?;
+        if read.retired_at.is_some() {
+            return Ok(read);
+        }
+        let mut agent = read.clone();
+        agent.retired_at = Some(entry.at);
+        self.replace(&read, agent, entry).await
+    }
+
+    async fn replace(
+        &self,
+        read: &Agent,
+        agent: Agent,
+        entry: Entry,
+    ) -> Result<Agent, IdentityError> {
+        let agent = self.secrets.seal_agent(agent);
+        let entry = about_agent(entry, &agent);
+        let needs_other = read.manages() && !agent.manages();
+        self.storage
+            .replace_agent(read, &agent, needs_other, &[entry])
+            .await?;
+        Ok(agent)
+    }
+
     /// Agents in the order of their names, beginning after `after`; at most 500.
     ///
     /// # Errors
@@ -117,8 +176,7 @@ impl Identity {
     ) -> Result<IssuedKey, IdentityError> {
         let agent = self.agent(namespace, &new.agent).await?;
         check_key(&new, &agent, entry.at)?;
-        let secret = generate_secret()?;
-        let presented = PresentedKey::parse(secret.expose_secret()).ok_or(CryptoError)?;
+        let (secret, hash) = self.new_secret()?;
         let key = self.secrets.seal_key(ApiKey {
             id: generate_id()?,
             namespace: namespace.clone(),
@@ -131,7 +189,7 @@ impl Identity {
             expires_at: new.expires_at,
             revoked_at: None,
             last_used_at: None,
-            hash: self.secrets.hash(&presented),
+            hash,
             seal: Mac([0; 32]),
         });
         self.storage
@@ -140,19 +198,11 @@ impl Identity {
         Ok(IssuedKey { secret, key })
     }
 
-    /// Whose key it is.
+    /// The key of this id, as it is stored.
     ///
     /// # Errors
     /// There is none in this namespace, or the storage failed.
-    pub async fn key_owner(
-        &self,
-        namespace: &Namespace,
-        id: &KeyId,
-    ) -> Result<AgentId, IdentityError> {
-        Ok(self.find_key(namespace, id).await?.agent)
-    }
-
-    async fn find_key(&self, namespace: &Namespace, id: &KeyId) -> Result<ApiKey, IdentityError> {
+    pub async fn key(&self, namespace: &Namespace, id: &KeyId) -> Result<ApiKey, IdentityError> {
         let found = self.storage.key(namespace, id).await?;
         found.ok_or(IdentityError::NotFound { what: "API key" })
     }
@@ -173,6 +223,58 @@ impl Identity {
         Ok(self.storage.keys(namespace, agent, after, limit).await?)
     }
 
+    /// Replaces a key by another one that is good for the same and lives as long as it did. The old one
+    /// goes on working for `overlap`, but not longer than it would have.
+    ///
+    /// # Errors
+    /// The key has expired or was revoked, its record was edited, or the storage failed.
+    pub async fn rotate_key(
+        &self,
+        namespace: &Namespace,
+        id: &KeyId,
+        overlap: Duration,
+        entry: Entry,
+    ) -> Result<IssuedKey, IdentityError> {
+        let mut old = self.secrets.check_key(self.key(namespace, id).await?)?;
+        let now = entry.at;
+        if old.revoked_at.is_some() || old.expires_at.is_some_and(|end| end <= now) {
+            return Err(IdentityError::KeyOver);
+        }
+        if self
+            .agent(namespace, &old.agent)
+            .await?
+            .retired_at
+            .is_some()
+        {
+            return Err(IdentityError::Retired);
+        }
+        let life = old
+            .expires_at
+            .map(|end| end.duration_since(old.created_at).unwrap_or_default());
+        let (secret, hash) = self.new_secret()?;
+        let new = self.secrets.seal_key(ApiKey {
+            id: generate_id()?,
+            created_at: now,
+            expires_at: life.map(|life| now + life),
+            last_used_at: None,
+            hash,
+            ..old.clone()
+        });
+        let end = now + overlap;
+        old.expires_at = Some(old.expires_at.map_or(end, |expires| expires.min(end)));
+        let old = self.secrets.seal_key(old);
+        let entry = about_key(entry, &old);
+        self.storage.rotate_key(&old, &new, &[entry]).await?;
+        Ok(IssuedKey { secret, key: new })
+    }
+
+    fn new_secret(&self) -> Result<(SecretString, [u8; 32]), CryptoError> {
+        let secret = generate_secret()?;
+        let presented = PresentedKey::parse(secret.expose_secret()).ok_or(CryptoError)?;
+        let hash = self.secrets.hash(&presented);
+        Ok((secret, hash))
+    }
+
     /// Revokes a key, for good. Revoking it again changes nothing. A key whose record was edited is
     /// revoked too: whoever looks after it wants it gone.
     ///
@@ -184,7 +286,7 @@ impl Identity {
         id: &KeyId,
         entry: Entry,
     ) -> Result<ApiKey, IdentityError> {
-        let mut key = self.find_key(namespace, id).await?;
+        let mut key = self.key(namespace, id).await?;
         if key.revoked_at.is_none() {
             key.revoked_at = Some(entry.at);
             key = self.secrets.seal_key(key);
@@ -234,6 +336,7 @@ impl Identity {
             roles: agent.roles,
             scopes: key.scopes,
             queues: key.queues,
+            until: key.expires_at,
         })
     }
 

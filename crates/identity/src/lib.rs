@@ -22,7 +22,7 @@ mod principal;
 mod secrets;
 mod storage;
 
-pub use agent::{Agent, NewAgent};
+pub use agent::{Agent, AgentChange, NewAgent};
 pub use error::{IdentityError, Invalid, Unauthenticated};
 pub use identity::Identity;
 pub use key::{ApiKey, IssuedKey, KEY_PREFIX, NewKey, PresentedKey};

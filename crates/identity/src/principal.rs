@@ -1,6 +1,6 @@
 //! The proof that somebody was authenticated.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::SystemTime};
 use xylem_ids::{AgentId, AgentKind, KeyId, Namespace, Role, Roles, Scope, Scopes, TaskQueue};
 
 /// Who is calling. Only [`crate::Identity`] makes one. The roles are those that the agent has now.
@@ -13,6 +13,7 @@ pub struct Principal {
     pub(crate) roles: Roles,
     pub(crate) scopes: Scopes,
     pub(crate) queues: BTreeSet<TaskQueue>,
+    pub(crate) until: Option<SystemTime>,
 }
 
 impl Principal {
@@ -62,6 +63,12 @@ impl Principal {
     #[must_use]
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.allow(scope)
+    }
+
+    /// When the credential ends by itself.
+    #[must_use]
+    pub fn until(&self) -> Option<SystemTime> {
+        self.until
     }
 
     /// The task queues the caller serves.

@@ -21,6 +21,12 @@ pub enum StorageError {
     /// Something else exists under this name.
     #[error("something else exists under this name")]
     Exists,
+    /// Somebody else has changed it since it was read.
+    #[error("somebody else has changed it meanwhile")]
+    Changed,
+    /// No other administrator would be left.
+    #[error("no other administrator would be left")]
+    LastAdministrator,
 }
 
 /// What is kept about identities. Every method is one transaction; a change and its audit entries are
@@ -32,6 +38,19 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// [`StorageError::Exists`] where the name is taken.
     async fn insert_agent(&self, agent: &Agent, entries: &[Entry]) -> Result<(), StorageError>;
+
+    /// Stores an agent's new state, if it still is what was read.
+    ///
+    /// # Errors
+    /// [`StorageError::Changed`] where it is not, and [`StorageError::LastAdministrator`] where another
+    /// active administrator is asked for and there is none.
+    async fn replace_agent(
+        &self,
+        read: &Agent,
+        agent: &Agent,
+        other_administrator: bool,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
 
     /// The agent of this name.
     ///
@@ -59,6 +78,17 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// The storage did not answer.
     async fn put_key(&self, key: &ApiKey, entries: &[Entry]) -> Result<(), StorageError>;
+
+    /// Stores a key's new state and the key that replaces it.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn rotate_key(
+        &self,
+        old: &ApiKey,
+        new: &ApiKey,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
 
     /// The key with this hash, and its agent as it is now.
     ///

@@ -74,6 +74,42 @@ impl Storage for Store {
         self.note(work, entries).await
     }
 
+    async fn replace_agent(
+        &self,
+        read: &Agent,
+        agent: &Agent,
+        other_administrator: bool,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        if other_administrator {
+            let others = statement(
+                "SELECT id FROM agents WHERE namespace = $1 AND id <> $2 AND retired_at IS NULL
+                    AND roles LIKE '%\"admin\"%' LIMIT 1",
+            )
+            .bind(agent.namespace.as_str())
+            .bind(agent.id.as_str());
+            if work.one(others).await.map_err(unavailable)?.is_none() {
+                return Err(StorageError::LastAdministrator);
+            }
+        }
+        let query = statement(
+            "UPDATE agents SET kind = $4, roles = $5, retired_at = $6, seal = $7
+             WHERE namespace = $1 AND id = $2 AND seal = $3",
+        )
+        .bind(agent.namespace.as_str())
+        .bind(agent.id.as_str())
+        .bind(read.seal.0.as_slice())
+        .bind(agent.kind.code())
+        .bind(role_codes(&agent.roles))
+        .bind(agent.retired_at.map(seconds))
+        .bind(agent.seal.0.as_slice());
+        if work.run(query).await.map_err(unavailable)? == 0 {
+            return Err(StorageError::Changed);
+        }
+        self.note(work, entries).await
+    }
+
     async fn agent(&self, namespace: &Namespace, id: &AgentId) -> Stored<Option<Agent>> {
         self.find(by_name(namespace, id), agent).await
     }
@@ -95,6 +131,13 @@ impl Storage for Store {
     async fn put_key(&self, key: &ApiKey, entries: &[Entry]) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
         work.run(upsert_key(key)).await.map_err(unavailable)?;
+        self.note(work, entries).await
+    }
+
+    async fn rotate_key(&self, old: &ApiKey, new: &ApiKey, entries: &[Entry]) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        work.run(upsert_key(old)).await.map_err(unavailable)?;
+        work.run(upsert_key(new)).await.map_err(unavailable)?;
         self.note(work, entries).await
     }
 

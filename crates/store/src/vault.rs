@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
-    Audience, KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, ToolTag, TreeId, Version,
-    WorkflowId, WorkflowType,
+    AgentId, Audience, KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, ToolTag, TreeId,
+    Version, WorkflowId, WorkflowType,
 };
 use xylem_vault::{
     EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId, SecretId, SecretRow, SlotRow,
@@ -348,6 +348,16 @@ impl Transaction for StoreTransaction {
         .bind(text(slot));
         let found = self.one(query, slot_use).await?;
         Ok(found.unwrap_or(SlotUse::Undeclared))
+    }
+
+    async fn is_retired(&mut self, namespace: &Namespace, agent: &AgentId) -> Stored<bool> {
+        let query = statement(
+            "SELECT retired_at FROM agents WHERE namespace = $1 AND id = $2
+                AND retired_at IS NOT NULL",
+        );
+        let query = query.bind(text(namespace)).bind(text(agent));
+        let found = self.one(query, |_| Ok(())).await?;
+        Ok(found.is_some())
     }
 
     async fn tool(&mut self, namespace: &Namespace, name: &ToolName) -> Stored<Option<ToolFacts>> {

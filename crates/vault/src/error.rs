@@ -31,6 +31,11 @@ pub enum Refusal {
     /// The tree was stopped.
     #[error("the tree was stopped: its tokens are destroyed")]
     TreeStopped,
+    /// The agent that owns the tree was retired.
+    #[error(
+        "the agent that owns the tree was retired: `xylem tree transfer` gives it another owner"
+    )]
+    OwnerRetired,
     /// The node's type does not declare the slot.
     #[error("the workflow type does not declare this slot: declare it and restart its worker")]
     Undeclared,
@@ -91,6 +96,7 @@ impl Refusal {
             Self::QueueNotServed => "queue_not_served",
             Self::UnknownTree => "unknown_tree",
             Self::TreeStopped => "tree_stopped",
+            Self::OwnerRetired => "owner_retired",
             Self::Undeclared => "slot_undeclared",
             Self::TransitOnly => "slot_transit_only",
             Self::Excluded => "excluded",

@@ -233,6 +233,10 @@ impl Vault {
     ) -> Result<(LeaseRow, Redeemed, Permit), VaultError> {
         let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
         entry.owner = Some(owner.tree.owner.clone());
+        let (namespace, agent) = (&owner.tree.namespace, &owner.tree.owner);
+        if tx.is_retired(namespace, agent).await? {
+            return Err(Refusal::OwnerRetired.into());
+        }
         if grant.claims().tree != *claims.tree() {
             return Err(Refusal::OtherTree.into());
         }

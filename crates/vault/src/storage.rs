@@ -309,6 +309,8 @@ pub trait Transaction: CredentialRows + xylem_policy::Rows {
         workflow_type: &WorkflowType,
         slot: &Slot,
     ) -> Stored<SlotUse>;
+    /// Whether the agent was retired.
+    async fn is_retired(&mut self, namespace: &Namespace, agent: &AgentId) -> Stored<bool>;
     /// What the registry knows of a tool.
     async fn tool(&mut self, namespace: &Namespace, name: &ToolName) -> Stored<Option<ToolFacts>>;
 }

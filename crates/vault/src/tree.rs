@@ -356,6 +356,29 @@ impl Vault {
         Ok(Bound { tree: id, grants })
     }
 
+    /// Gives a tree another owner.
+    ///
+    /// # Errors
+    /// There is no such tree, it was stopped, or the storage failed.
+    pub async fn transfer(
+        &self,
+        tree: &TreeId,
+        to: AgentId,
+        entry: Entry,
+    ) -> Result<Tree, VaultError> {
+        let mut tx = self.begin().await?;
+        let row = self.living_tree(&mut *tx, tree).await?;
+        let mut changed = row.tree;
+        changed.owner = to;
+        let row = self.derived.seal_tree(changed, row.data_key);
+        tx.put_tree(&row).await?;
+        let mut entry = entry.of_tree(tree);
+        entry.owner = Some(row.tree.owner.clone());
+        tx.audit(&entry).await?;
+        tx.commit().await?;
+        Ok(row.tree)
+    }
+
     async fn change_tools(
         &self,
         tree: &TreeId,

@@ -6,17 +6,21 @@ use crate::{
     convert,
     fault::Fault,
 };
+use ipnet::IpNet;
 use secrecy::ExposeSecret;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tonic::{Request, Response, Status};
 use v1::{agents_server::Agents, api_keys_server::ApiKeys};
 use xylem_audit::Kind;
-use xylem_identity::{Agent, ApiKey, NewAgent, NewKey};
-use xylem_ids::{AgentId, KeyId};
+use xylem_identity::{Agent, AgentChange, ApiKey, NewAgent, NewKey};
+use xylem_ids::{AgentId, KeyId, Scopes};
 use xylem_proto::v1;
 
-/// The longest life of a key.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a key lives that does not say.
+const USUAL: Duration = Duration::from_secs(90 * DAY.as_secs());
+/// The longest life of a key that ends.
+const LONGEST: Duration = Duration::from_secs(366 * DAY.as_secs());
 
 #[tonic::async_trait]
 impl Agents for Handlers {
@@ -25,6 +29,20 @@ impl Agents for Handlers {
         request: Request<v1::CreateAgentRequest>,
     ) -> Result<Response<v1::Agent>, Status> {
         answer(self.create_agent(request.into_inner()).await)
+    }
+
+    async fn update_agent(
+        &self,
+        request: Request<v1::UpdateAgentRequest>,
+    ) -> Result<Response<v1::Agent>, Status> {
+        answer(self.update_agent(request.into_inner()).await)
+    }
+
+    async fn retire_agent(
+        &self,
+        request: Request<v1::RetireAgentRequest>,
+    ) -> Result<Response<v1::Agent>, Status> {
+        answer(self.retire_agent(request.into_inner()).await)
     }
 
     async fn list_agents(
@@ -42,6 +60,13 @@ impl ApiKeys for Handlers {
         request: Request<v1::CreateApiKeyRequest>,
     ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
         answer(self.create_key(request.into_inner()).await)
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<v1::RotateApiKeyRequest>,
+    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
+        answer(self.rotate_key(request.into_inner()).await)
     }
 
     async fn list_api_keys(
@@ -69,6 +94,30 @@ impl Handlers {
         let entry = self.change(Kind::AgentCreated);
         let namespace = &self.settings.namespace;
         let agent = self.identity.create_agent(namespace, new, entry).await?;
+        Ok(wire_agent(agent))
+    }
+
+    async fn update_agent(&self, request: v1::UpdateAgentRequest) -> Result<v1::Agent, Fault> {
+        let name: AgentId = convert::id(request.name, "name")?;
+        let change = AgentChange {
+            kind: match request.kind {
+                0 => None,
+                code => Some(convert::kind(code)?),
+            },
+            add: convert::roles(request.add_roles)?,
+            remove: convert::roles(request.remove_roles)?,
+        };
+        let entry = self.change(Kind::AgentUpdated);
+        let namespace = &self.settings.namespace;
+        let agent = self.identity.update_agent(namespace, &name, change, entry);
+        Ok(wire_agent(agent.await?))
+    }
+
+    async fn retire_agent(&self, request: v1::RetireAgentRequest) -> Result<v1::Agent, Fault> {
+        let name: AgentId = convert::id(request.name, "name")?;
+        let entry = self.change(Kind::AgentRetired);
+        let namespace = &self.settings.namespace;
+        let agent = self.identity.retire_agent(namespace, &name, entry).await?;
         Ok(wire_agent(agent))
     }
 
@@ -100,22 +149,50 @@ impl Handlers {
             None => caller()?.agent().clone(),
         };
         let entry = self.change(Kind::KeyCreated);
-        let least = Duration::from_secs(1);
-        let ttl = convert::duration(request.ttl, "ttl", least, LONGEST)?;
         let new = NewKey {
             agent,
-            name: String::new(),
+            name: request.name,
             scopes: convert::scopes(request.scopes)?,
             queues: convert::ids(request.task_queues, "task_queues")?,
-            networks: Vec::new(),
-            expires_at: ttl.map(|ttl| entry.at + ttl),
+            networks: networks(request.networks)?,
+            expires_at: expiry(request.ttl, request.never_expires, entry.at)?,
         };
+        within(&new.scopes)?;
         let namespace = &self.settings.namespace;
         let issued = self.identity.create_key(namespace, new, entry).await?;
         Ok(v1::CreateApiKeyResponse {
             secret: issued.secret.expose_secret().to_owned(),
             key: Some(wire_key(issued.key)),
         })
+    }
+
+    async fn rotate_key(
+        &self,
+        request: v1::RotateApiKeyRequest,
+    ) -> Result<v1::CreateApiKeyResponse, Fault> {
+        let id: KeyId = convert::id(request.id, "id")?;
+        let overlap = convert::duration(request.overlap, "overlap", Duration::ZERO, 7 * DAY)?;
+        let known = self.own_key(&id).await?;
+        within(&known.scopes)?;
+        let entry = self.change(Kind::KeyRotated);
+        let namespace = &self.settings.namespace;
+        let overlap = overlap.unwrap_or(DAY);
+        let issued = self.identity.rotate_key(namespace, &id, overlap, entry);
+        let issued = issued.await?;
+        Ok(v1::CreateApiKeyResponse {
+            secret: issued.secret.expose_secret().to_owned(),
+            key: Some(wire_key(issued.key)),
+        })
+    }
+
+    /// The key, as far as the caller may see it.
+    async fn own_key(&self, id: &KeyId) -> Result<ApiKey, Fault> {
+        let key = self.identity.key(&self.settings.namespace, id).await?;
+        if reaches(&key.agent)? {
+            Ok(key)
+        } else {
+            Err(Fault::not_found("API key"))
+        }
     }
 
     async fn keys(
@@ -140,15 +217,59 @@ impl Handlers {
 
     async fn revoke_key(&self, request: v1::RevokeApiKeyRequest) -> Result<v1::ApiKey, Fault> {
         let id: KeyId = convert::id(request.id, "id")?;
+        self.own_key(&id).await?;
         let namespace = &self.settings.namespace;
-        let owner = self.identity.key_owner(namespace, &id).await?;
-        if !reaches(&owner)? {
-            return Err(Fault::not_found("API key"));
-        }
         let entry = self.change(Kind::KeyRevoked);
         let key = self.identity.revoke_key(namespace, &id, entry).await?;
         Ok(wire_key(key))
     }
+}
+
+/// When a new key ends. None that is made with a key outlives that key.
+fn expiry(
+    ttl: Option<xylem_proto::Duration>,
+    never: bool,
+    now: SystemTime,
+) -> Result<Option<SystemTime>, Fault> {
+    let ttl = convert::duration(ttl, "ttl", Duration::from_secs(1), LONGEST)?;
+    let until = caller()?.until();
+    if never {
+        return match (reach()?, until, ttl) {
+            (Reach::All, None, None) => Ok(None),
+            (_, _, Some(_)) => Err(Fault::invalid(
+                "ttl",
+                "ttl must be absent with never_expires",
+            )),
+            _ => Err(Fault::invalid(
+                "never_expires",
+                "never_expires must be asked for by an administrator, with a key that never expires",
+            )),
+        };
+    }
+    let end = now + ttl.unwrap_or(USUAL);
+    match (until, ttl) {
+        (Some(until), Some(_)) if end > until => Err(Fault::invalid(
+            "ttl",
+            "ttl must end no later than the key that you call with",
+        )),
+        (Some(until), None) => Ok(Some(end.min(until))),
+        _ => Ok(Some(end)),
+    }
+}
+
+/// None that is made with a key is good for more than that key.
+fn within(scopes: &Scopes) -> Result<(), Fault> {
+    if scopes.within(caller()?.scopes()) {
+        return Ok(());
+    }
+    let rule = "scopes must be within those of the key that you call with";
+    Err(Fault::invalid("scopes", rule))
+}
+
+fn networks(given: Vec<String>) -> Result<Vec<IpNet>, Fault> {
+    let rule = "networks must be written as 192.0.2.0/24 or 2001:db8::/32";
+    let read = |text: String| text.parse().map_err(|_| Fault::invalid("networks", rule));
+    given.into_iter().map(read).collect()
 }
 
 fn wire_agent(agent: Agent) -> v1::Agent {
@@ -161,6 +282,7 @@ fn wire_agent(agent: Agent) -> v1::Agent {
             .collect(),
         created_at: Some(convert::time(agent.created_at)),
         kind: convert::agent_kind(agent.kind).into(),
+        retired_at: agent.retired_at.map(convert::time),
     }
 }
 
@@ -175,5 +297,7 @@ fn wire_key(key: ApiKey) -> v1::ApiKey {
         revoked_at: key.revoked_at.map(convert::time),
         last_used_at: key.last_used_at.map(convert::time),
         scopes: scopes.into_iter().map(str::to_owned).collect(),
+        name: key.name,
+        networks: key.networks.iter().map(ToString::to_string).collect(),
     }
 }

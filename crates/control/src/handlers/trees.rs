@@ -19,8 +19,9 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::trees_server::Trees;
-use xylem_identity::Principal;
-use xylem_ids::{Audience, Slot, TaskQueue, ToolName, TreeId, WorkflowId, WorkflowType};
+use xylem_audit::Kind;
+use xylem_identity::{IdentityError, Principal};
+use xylem_ids::{AgentId, Audience, Slot, TaskQueue, ToolName, TreeId, WorkflowId, WorkflowType};
 use xylem_proto::v1;
 use xylem_stateful::header::{PROTOCOL, Slots, TREE_HEADER, TreeHeader};
 use xylem_vault::{
@@ -79,6 +80,13 @@ impl Trees for Handlers {
         request: Request<v1::AllowToolsRequest>,
     ) -> Result<Response<v1::Tree>, Status> {
         answer(self.change_tools(request.into_inner()).await)
+    }
+
+    async fn transfer_tree(
+        &self,
+        request: Request<v1::TransferTreeRequest>,
+    ) -> Result<Response<v1::Tree>, Status> {
+        answer(self.transfer(request.into_inner()).await)
     }
 }
 
@@ -364,6 +372,19 @@ impl Handlers {
             trees,
             next_page_token,
         })
+    }
+
+    /// The new owner is an agent that can own something: it exists and was not retired.
+    async fn transfer(&self, given: v1::TransferTreeRequest) -> Result<v1::Tree, Fault> {
+        let to: AgentId = convert::id(given.to, "to")?;
+        let id = self.named_id(&given.tree).await?;
+        let agent = self.identity.agent(&self.settings.namespace, &to).await?;
+        if agent.retired_at.is_some() {
+            return Err(IdentityError::Retired.into());
+        }
+        let entry = self.change(Kind::TreeTransferred);
+        let tree = self.vault.transfer(&id, to, entry).await?;
+        self.wire_tree(tree).await
     }
 
     async fn look(&self, given: v1::GetTreeRequest) -> Result<v1::TreeView, Fault> {

@@ -51,7 +51,7 @@ pub(super) fn tree(row: &TreeRow) -> Statement {
             (SELECT COALESCE(MAX(opened_as), 0) + 1 FROM trees))
          ON CONFLICT (start_id) DO UPDATE SET state = excluded.state,
             first_run_id = excluded.first_run_id, stopped_at = excluded.stopped_at,
-            intake = excluded.intake, tools = excluded.tools, data_key = excluded.data_key,
+            intake = excluded.intake, tools = excluded.tools, owner = excluded.owner, data_key = excluded.data_key,
             mac = excluded.mac",
     )
     .bind(text(&tree.start))

@@ -1,15 +1,17 @@
 //! Agents and keys on a real database.
 
-use crate::house::{HOUR, House, agent, namespace, queue};
+use crate::house::{Ask, HOUR, House, agent, namespace, queue};
 use secrecy::ExposeSecret;
 use std::{
     collections::BTreeSet,
     time::{Duration, SystemTime},
 };
 use xylem_audit::{Entry, Filter, Kind, Log, Verdict};
-use xylem_identity::{IdentityError, IssuedKey, NewAgent, NewKey, Principal, Unauthenticated};
+use xylem_identity::{
+    AgentChange, IdentityError, IssuedKey, NewAgent, NewKey, Principal, Unauthenticated,
+};
 use xylem_ids::{AgentKind, Role, Scope, Scopes};
-use xylem_vault::Clock;
+use xylem_vault::{Clock, Refusal};
 
 fn now(house: &House) -> SystemTime {
     house.clock.now()
@@ -310,4 +312,141 @@ async fn no_file_holds_an_api_key() {
     }
     let shown = format!("{issued:?} {:?}", house.identity);
     assert!(!shown.contains(&secret[4..47]));
+}
+
+async fn update(house: &House, name: &str, change: AgentChange) -> Result<(), IdentityError> {
+    let entry = entry(house, Kind::AgentUpdated);
+    let (namespace, id) = (namespace(), agent(name));
+    let updated = house.identity.update_agent(&namespace, &id, change, entry);
+    updated.await.map(drop)
+}
+
+async fn retire(house: &House, name: &str) -> Result<(), IdentityError> {
+    let entry = entry(house, Kind::AgentRetired);
+    let (namespace, id) = (namespace(), agent(name));
+    let retired = house.identity.retire_agent(&namespace, &id, entry);
+    retired.await.map(drop)
+}
+
+fn remove(role: Role) -> AgentChange {
+    AgentChange {
+        remove: [role].into(),
+        ..AgentChange::default()
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_is_taken_away_is_gone_at_the_next_call() {
+    let house = House::new().await;
+    create(&house, new_agent("both", &[Role::User, Role::Auditor]))
+        .await
+        .unwrap();
+    let issued = issue(&house, new_key("both")).await.unwrap();
+    let secret = issued.secret.expose_secret();
+    assert!(present(&house, secret).await.unwrap().has(&[Role::Auditor]));
+    update(&house, "both", remove(Role::Auditor)).await.unwrap();
+    let principal = present(&house, secret).await.unwrap();
+    assert_eq!(principal.roles(), &BTreeSet::from([Role::User]));
+    let worker = AgentChange {
+        add: [Role::Worker].into(),
+        ..AgentChange::default()
+    };
+    let refused = update(&house, "both", worker).await;
+    assert!(matches!(refused, Err(IdentityError::Invalid(_))));
+    assert_eq!(entries(&house, Kind::AgentUpdated).await, ["agent:both"]);
+}
+
+#[tokio::test]
+async fn a_retired_agent_is_out_at_the_next_call_and_stays_out() {
+    let house = House::new().await;
+    let issued = key(&house, Role::User).await;
+    let secret = issued.secret.expose_secret();
+    assert!(present(&house, secret).await.is_ok());
+    retire(&house, "user").await.unwrap();
+    retire(&house, "user").await.unwrap();
+    assert_eq!(entries(&house, Kind::AgentRetired).await, ["agent:user"]);
+    assert_eq!(refused(&house, secret).await, "agent_retired");
+    let change = update(&house, "user", AgentChange::default()).await;
+    assert!(matches!(change, Err(IdentityError::Retired)));
+    let again = create(&house, new_agent("user", &[Role::User])).await;
+    assert!(matches!(again, Err(IdentityError::Exists { .. })));
+    let more = issue(&house, new_key("user")).await;
+    assert!(matches!(more, Err(IdentityError::Invalid(_))));
+    house.tamper("UPDATE agents SET retired_at = NULL").await;
+    assert_eq!(refused(&house, secret).await, "key_tampered");
+}
+
+#[tokio::test]
+async fn the_last_administrator_stays() {
+    let house = House::new().await;
+    for name in ["one", "two"] {
+        create(&house, new_agent(name, &[Role::Admin]))
+            .await
+            .unwrap();
+    }
+    retire(&house, "one").await.unwrap();
+    let last = |refused| matches!(refused, Err(IdentityError::LastAdministrator));
+    assert!(last(retire(&house, "two").await));
+    assert!(last(update(&house, "two", remove(Role::Admin)).await));
+    create(&house, new_agent("three", &[Role::Admin]))
+        .await
+        .unwrap();
+    update(&house, "two", remove(Role::Admin)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_trees_of_a_retired_agent_wait_for_a_new_owner() {
+    let house = House::new().await;
+    for name in ["service", "heir"] {
+        create(&house, new_agent(name, &[Role::User]))
+            .await
+            .unwrap();
+    }
+    let (tree, grant) = house.planted("train").await;
+    retire(&house, "service").await.unwrap();
+    let refused = house.refused(Ask::new(&tree, &grant)).await;
+    assert_eq!(refused, Refusal::OwnerRetired);
+    let entry = entry(&house, Kind::TreeTransferred);
+    let transferred = house.vault.transfer(&tree, agent("heir"), entry).await;
+    assert_eq!(transferred.unwrap().owner, agent("heir"));
+    let noted = house.last_entry().await;
+    assert_eq!(noted.tree.as_ref(), Some(&tree));
+    assert_eq!(noted.owner, Some(agent("heir")));
+    let redeemed = house.redeem(Ask::new(&tree, &grant)).await;
+    assert!(redeemed.is_ok());
+}
+
+#[tokio::test]
+async fn both_keys_work_during_the_overlap_and_one_after() {
+    let house = House::new().await;
+    create(&house, new_agent("user", &[Role::User]))
+        .await
+        .unwrap();
+    let new = NewKey {
+        scopes: [Scope::Trees].into_iter().collect(),
+        expires_at: Some(now(&house) + 30 * HOUR),
+        ..new_key("user")
+    };
+    let old = issue(&house, new).await.unwrap();
+    house.clock.advance(HOUR);
+    let rotate = async || {
+        let entry = entry(&house, Kind::KeyRotated);
+        let id = &old.key.id;
+        house
+            .identity
+            .rotate_key(&namespace(), id, 2 * HOUR, entry)
+            .await
+    };
+    let new = rotate().await.unwrap();
+    assert_eq!(new.key.scopes, old.key.scopes);
+    assert_eq!(new.key.expires_at, Some(now(&house) + 30 * HOUR));
+    let works = async |issued: &IssuedKey| {
+        let secret = issued.secret.expose_secret();
+        present(&house, secret).await.is_ok()
+    };
+    assert!(works(&old).await && works(&new).await);
+    house.clock.advance(2 * HOUR);
+    assert!(!works(&old).await && works(&new).await);
+    assert!(matches!(rotate().await, Err(IdentityError::KeyOver)));
+    assert_eq!(entries(&house, Kind::KeyRotated).await.len(), 1);
 }

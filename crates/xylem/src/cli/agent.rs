@@ -15,6 +15,10 @@ pub(crate) enum Command {
     Create(Create),
     /// List agents by name
     List,
+    /// Give an agent other roles; they count from its next call on
+    Update(Update),
+    /// Retire an agent for good: its next call is refused, its trees wait for another owner
+    Retire(Retire),
 }
 
 /// What an agent may do.
@@ -93,10 +97,33 @@ pub(crate) struct Create {
     kind: Kind,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Update {
+    /// The agent's name
+    name: AgentId,
+    /// A role that it gets; can be repeated
+    #[arg(long, value_enum, value_name = "ROLE")]
+    add_role: Vec<Role>,
+    /// A role that it loses; can be repeated
+    #[arg(long, value_enum, value_name = "ROLE")]
+    remove_role: Vec<Role>,
+    /// What kind of identity it is from now on
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Retire {
+    /// The agent's name; it is not used again
+    name: AgentId,
+}
+
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
         Command::Create(arguments) => create(arguments, session).await,
         Command::List => list(session).await,
+        Command::Update(arguments) => update(arguments, session).await,
+        Command::Retire(arguments) => retire(arguments, session).await,
     }
 }
 
@@ -125,6 +152,42 @@ pub(crate) async fn register(
         kind: v1::AgentKind::from(kind).into(),
     };
     client.create_agent(request).await
+}
+
+async fn update(arguments: Update, session: &mut Session<'_>) -> Result<(), Failure> {
+    let codes = |roles: Vec<Role>| {
+        let codes = roles.into_iter().map(|role| v1::Role::from(role).into());
+        codes.collect()
+    };
+    let request = v1::UpdateAgentRequest {
+        name: arguments.name.to_string(),
+        add_roles: codes(arguments.add_role),
+        remove_roles: codes(arguments.remove_role),
+        kind: arguments
+            .kind
+            .map_or(0, |kind| v1::AgentKind::from(kind).into()),
+    };
+    let agent = session.client().await?.update_agent(request).await?;
+    session.output.answer(&agent, |agent| {
+        let roles = role_names(agent.roles());
+        match roles.is_empty() {
+            true => format!("{} has no role", plain(&agent.name)),
+            false => format!("{} is {roles}", plain(&agent.name)),
+        }
+    })?;
+    Ok(())
+}
+
+async fn retire(arguments: Retire, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let agent = client.retire_agent(&arguments.name).await?;
+    session.output.answer(&agent, |agent| {
+        let name = plain(&agent.name);
+        format!(
+            "retired {name}; `xylem tree transfer TREE --to AGENT` gives its trees another owner"
+        )
+    })?;
+    Ok(())
 }
 
 /// Every agent, by name.
@@ -156,9 +219,10 @@ async fn list(session: &mut Session<'_>) -> Result<(), Failure> {
                 kind_name(agent.kind()).to_owned(),
                 role_names(agent.roles()),
                 relative(agent.created_at.as_ref(), now),
+                relative(agent.retired_at.as_ref(), now),
             ]
         };
-        let head = ["AGENT", "KIND", "ROLES", "CREATED"];
+        let head = ["AGENT", "KIND", "ROLES", "CREATED", "RETIRED"];
         table(head, agents.iter().map(row).collect())
     })
 }

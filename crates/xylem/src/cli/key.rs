@@ -8,9 +8,13 @@ use super::{
     tree::listed,
 };
 use crate::data;
-use secrecy::ExposeSecret;
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use xylem_client::{Client, NewKey, v1};
 use xylem_ids::{AgentId, Scope, TaskQueue};
 
@@ -21,6 +25,8 @@ pub(crate) enum Command {
     Create(Create),
     /// List keys, without their values
     List(List),
+    /// Replace a key by one that is good for the same; the old one goes on working for a while
+    Rotate(Rotate),
     /// Revoke a key for good
     Revoke(Revoke),
 }
@@ -45,9 +51,23 @@ pub(crate) struct Create {
     /// the agent's roles give]
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<Scope>,
-    /// How long it works, such as 90d [default: until it is revoked]
+    /// How long it works, such as 90d [default: 90d]
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     ttl: Option<Duration>,
+    /// It works until it is revoked
+    #[arg(long, conflicts_with = "ttl")]
+    never_expires: bool,
+    /// What people call it
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    name: String,
+    /// A network it works from, such as 192.0.2.0/24; can be repeated [default: any]
+    #[arg(long = "network", value_name = "CIDR")]
+    networks: Vec<IpNet>,
     /// Write the key to this new file, readable for you alone, instead of showing it
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
@@ -61,6 +81,18 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Rotate {
+    /// The key's id, as `xylem key list` shows it
+    id: String,
+    /// How long the old one goes on working, such as 1h; 7 days at most [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    overlap: Option<Duration>,
+    /// Write the key to this new file, readable for you alone, instead of showing it
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Revoke {
     /// The key's id, as `xylem key list` shows it
     id: String,
@@ -70,26 +102,56 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
     match command {
         Command::Create(arguments) => create(arguments, session).await,
         Command::List(arguments) => list(arguments, session).await,
+        Command::Rotate(arguments) => rotate(arguments, session).await,
         Command::Revoke(arguments) => revoke(arguments, session).await,
     }
 }
 
 async fn create(arguments: Create, session: &mut Session<'_>) -> Result<(), Failure> {
-    if let Some(path) = arguments.to.as_deref().filter(|path| path.exists()) {
-        let what = format!("{} exists: a key is not written over", path.display());
-        return Err(Failure::usage(what));
-    }
+    not_written_over(arguments.to.as_deref())?;
     let client = session.client().await?;
     let agent = owner(&client, arguments.agent, arguments.role).await?;
     let new = NewKey {
-        agent: agent.clone(),
+        agent,
         task_queues: arguments.task_queues,
         scopes: arguments.scopes,
         ttl: arguments.ttl,
+        name: arguments.name,
+        networks: arguments.networks,
+        never_expires: arguments.never_expires,
     };
     let (secret, key) = client.create_api_key(new).await?;
-    if let Some(path) = arguments.to {
-        data::write_secret(&path, &secret)?;
+    hand_out(session, &secret, &key, arguments.to)
+}
+
+async fn rotate(arguments: Rotate, session: &mut Session<'_>) -> Result<(), Failure> {
+    not_written_over(arguments.to.as_deref())?;
+    let client = session.client().await?;
+    let rotated = client.rotate_api_key(&arguments.id, arguments.overlap);
+    let (secret, key) = rotated.await?;
+    hand_out(session, &secret, &key, arguments.to)
+}
+
+fn not_written_over(file: Option<&Path>) -> Result<(), Failure> {
+    match file.filter(|path| path.exists()) {
+        None => Ok(()),
+        Some(path) => {
+            let what = format!("{} exists: a key is not written over", path.display());
+            Err(Failure::usage(what))
+        }
+    }
+}
+
+/// Shows a new key, or writes it to a file.
+fn hand_out(
+    session: &mut Session<'_>,
+    secret: &SecretString,
+    key: &v1::ApiKey,
+    file: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let agent = plain(&key.agent);
+    if let Some(path) = file {
+        data::write_secret(&path, secret)?;
         let answer = json!({ "key": key, "file": path });
         let text = format!("key {} of {agent} is in {}", plain(&key.id), path.display());
         session.output.answer(&answer, |_| text)?;
@@ -164,6 +226,7 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
             [
                 plain(&key.id),
                 plain(&key.agent),
+                plain(&key.name),
                 plain(&key.scopes.join(" ")),
                 plain(&key.task_queues.join(" ")),
                 relative(key.created_at.as_ref(), now),
@@ -173,7 +236,7 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
             ]
         };
         let head = [
-            "KEY", "AGENT", "SCOPES", "QUEUES", "CREATED", "USED", "EXPIRES", "REVOKED",
+            "KEY", "AGENT", "NAME", "SCOPES", "QUEUES", "CREATED", "USED", "EXPIRES", "REVOKED",
         ];
         table(head, keys.iter().map(row).collect())
     })

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 use xylem_client::{Deposit, InitialToken, StartTree, v1};
-use xylem_ids::{Audience, Slot, TaskQueue, ToolName, WorkflowId, WorkflowType};
+use xylem_ids::{AgentId, Audience, Slot, TaskQueue, ToolName, WorkflowId, WorkflowType};
 use xylem_workflows::ToolTreeInput;
 
 /// The shipped workflow type.
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Allow a tree more tools, or withdraw some
     Allow(Allow),
+    /// Give a tree another owner: the agent under whose identity it acts
+    Transfer(Transfer),
 }
 
 const START_EXAMPLE: &str = "\
@@ -177,6 +179,15 @@ pub(crate) struct Allow {
     withdraw: Vec<ToolName>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Transfer {
+    /// The root's workflow id
+    tree: WorkflowId,
+    /// The agent that owns it from now on
+    #[arg(long, value_name = "AGENT")]
+    to: AgentId,
+}
+
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
         Command::Start(arguments) => start(*arguments, session).await,
@@ -185,6 +196,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Watch(arguments) => watch(arguments, session).await,
         Command::Stop(arguments) => stop(arguments, session).await,
         Command::Allow(arguments) => allow(arguments, session).await,
+        Command::Transfer(arguments) => transfer(arguments, session).await,
     }
 }
 
@@ -405,6 +417,15 @@ async fn allow(arguments: Allow, session: &mut Session<'_>) -> Result<(), Failur
             true => format!("{id} may call no tool"),
             false => format!("{id} may call {}", plain(&tree.tools.join(", "))),
         }
+    })?;
+    Ok(())
+}
+
+async fn transfer(arguments: Transfer, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let tree = client.transfer_tree(&arguments.tree, &arguments.to).await?;
+    session.output.answer(&tree, |tree| {
+        format!("{} belongs to {}", id(tree), plain(&tree.started_by))
     })?;
     Ok(())
 }

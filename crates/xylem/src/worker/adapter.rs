@@ -312,6 +312,8 @@ fn passes_after(reason: &str) -> Option<Duration> {
     match reason {
         // The tree is just being started, or its worker has not told its definitions yet.
         "unknown_tree" | "tree_starting" | "slot_undeclared" => Some(Duration::from_secs(1)),
+        // The tree waits for another owner.
+        "owner_retired" => Some(Duration::from_secs(5)),
         // The slot waits for a token.
         "no_token" | "token_expired" | "token_revoked" => Some(Duration::from_secs(2)),
         "revoking" | "leases_open" => Some(Duration::from_secs(2)),
@@ -364,6 +366,7 @@ mod tests {
             "token_expired",
             "unknown_tree",
             "slot_undeclared",
+            "owner_retired",
         ] {
             for error in [
                 Error::Denied(answer(reason)),

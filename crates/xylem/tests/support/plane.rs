@@ -199,6 +199,13 @@ impl v1::trees_server::Trees for Rotation {
     ) -> Result<Response<v1::Tree>, Status> {
         unused()
     }
+
+    async fn transfer_tree(
+        &self,
+        _: Request<v1::TransferTreeRequest>,
+    ) -> Result<Response<v1::Tree>, Status> {
+        unused()
+    }
 }
 
 #[tonic::async_trait]
