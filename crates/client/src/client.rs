@@ -2,12 +2,12 @@
 
 use crate::Error;
 use secrecy::{ExposeSecret, SecretString};
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use url::{Host, Url};
 
@@ -19,23 +19,88 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Not a URL of the form `http://host:port`.
-    #[error("the control plane's address must be of the form http://host:port")]
+    /// Not a URL of the form `https://host:port`.
+    #[error(
+        "the control plane's address must be of the form https://host:port, or http://host:port on loopback"
+    )]
     Address,
     /// Plain HTTP to another machine would show the API key and every token to the network.
-    #[error("the control plane at {0} is not on loopback: plain HTTP is refused there")]
+    #[error("the control plane at {0} is not on loopback: plain HTTP is refused there, use https")]
     NotLoopback(String),
+    /// The certificates that were given cannot be used.
+    #[error(
+        "no TLS to the control plane: the certificates or the key that were given cannot be used; expected PEM"
+    )]
+    Tls(#[source] tonic::transport::Error),
     /// The API key holds characters that no API key has.
     #[error("the API key is malformed: expected printable ASCII without spaces, as it was shown")]
     Key,
     /// Nobody answers there.
-    #[error("no control plane answers at {address}: is `xylem dev` or `xylem server` running?")]
+    #[error("no control plane answers at {address}: {}", advice(address))]
     Unreachable {
         /// Where.
         address: String,
         /// What the connection came to.
         source: tonic::transport::Error,
     },
+}
+
+/// With https, most of what goes wrong is a certificate.
+fn advice(address: &str) -> &'static str {
+    if address.starts_with("https:") {
+        "is `xylem server` running, and is its certificate from a CA that is trusted here?"
+    } else {
+        "is `xylem dev` or `xylem server` running?"
+    }
+}
+
+/// What TLS goes by, where that is not what the system trusts. Without TLS it is not used.
+#[derive(Clone, Default)]
+pub struct Tls {
+    ca: Option<Certificate>,
+    identity: Option<Identity>,
+}
+
+impl Tls {
+    /// What the system trusts, and no certificate of the client's own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts servers whose certificate one of these CAs has signed, PEM, and no others.
+    #[must_use]
+    pub fn with_ca(mut self, pem: impl AsRef<[u8]>) -> Self {
+        self.ca = Some(Certificate::from_pem(pem));
+        self
+    }
+
+    /// Shows a certificate of its own, PEM, with those between it and its CA.
+    #[must_use]
+    pub fn with_identity(mut self, certificate: impl AsRef<[u8]>, key: &SecretString) -> Self {
+        self.identity = Some(Identity::from_pem(certificate, key.expose_secret()));
+        self
+    }
+
+    fn config(&self) -> ClientTlsConfig {
+        let config = match &self.ca {
+            Some(ca) => ClientTlsConfig::new().ca_certificate(ca.clone()),
+            None => ClientTlsConfig::new().with_enabled_roots(),
+        };
+        match &self.identity {
+            Some(identity) => config.identity(identity.clone()),
+            None => config,
+        }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("ca", &self.ca.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
 }
 
 /// A client with an API key. Cheap to clone; clones share one connection, which heals by itself.
@@ -51,7 +116,19 @@ impl Client {
     /// The address or key is malformed, the address is not on loopback, or nobody answers there
     /// within 5 s.
     pub async fn connect(address: &str, key: &SecretString) -> Result<Self, ConnectError> {
-        let channel = endpoint(address)?.connect().await;
+        Self::connect_with(address, &Tls::new(), key).await
+    }
+
+    /// The same, with TLS that goes by what is given here.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and the certificates cannot be used.
+    pub async fn connect_with(
+        address: &str,
+        tls: &Tls,
+        key: &SecretString,
+    ) -> Result<Self, ConnectError> {
+        let channel = endpoint(address, tls)?.connect().await;
         let channel = channel.map_err(|source| ConnectError::Unreachable {
             address: address.to_owned(),
             source,
@@ -64,7 +141,19 @@ impl Client {
     /// # Errors
     /// The address or key is malformed, or the address is not on loopback.
     pub fn connect_lazy(address: &str, key: &SecretString) -> Result<Self, ConnectError> {
-        Self::over(endpoint(address)?.connect_lazy(), key)
+        Self::connect_lazy_with(address, &Tls::new(), key)
+    }
+
+    /// The same, with TLS that goes by what is given here.
+    ///
+    /// # Errors
+    /// As [`connect_lazy`](Self::connect_lazy), and the certificates cannot be used.
+    pub fn connect_lazy_with(
+        address: &str,
+        tls: &Tls,
+        key: &SecretString,
+    ) -> Result<Self, ConnectError> {
+        Self::over(endpoint(address, tls)?.connect_lazy(), key)
     }
 
     fn over(channel: Channel, key: &SecretString) -> Result<Self, ConnectError> {
@@ -89,14 +178,19 @@ where
     Ok(call(request).await?.into_inner())
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
+fn endpoint(address: &str, tls: &Tls) -> Result<Endpoint, ConnectError> {
     let url = Url::parse(address).map_err(|_| ConnectError::Address)?;
-    let plain = url.scheme() == "http" && url.path() == "/" && url.username().is_empty();
+    let plain = url.path() == "/" && url.username().is_empty() && url.password().is_none();
     let host = url.host().filter(|_| plain).ok_or(ConnectError::Address)?;
-    if !is_loopback(&host) {
-        return Err(ConnectError::NotLoopback(host.to_string()));
-    }
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| ConnectError::Address)?;
+    let endpoint = match url.scheme() {
+        "https" => endpoint
+            .tls_config(tls.config())
+            .map_err(ConnectError::Tls)?,
+        "http" if is_loopback(&host) => endpoint,
+        "http" => return Err(ConnectError::NotLoopback(host.to_string())),
+        _ => return Err(ConnectError::Address),
+    };
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -159,8 +253,10 @@ mod tests {
             assert!(matches!(error, ConnectError::NotLoopback(_)), "{error}");
         }
         for address in [
-            "https://127.0.0.1:1",
+            "ftp://127.0.0.1:1",
             "127.0.0.1:1",
+            "https://127.0.0.1:1/path",
+            "https://u:p@127.0.0.1:1",
             "",
             "http://u@127.0.0.1:1",
         ] {
@@ -171,6 +267,7 @@ mod tests {
             "http://127.0.0.1:7243",
             "http://[::1]:7243",
             "http://localhost:7243",
+            "https://xylem.example:7243",
         ] {
             assert!(Client::connect_lazy(address, &key()).is_ok(), "{address}");
         }
@@ -183,6 +280,12 @@ mod tests {
         let bad = SecretString::from("canary with spaces");
         let error = Client::connect_lazy("http://127.0.0.1:1", &bad).expect_err("spaces");
         assert!(!format!("{error} {error:?}").contains("canary"));
+    }
+
+    #[test]
+    fn a_client_key_is_not_printed() {
+        let tls = Tls::new().with_identity("cert", &SecretString::from("canary"));
+        assert!(!format!("{tls:?}").contains("canary"));
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ mod error;
 mod operate;
 mod work;
 
-pub use client::{Client, ConnectError};
+pub use client::{Client, ConnectError, Tls};
 pub use error::{Answer, Error};
 pub use operate::{Deposit, InitialToken, NewKey, StartTree};
 pub use work::{ActivityClaims, CallEnd, Definition, Issuers, PublicKey, Redeem, Redeemed, Select};

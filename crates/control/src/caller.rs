@@ -3,7 +3,7 @@
 //! The REST bridge makes a fresh request for the handler, so that request extensions set by a layer
 //! are lost on the way. A task-local set around the whole call reaches the handler on both ways.
 
-use crate::fault::Fault;
+use crate::{fault::Fault, serve::Passage};
 use std::{fmt, net::IpAddr, sync::Arc};
 use xylem_audit::{Entry, Label};
 use xylem_identity::Principal;
@@ -16,7 +16,7 @@ tokio::task_local! {
 /// One call.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    pub(crate) request_id: RequestId,
+    pub(crate) passage: Passage,
     pub(crate) principal: Option<Arc<Principal>>,
     /// Where it came from.
     pub(crate) address: Option<IpAddr>,
@@ -38,6 +38,12 @@ pub(crate) enum Reach {
 pub(crate) struct RequestId(Arc<str>);
 
 impl RequestId {
+    /// An id that the client chose: short, and without anything that a log could take for its own.
+    pub(crate) fn chosen(text: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        ((1..=64).contains(&text.len()) && text.bytes().all(plain)).then(|| Self(text.into()))
+    }
+
     pub(crate) fn generate() -> Self {
         Self(uuid::Uuid::new_v4().to_string().into())
     }
@@ -60,8 +66,13 @@ pub(crate) async fn within<T>(call: Call, work: impl Future<Output = T>) -> T {
 
 /// The id of the call that is being handled; a dash outside of one.
 pub(crate) fn request_id() -> RequestId {
-    CALL.try_with(|call| call.request_id.clone())
+    CALL.try_with(|call| call.passage.id.clone())
         .unwrap_or_else(|_| RequestId("-".into()))
+}
+
+/// The call's way through the server; none outside of one.
+pub(crate) fn passage() -> Option<Passage> {
+    CALL.try_with(|call| call.passage.clone()).ok()
 }
 
 /// Who makes the call that is being handled.
@@ -81,7 +92,7 @@ pub(crate) fn caller_address() -> Option<IpAddr> {
 /// its id.
 pub(crate) fn during_call(mut entry: Entry) -> Entry {
     let _ = CALL.try_with(|call| {
-        entry.request = Label::new(call.request_id.as_str());
+        entry.request = Label::new(call.passage.id.as_str());
         entry.address = call.address;
         if let Some(principal) = &call.principal {
             entry.agent = Some(principal.agent().clone());

@@ -83,6 +83,12 @@ impl Fault {
         Self::new(Code::Unavailable, reason, message).caused_by(cause)
     }
 
+    /// The server is about to end, and nothing is wrong with the call.
+    pub(crate) fn stopping() -> Self {
+        let message = "the control plane is stopping: ask again";
+        Self::new(Code::Unavailable, "stopping", message)
+    }
+
     pub(crate) fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let message = "the control plane failed: its log has the request id";
         Self::new(Code::Internal, "internal", message).caused_by(cause)

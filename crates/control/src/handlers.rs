@@ -18,7 +18,10 @@ use crate::{
     plane::Plane,
     temporal::TemporalError,
 };
+use futures::StreamExt;
 use std::{pin::Pin, sync::Arc};
+use tokio::sync::mpsc::Receiver;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 use xylem_audit::{Entry, Kind, Verdict};
 use xylem_identity::Principal;
@@ -65,6 +68,18 @@ impl Plane {
     /// The entry of a change that the caller makes now.
     fn change(&self, kind: Kind) -> Entry {
         during_call(Entry::new(self.now(), kind, Verdict::Succeeded))
+    }
+
+    /// What is sent on a channel, until the server stops: then the caller is told to ask again,
+    /// another instance or this one's successor.
+    fn answers<T: Send + 'static>(&self, receive: Receiver<Result<T, Status>>) -> Answers<T> {
+        let stopping = self.stopping.clone();
+        let answers = ReceiverStream::new(receive).take_until(stopping.clone().cancelled_owned());
+        let last = futures::stream::once(async move {
+            let stopped = stopping.is_cancelled();
+            stopped.then(|| Err(Status::from(Fault::stopping())))
+        });
+        Box::pin(answers.chain(last.filter_map(std::future::ready)))
     }
 
     /// The tree that people mean by its root's workflow id, as far as the caller may see it.

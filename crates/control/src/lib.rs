@@ -26,7 +26,7 @@ mod walk;
 pub use claims::ClaimChecker;
 pub use plane::Settings;
 pub use schedule::{CONTROL_QUEUE, WorkerError};
-pub use serve::{ServeError, bind};
+pub use serve::{Limits, Listener, ServeError, TlsError, TlsFiles};
 pub use sweep::Swept;
 
 use plane::Plane;

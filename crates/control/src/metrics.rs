@@ -17,7 +17,17 @@ pub(crate) struct Metrics {
     calls: Vec<[AtomicU64; CODES]>,
     /// By rpc, in microseconds.
     time: Vec<AtomicU64>,
+    in_flight: AtomicU64,
     pub(crate) unauthenticated: AtomicU64,
+    /// Taken, over the whole time.
+    pub(crate) connections: AtomicU64,
+    /// Those that ended.
+    pub(crate) connections_ended: AtomicU64,
+    /// Not taken, because their source had too many.
+    pub(crate) connections_refused: AtomicU64,
+    /// Ended here, because they were silent.
+    pub(crate) connections_idle: AtomicU64,
+    pub(crate) handshakes_failed: AtomicU64,
     pub(crate) signals: AtomicU64,
     pub(crate) swept: AtomicU64,
     pub(crate) sweeps: AtomicU64,
@@ -28,7 +38,13 @@ impl Default for Metrics {
         Self {
             calls: Rpc::ALL.iter().map(|_| Default::default()).collect(),
             time: Rpc::ALL.iter().map(|_| AtomicU64::default()).collect(),
+            in_flight: AtomicU64::default(),
             unauthenticated: AtomicU64::default(),
+            connections: AtomicU64::default(),
+            connections_ended: AtomicU64::default(),
+            connections_refused: AtomicU64::default(),
+            connections_idle: AtomicU64::default(),
+            handshakes_failed: AtomicU64::default(),
             signals: AtomicU64::default(),
             swept: AtomicU64::default(),
             sweeps: AtomicU64::default(),
@@ -36,7 +52,23 @@ impl Default for Metrics {
     }
 }
 
+/// A call, for as long as its handler works.
+#[derive(Debug)]
+pub(crate) struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Metrics {
+    /// A call begins.
+    pub(crate) fn begin(&self) -> InFlight<'_> {
+        add(&self.in_flight, 1);
+        InFlight(&self.in_flight)
+    }
+
     /// Counts one call.
     pub(crate) fn call(&self, rpc: Rpc, code: Code, took: Duration) {
         let at = rpc as usize;
@@ -90,11 +122,58 @@ impl Metrics {
                 );
             }
         }
+        for (name, help, value) in [
+            (
+                concat!(
+                    "xylem_build_info{version=\"",
+                    env!("CARGO_PKG_VERSION"),
+                    "\"}"
+                ),
+                "The version that runs.",
+                1,
+            ),
+            (
+                "xylem_calls_in_flight",
+                "Calls that a handler works on.",
+                self.in_flight.load(Ordering::Relaxed),
+            ),
+            (
+                "xylem_connections",
+                "Connections that are open.",
+                self.open_connections(),
+            ),
+        ] {
+            let family = name.split('{').next().unwrap_or(name);
+            let _ = writeln!(
+                out,
+                "# HELP {family} {help}\n# TYPE {family} gauge\n{name} {value}"
+            );
+        }
         for (name, help, counter) in [
             (
                 "xylem_unauthenticated_total",
                 "Calls without a valid API key.",
                 &self.unauthenticated,
+            ),
+            (
+                "xylem_connections_total",
+                "Connections that were taken.",
+                &self.connections,
+            ),
+            (
+                "xylem_connections_refused_total",
+                "Connections that were not taken: their source had too many.",
+                &self.connections_refused,
+            ),
+            (
+                "xylem_connections_idle_total",
+                "Connections that were ended because they were silent.",
+                &self.connections_idle,
+            ),
+            (
+                "xylem_handshakes_failed_total",
+                "TLS handshakes that failed or took too long.",
+                &self.handshakes_failed,
             ),
             (
                 "xylem_signals_total",
@@ -116,6 +195,14 @@ impl Metrics {
             let _ = writeln!(out, "{name} {}", counter.load(Ordering::Relaxed));
         }
         text
+    }
+
+    fn open_connections(&self) -> u64 {
+        // Ended first: who ends in between was counted as taken.
+        let ended = self.connections_ended.load(Ordering::Relaxed);
+        self.connections
+            .load(Ordering::Relaxed)
+            .saturating_sub(ended)
     }
 }
 

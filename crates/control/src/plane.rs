@@ -5,6 +5,7 @@ use crate::{
     claims::ClaimChecker,
     metrics::{Metrics, add},
     rotation::Rotations,
+    serve::Limits,
     sweep::Over,
     temporal::{Temporal, TemporalError},
 };
@@ -18,10 +19,10 @@ use std::{
     },
     time::{Duration, Instant, SystemTime},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use xylem_audit::{Kind, Log, Reason, Source, Standing, Subject, SubjectKind, Tally};
 use xylem_identity::{Identity, Principal};
-use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Slot, TreeId};
+use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Origin, Slot, TreeId};
 use xylem_policy::Policies;
 use xylem_proto::v1::Check;
 use xylem_registry::Registry;
@@ -54,6 +55,10 @@ pub struct Settings {
     pub sweep_every: Duration,
     /// How long after a rotation a tree is swept on its own; not at all where absent.
     pub sweep_after_rotation: Option<Duration>,
+    /// What one caller may take up.
+    pub limits: Limits,
+    /// The pages that may ask from within a browser, by their origin.
+    pub cors_origins: Vec<Origin>,
 }
 
 impl Settings {
@@ -68,6 +73,8 @@ impl Settings {
             lifetime: Duration::from_secs(24 * 60 * 60),
             sweep_every: Duration::from_secs(60),
             sweep_after_rotation: Some(Duration::from_secs(15)),
+            limits: Limits::default(),
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -85,7 +92,9 @@ pub(crate) struct Plane {
     pub(crate) rotations: Rotations,
     pub(crate) leases: Leases,
     pub(crate) over: Over,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Cancelled when the server stops: streams end then.
+    pub(crate) stopping: CancellationToken,
     /// Work that outlives the call that began it.
     pub(crate) tasks: TaskTracker,
     /// Who acts where no caller does: sweeps and adoptions.
@@ -109,7 +118,8 @@ impl Plane {
             rotations: Rotations::default(),
             leases: Leases::default(),
             over: Over::default(),
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
+            stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             search_attribute: AtomicBool::new(false),
             tally: Mutex::new(Tally::new(TALLY_SOURCES)),

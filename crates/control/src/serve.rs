@@ -1,102 +1,104 @@
 //! One listener: gRPC, REST, and a few plain routes beside them.
 
 mod authenticate;
+mod browser;
+mod connections;
 mod gate;
+mod limits;
+mod listener;
+mod passage;
+mod patient;
 mod reference;
 mod refuse;
+mod tls;
 
-use crate::{Control, handlers::Handlers, plane::Plane};
+pub use limits::Limits;
+pub use listener::{Listener, ServeError};
+pub(crate) use passage::Passage;
+pub use tls::{TlsError, TlsFiles};
+
+use crate::{Control, fault::Fault, handlers::Handlers, plane::Plane};
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use connections::Shared;
 use gate::RoleGate;
 use rest_over_grpc::serving::RestService;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+use std::{any::Any, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
-use tower_http::{limit::RequestBodyLimitLayer, timeout::RequestBodyTimeoutLayer};
+use tonic::Status;
+use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 use xylem_proto::{Gated, rest::Transcoder, v1};
 
 /// The largest request body, in bytes: a tool with its schema fits, nothing here is larger.
 const MAX_BODY: usize = 1024 * 1024;
-/// How long a client may pause while it sends a body.
-const BODY_PAUSE: Duration = Duration::from_secs(10);
 /// How often counts of calls are written to the audit log.
 const FLUSH_EVERY: Duration = Duration::from_secs(15);
 
-/// Why the control plane does not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address is not on loopback.
-    #[error(
-        "the control plane listens on loopback only, as long as it has no TLS: {0} is refused; use 127.0.0.1 or [::1]"
-    )]
-    NotLoopback(SocketAddr),
-    /// The address could not be bound.
-    #[error("the control plane cannot listen on {address}: is another one running there?")]
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The listener failed.
-    #[error("the control plane's listener failed")]
-    Listener(#[source] std::io::Error),
-}
-
-/// Binds a listener that [`Control::serve`] accepts.
-///
-/// # Errors
-/// The address is not on loopback, or cannot be bound.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    check(address)?;
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Bind { address, source })
-}
-
-fn check(address: SocketAddr) -> Result<(), ServeError> {
-    if address.ip().is_loopback() {
-        Ok(())
-    } else {
-        Err(ServeError::NotLoopback(address))
-    }
-}
-
 impl Control {
-    /// Serves until `stop` is cancelled, then lets calls in flight end.
+    /// Serves until `stop` is cancelled. Streams end then, calls in flight are waited for, and
+    /// dropping this cuts them off.
     ///
     /// # Errors
-    /// The listener is not on loopback, or fails.
+    /// The listener fails.
     pub async fn serve(
         &self,
-        listener: TcpListener,
+        listener: Listener,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
-        check(listener.local_addr().map_err(ServeError::Listener)?)?;
-        let service = self
-            .router()
-            .into_make_service_with_connect_info::<SocketAddr>();
-        let flush = flush(Arc::clone(self.plane()), stop.clone());
-        let serving = axum::serve(listener, service)
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        let (served, ()) = tokio::join!(async { serving.await }, flush);
-        served.map_err(ServeError::Listener)
+        let plane = self.plane();
+        let tls = listener.tls.clone();
+        let shared = Shared {
+            router: self.router(),
+            limits: plane.settings.limits.clone(),
+            metrics: Arc::clone(&plane.metrics),
+            stop: stop.clone(),
+        };
+        let stopping = async {
+            stop.cancelled().await;
+            plane.stopping.cancel();
+        };
+        let following = async {
+            if let Some(tls) = tls {
+                tls.follow(stop.clone()).await;
+            }
+        };
+        let flushing = flush(Arc::clone(plane), stop.clone());
+        let serving = connections::serve(listener, shared);
+        let (served, (), (), ()) = tokio::join!(serving, stopping, following, flushing);
+        served
     }
 
     /// Everything that is served, for tests without a listener.
     pub fn router(&self) -> Router {
         let plane = self.plane();
         let gate = RoleGate::new(Arc::clone(plane));
-        let calls = calls(plane, &gate)
+        let known = Router::new()
+            .route("/metrics", get(metrics))
+            .with_state(Arc::clone(plane))
+            .merge(calls(plane, &gate))
             .layer(axum::middleware::from_fn_with_state(
                 Arc::clone(plane),
                 authenticate::layer,
             ))
-            .layer(RequestBodyLimitLayer::new(MAX_BODY))
-            .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
+            // The readers behind this count what they read; this is for what nobody would read.
+            .layer(RequestBodyLimitLayer::new(2 * MAX_BODY))
+            .layer(CatchPanicLayer::custom(panicked))
             .layer(axum::middleware::from_fn(refuse::layer));
-        plain(plane).merge(calls)
+        let origins = &plane.settings.cors_origins;
+        let known = if origins.is_empty() {
+            known
+        } else {
+            known.layer(browser::cors(origins))
+        };
+        plain(plane)
+            .merge(known)
+            .layer(axum::middleware::from_fn(browser::layer))
+            .layer(axum::middleware::from_fn(passage::layer))
     }
+}
+
+/// The hook has logged where; what was being worked on is told to nobody.
+fn panicked(_: Box<dyn Any + Send>) -> axum::response::Response {
+    Status::from(Fault::internal("a handler panicked")).into_http()
 }
 
 /// The routes that need no key: none of them tells anything about trees.
@@ -106,7 +108,6 @@ fn plain(plane: &Arc<Plane>) -> Router {
         .route("/openapi.json", get(reference::document))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
         .with_state(Arc::clone(plane))
 }
 
@@ -126,6 +127,7 @@ async fn ready(State(plane): State<Arc<Plane>>) -> impl IntoResponse {
     }
 }
 
+/// Counts of calls, and nothing about trees: any key will do.
 async fn metrics(State(plane): State<Arc<Plane>>) -> impl IntoResponse {
     let kind = [("content-type", "text/plain; version=0.0.4")];
     (kind, plane.metrics.render())
@@ -176,19 +178,4 @@ async fn flush(plane: Arc<Plane>, stop: CancellationToken) {
         }
     }
     plane.flush_tally(true).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_loopback_is_bound() {
-        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-            let error = bind(address.parse().unwrap()).await.unwrap_err();
-            assert!(matches!(error, ServeError::NotLoopback(_)), "{error}");
-            assert!(error.to_string().contains("127.0.0.1"), "{error}");
-        }
-        assert!(bind("127.0.0.1:0".parse().unwrap()).await.is_ok());
-    }
 }

@@ -224,7 +224,7 @@ async fn a_verification_of_the_audit_log_ends_with_what_it_found() {
 }
 
 #[tokio::test]
-async fn the_contract_the_page_and_the_metrics_need_no_key() {
+async fn the_contract_and_the_page_need_no_key_and_the_metrics_any() {
     let rest = Rest::start().await;
     let get = async |path: &str| {
         let answer = reqwest::get(format!("{}{path}", rest.0.address)).await;
@@ -241,12 +241,15 @@ async fn the_contract_the_page_and_the_metrics_need_no_key() {
     );
     assert_eq!(get("/healthz").await, "ok\n");
     rest.get("/v1/status").await;
-    let metrics = get("/metrics").await;
+    let metrics = rest.get("/metrics").await.text().await.expect("a body");
     assert!(
         metrics.contains("xylem_calls_total{rpc=\"GetStatus\",code=\"Ok\"} 1"),
         "{metrics}"
     );
     assert!(!metrics.contains("xyk_"));
+    let anonymous = reqwest::get(format!("{}/metrics", rest.0.address)).await;
+    let anonymous = anonymous.expect("an answer");
+    assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

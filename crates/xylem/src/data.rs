@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 /// An API key has 55 characters; a file far larger than that is not one.
 const LARGEST_KEY_FILE: u64 = 4096;
 
+/// A private key in PEM form is at most a few kibibytes.
+const LARGEST_PEM_FILE: u64 = 64 * 1024;
+
 /// A directory that belongs to one running `xylem dev` or `xylem server`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDir(PathBuf);
@@ -259,6 +262,15 @@ pub fn read_secret(path: &Path) -> Result<SecretString, DataError> {
         });
     }
     Ok(SecretString::from(line))
+}
+
+/// Reads a private key in PEM form: several lines, whatever they hold.
+pub(crate) fn read_pem_key(path: &Path) -> Result<SecretString, DataError> {
+    let mut text = Zeroizing::new(String::new());
+    File::open(path)
+        .and_then(|file| file.take(LARGEST_PEM_FILE).read_to_string(&mut text))
+        .map_err(|source| DataError::io("read", path, source))?;
+    Ok(SecretString::from(text.as_str()))
 }
 
 /// Whether anybody but its owner can open a file.

@@ -7,6 +7,7 @@ pub mod dev;
 mod logging;
 pub mod server;
 pub mod temporal;
+mod trust;
 pub mod worker;
 
 use std::io;

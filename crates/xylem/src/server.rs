@@ -17,13 +17,15 @@ use std::{
     time::Duration,
 };
 use temporalio_client::NamespacedClient;
-use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
+use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::LogError;
-use xylem_control::{Control, Parts, SYSTEM, ServeError, Settings, temporal::Cluster};
+use xylem_control::{
+    Control, Listener, Parts, SYSTEM, ServeError, Settings, TlsFiles, temporal::Cluster,
+};
 use xylem_identity::{Identity, IdentityError, Secrets};
-use xylem_ids::{IdError, Namespace, Role, TaskQueue};
+use xylem_ids::{IdError, Namespace, Origin, Role, TaskQueue};
 use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
 use xylem_registry::Registry;
 use xylem_store::{OpenLogError, Store};
@@ -50,8 +52,14 @@ pub struct ServerConfig {
     pub database: Database,
     /// The Temporal server.
     pub temporal: TemporalOptions,
-    /// Where to listen: the first of these that is free. Loopback only.
+    /// Where to listen: the first of these that is free.
     pub listen: Vec<SocketAddr>,
+    /// The files for TLS. Without them only addresses on loopback are listened on.
+    pub tls: Option<TlsFiles>,
+    /// How clients reach it, `https://host:port`, where that is not the address it listens on.
+    pub public_url: Option<String>,
+    /// The pages that may ask from within a browser, by their origin.
+    pub cors_origins: Vec<Origin>,
     /// Makes keys and an administrator where there are none, and takes raw tokens in from signals
     /// where a tree does not say otherwise.
     pub development: bool,
@@ -71,6 +79,9 @@ impl ServerConfig {
             database: Database::File,
             temporal,
             listen: vec![(Ipv4Addr::LOCALHOST, DEFAULT_PORT).into()],
+            tls: None,
+            public_url: None,
+            cors_origins: Vec::new(),
             development: false,
             sweep_after_rotation: Some(Duration::from_secs(15)),
             audit_checkpoints: None,
@@ -131,7 +142,7 @@ pub enum ServerError {
 /// A running control plane.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    address: String,
     credentials: Credentials,
     stop: DropGuard,
     serving: JoinHandle<Result<(), ServeError>>,
@@ -145,9 +156,8 @@ impl Server {
     /// # Errors
     /// A part of it cannot be used; the error says which.
     pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
-        let listener = listen(&config.listen).await?;
-        let address = listener.local_addr();
-        let address = address.map_err(ServeError::Listener)?;
+        let listener = listen(&config.listen, config.tls.as_ref()).await?;
+        let address = config.public_url.unwrap_or_else(|| url(&listener));
         let temporal = config.temporal.connect().await?;
         let namespace: Namespace = temporal.namespace().parse()?;
         let storage = Storage::open(
@@ -169,6 +179,7 @@ impl Server {
             intake: config.development,
             intake_adopted: config.development,
             sweep_after_rotation: config.sweep_after_rotation,
+            cors_origins: config.cors_origins,
             ..Settings::new(namespace)
         };
         let parts = Parts {
@@ -183,24 +194,17 @@ impl Server {
         if let Err(error) = control.prepare().await {
             warn!(%error, "the search attribute XylemTokens is not registered; `xylem doctor` says how");
         }
-        info!(%address, "control plane started");
-        Ok(Self::run(
-            control,
-            cluster,
-            listener,
-            credentials,
-            storage.store,
-        )?)
+        info!(address, "control plane started");
+        let serving = (control, cluster, listener);
+        Ok(Self::run(address, serving, credentials, storage.store))
     }
 
     fn run(
-        control: Control,
-        cluster: Cluster,
-        listener: TcpListener,
+        address: String,
+        (control, cluster, listener): (Control, Cluster, Listener),
         credentials: Credentials,
         store: Arc<Store>,
-    ) -> Result<Self, ServeError> {
-        let address = listener.local_addr().map_err(ServeError::Listener)?;
+    ) -> Self {
         let stop = CancellationToken::new();
         let sealing = tokio::spawn(seal(store, stop.clone()));
         let sweeping = {
@@ -211,20 +215,20 @@ impl Server {
             let stop = stop.clone();
             tokio::spawn(async move { control.serve(listener, stop).await })
         };
-        Ok(Self {
+        Self {
             address,
             credentials,
             stop: stop.drop_guard(),
             serving,
             sweeping,
             sealing,
-        })
+        }
     }
 
-    /// The control plane's address, `http://host:port`.
+    /// How the control plane is reached, `http://host:port` or `https://host:port`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://{}", self.address)
+        self.address.clone()
     }
 
     /// The API key of the worker in the data directory; made, and made again, where there is none
@@ -298,15 +302,24 @@ fn finished<T: Send + 'static>(task: JoinHandle<T>) -> JoinHandle<()> {
 }
 
 /// The first address that is free.
-async fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, ServerError> {
+async fn listen(addresses: &[SocketAddr], tls: Option<&TlsFiles>) -> Result<Listener, ServerError> {
     let mut refused = ServerError::Ended;
     for address in addresses {
-        match xylem_control::bind(*address).await {
+        match Listener::bind(*address, tls.cloned()).await {
             Ok(listener) => return Ok(listener),
             Err(error) => refused = error.into(),
         }
     }
     Err(refused)
+}
+
+/// How clients on this machine reach a listener.
+fn url(listener: &Listener) -> String {
+    let address = listener.address();
+    if address.ip().is_unspecified() {
+        return format!("https://localhost:{}", address.port());
+    }
+    listener.url()
 }
 
 /// Everything that lies in the data directory and the database.

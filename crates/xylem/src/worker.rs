@@ -104,7 +104,7 @@ pub async fn run(
     workflows: Workflows,
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {
-    let control = Client::connect_lazy(&config.control_plane, &config.api_key)?;
+    let control = Client::connect_lazy_with(&config.control_plane, &config.tls, &config.api_key)?;
     let temporal = config.temporal.connect().await?;
     if !register(&control, &config.task_queue, &workflows, &shutdown).await? {
         return Ok(());

@@ -12,7 +12,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::audit_server::Audit;
 use xylem_audit::{
@@ -155,7 +154,7 @@ impl Handlers {
                 }
             }
         });
-        Ok(Box::pin(ReceiverStream::new(receive)))
+        Ok(self.answers(receive))
     }
 
     /// Goes on for as long as somebody listens.
@@ -190,7 +189,7 @@ impl Handlers {
             });
             let _ = send.send(last).await;
         });
-        Box::pin(ReceiverStream::new(receive))
+        self.answers(receive)
     }
 
     async fn filter(&self, given: Option<v1::AuditFilter>) -> Result<Filter, Fault> {

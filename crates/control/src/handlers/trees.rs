@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::trees_server::Trees;
 use xylem_audit::Kind;
@@ -434,7 +433,7 @@ impl Handlers {
                 }
             }
         });
-        Ok(Box::pin(ReceiverStream::new(receive)))
+        Ok(self.answers(receive))
     }
 
     async fn view_of(&self, id: &TreeId) -> Result<v1::TreeView, Fault> {

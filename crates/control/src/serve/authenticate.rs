@@ -1,14 +1,15 @@
-//! In front of gRPC and REST alike: a request id for every call, and nobody in without a key.
+//! In front of gRPC and REST alike: nobody in without a key.
 
+use super::passage::Passage;
 use crate::{
-    caller::{self, Call, RequestId},
+    caller::{self, Call},
     fault::Fault,
     plane::Plane,
 };
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION},
+    http::{HeaderMap, Response, header::AUTHORIZATION},
     middleware::Next,
 };
 use std::{
@@ -19,16 +20,13 @@ use tonic::Status;
 use xylem_audit::{Kind, Source};
 use xylem_identity::{Principal, Unauthenticated};
 
-/// The header that names a call in answers.
-pub(crate) const REQUEST_ID: &str = "x-request-id";
-
 /// The axum layer.
 pub(crate) async fn layer(
     State(plane): State<Arc<Plane>>,
     mut request: Request,
     next: Next,
 ) -> Response<Body> {
-    let request_id = RequestId::generate();
+    let passage = Passage::of(&request);
     let peer = request
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
@@ -38,22 +36,19 @@ pub(crate) async fn layer(
     // Nothing behind this needs the key; what is not there is not logged.
     request.headers_mut().remove(AUTHORIZATION);
     let mut call = Call {
-        request_id: request_id.clone(),
+        passage: passage.clone(),
         principal: None,
         address,
         reach: None,
     };
-    let mut response = match authenticated {
+    match authenticated {
         Ok(principal) => {
+            passage.by(principal.agent());
             call.principal = Some(Arc::new(principal));
             caller::within(call, next.run(request)).await
         }
         Err(fault) => caller::within(call, async { Status::from(fault).into_http() }).await,
-    };
-    if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
-        response.headers_mut().insert(REQUEST_ID, value);
     }
-    response
 }
 
 async fn authenticate(
@@ -61,8 +56,11 @@ async fn authenticate(
     headers: &HeaderMap,
     address: Option<IpAddr>,
 ) -> Result<Principal, Fault> {
-    let presented = headers
-        .get(AUTHORIZATION)
+    let mut given = headers.get_all(AUTHORIZATION).into_iter();
+    let presented = given
+        .next()
+        // Of two, a proxy in front may have looked at the other one.
+        .filter(|_| given.next().is_none())
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))

@@ -57,6 +57,7 @@ impl Gate for RoleGate {
         call: impl Future<Output = Result<Response<T>, Status>> + Send,
     ) -> Result<Response<T>, Status> {
         let began = Instant::now();
+        let _in_flight = self.0.metrics.begin();
         let result = match self.admit(rpc) {
             Ok(reach) => {
                 let handled = tokio::time::timeout(deadline(rpc), caller::reaching(reach, call));
@@ -69,6 +70,9 @@ impl Gate for RoleGate {
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         self.0.metrics.call(rpc, code, began.elapsed());
+        if let Some(passage) = caller::passage() {
+            passage.was(rpc, code);
+        }
         result
     }
 }

@@ -22,7 +22,8 @@ pub(crate) async fn document() -> impl IntoResponse {
 
 /// `GET /`.
 pub(crate) async fn page() -> impl IntoResponse {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'";
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+                  form-action 'none'; frame-ancestors 'none'";
     ([("content-security-policy", policy)], Html(PAGE.as_str()))
 }
 

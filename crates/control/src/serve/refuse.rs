@@ -4,7 +4,7 @@
 //! place. They are said anew here, without any of the input but the name of an unknown field that
 //! looks like one.
 
-use super::authenticate::REQUEST_ID;
+use super::passage::Passage;
 use crate::fault::{FIELD, REASON};
 use axum::{
     body::{Body, to_bytes},
@@ -28,6 +28,7 @@ pub(crate) async fn layer(request: Request, next: Next) -> Response<Body> {
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let passage = Passage::of(&request);
     let response = next.run(request).await;
     if grpc {
         return response;
@@ -37,7 +38,7 @@ pub(crate) async fn layer(request: Request, next: Next) -> Response<Body> {
     if status.is_success() {
         return response;
     }
-    rewrite(status, code, response).await
+    rewrite(status, code, response, passage.id.as_str()).await
 }
 
 /// The authentication layer answers in gRPC's form: a status in headers, HTTP 200.
@@ -50,6 +51,7 @@ async fn rewrite(
     status: StatusCode,
     code: Option<Code>,
     response: Response<Body>,
+    request_id: &str,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let said = to_bytes(body, MAX_ERROR).await.unwrap_or_default();
@@ -58,7 +60,6 @@ async fn rewrite(
         let value = parts.headers.get(name)?.to_str().ok()?;
         Some(value.to_owned())
     };
-    let request_id = text(REQUEST_ID).unwrap_or_default();
     let refusal = match text(REASON) {
         Some(reason) => Refusal {
             message: text("grpc-message")
@@ -79,7 +80,7 @@ async fn rewrite(
         i32::try_from(code).ok()
     });
     let code = code.unwrap_or_else(|| code_of(status));
-    let body = refusal.body(code, &request_id).to_string();
+    let body = refusal.body(code, request_id).to_string();
     for header in [
         "grpc-status",
         "grpc-message",
@@ -113,7 +114,6 @@ impl Refusal {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 ("too_large", "the body is larger than 1 MiB".to_owned())
             }
-            StatusCode::REQUEST_TIMEOUT => ("too_slow", "the body came too slowly".to_owned()),
             StatusCode::BAD_REQUEST => return Self::of_input(said),
             _ => ("not_handled", "the request could not be handled".to_owned()),
         };
@@ -125,6 +125,13 @@ impl Refusal {
     }
 
     fn of_input(said: &str) -> Self {
+        if said.contains("failed to read the request body") {
+            return Self {
+                reason: "body_incomplete".to_owned(),
+                message: "the body broke off, or came too slowly".to_owned(),
+                field: None,
+            };
+        }
         let place = place(said);
         let field = unknown_field(said);
         let message = match &field {

@@ -15,7 +15,7 @@ use temporal::FakeTemporal;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use xylem_audit::{Entry, Kind, Verdict};
 use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, StartTree, v1};
-use xylem_control::{Control, Parts, Settings, Swept, bind, temporal::Temporal};
+use xylem_control::{Control, Listener, Parts, Settings, Swept, temporal::Temporal};
 use xylem_identity::{Identity, NewAgent, NewKey, Secrets};
 use xylem_ids::{AgentKind, Namespace, Role, Scopes, WorkflowId};
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
@@ -142,9 +142,9 @@ impl Stack {
             temporal: used,
         };
         let control = Control::new(settings, parts).expect("a control plane");
-        let listener = bind("127.0.0.1:0".parse().expect("an address")).await;
+        let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), None).await;
         let listener = listener.expect("a listener");
-        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let address = listener.url();
         let stop = CancellationToken::new();
         let serving = control.clone();
         let stopped = stop.clone();

@@ -169,7 +169,7 @@ fn files(access: &Access) -> Result<Vec<Finding>, Failure> {
 /// The control plane: there, its clock, the key, and what it says about itself.
 async fn control(access: &Access) -> Result<Vec<Finding>, Failure> {
     let address = access.address()?;
-    let mut checks = reachable(&address).await;
+    let mut checks = reachable(access, &address).await?;
     if checks
         .iter()
         .any(|finding| finding.verdict == Verdict::Fail)
@@ -180,20 +180,26 @@ async fn control(access: &Access) -> Result<Vec<Finding>, Failure> {
     Ok(checks)
 }
 
-async fn reachable(address: &str) -> Vec<Finding> {
+async fn reachable(access: &Access, address: &str) -> Result<Vec<Finding>, Failure> {
     const CHECK: &str = "control plane";
     let advice = "start `xylem dev` or `xylem server`, or name another with --address";
-    let client = reqwest::Client::builder()
+    let client = access
+        .trust
+        .http()?
         .timeout(TIMEOUT)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .build();
     let Ok(client) = client else {
-        return vec![Finding::fail(CHECK, "the HTTP client cannot be made", "")];
+        return Ok(vec![Finding::fail(
+            CHECK,
+            "the HTTP client cannot be made",
+            "",
+        )]);
     };
     let asked = SystemTime::now();
     let answer = client.get(format!("{address}/healthz")).send().await;
-    match answer {
+    Ok(match answer {
         Ok(answer) if answer.status().is_success() => {
             let mut checks = vec![Finding::ok(CHECK, format!("answers at {address}"))];
             let date = answer.headers().get(DATE);
@@ -209,7 +215,7 @@ async fn reachable(address: &str) -> Vec<Finding> {
             let detail = format!("nobody answers at {address}");
             vec![Finding::fail(CHECK, detail, advice)]
         }
-    }
+    })
 }
 
 /// Expiry is judged by the control plane's clock, adoption by Temporal's.
@@ -234,7 +240,7 @@ async fn authenticated(access: &Access, address: &str) -> Vec<Finding> {
     const CHECK: &str = "authentication";
     let asked = async {
         let key = access.key(DataDir::admin_key)?;
-        let client = Client::connect(address, &key).await?;
+        let client = Client::connect_with(address, &access.trust.tls()?, &key).await?;
         let status = client.status().await?;
         Ok::<_, Failure>((status, credentials::check(&client).await))
     };
@@ -359,7 +365,8 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_one_failure_that_says_what_to_start() {
-        let checks = reachable("http://127.0.0.1:9").await;
+        let checks = reachable(&Access::default(), "http://127.0.0.1:9").await;
+        let checks = checks.expect("looked");
         assert_eq!(checks.len(), 1);
         assert_eq!(checks[0].verdict, Verdict::Fail);
         assert!(checks[0].advice.contains("xylem dev"));

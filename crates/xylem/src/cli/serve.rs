@@ -20,8 +20,8 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
-use xylem_control::ServeError;
-use xylem_ids::{IdError, Namespace, TaskQueue};
+use xylem_control::{ServeError, TlsFiles};
+use xylem_ids::{IdError, Namespace, Origin, TaskQueue};
 
 /// Where Temporal is. What is not named comes from TEMPORAL_… variables and the configuration file
 /// of the Temporal client.
@@ -148,6 +148,7 @@ pub(crate) async fn worker(
         ..WorkerSlots::default()
     };
     let config = WorkerConfig {
+        tls: session.access.trust.tls()?,
         development: session.access.is_dev()?,
         private_networks: arguments.private_networks,
         slots,
@@ -276,15 +277,48 @@ fn addresses(endpoints: &Endpoints) -> String {
 pub(crate) struct ServerArguments {
     #[command(subcommand)]
     command: Option<ServerCommand>,
-    /// Where to listen; loopback only, as long as there is no TLS
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7243")]
-    listen: SocketAddr,
+    #[command(flatten)]
+    listening: Listening,
     /// The file that the audit log's signed checkpoints are copied to; another volume than the
     /// database's is better [default: audit/checkpoints.jws in the data directory]
     #[arg(long, value_name = "FILE")]
     audit_checkpoints: Option<PathBuf>,
     #[command(flatten)]
     temporal: TemporalArguments,
+}
+
+/// How the control plane is reached.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Listener")]
+struct Listening {
+    /// Where to listen; beyond loopback only with a certificate
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7243")]
+    listen: SocketAddr,
+    /// The certificate and those between it and its CA, PEM; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "listen_key")]
+    listen_cert: Option<PathBuf>,
+    /// The key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "listen_cert")]
+    listen_key: Option<PathBuf>,
+    /// Refuse clients without a certificate of these CAs, PEM; an API key is required all the same
+    #[arg(long, value_name = "FILE", requires = "listen_cert")]
+    listen_client_ca: Option<PathBuf>,
+    /// How clients reach it, where that is not the address it listens on
+    #[arg(long, value_name = "URL")]
+    public_url: Option<Origin>,
+    /// A web page that may ask from within a browser, by its origin; can be repeated
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<Origin>,
+}
+
+impl Listening {
+    fn tls(&self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            certificate: self.listen_cert.clone()?,
+            key: self.listen_key.clone()?,
+            client_ca: self.listen_client_ca.clone(),
+        })
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -314,7 +348,10 @@ pub(crate) async fn server(
     let resolved = temporal.resolve()?;
     let mut server = Server::start(ServerConfig {
         database: Database::from_environment().map_err(ServerError::from)?,
-        listen: vec![arguments.listen],
+        tls: arguments.listening.tls(),
+        listen: vec![arguments.listening.listen],
+        public_url: arguments.listening.public_url.map(|url| url.to_string()),
+        cors_origins: arguments.listening.cors_origins,
         audit_checkpoints: arguments.audit_checkpoints,
         ..ServerConfig::new(data.clone(), temporal)
     })
@@ -391,7 +428,9 @@ impl From<ServerError> for Failure {
         match error {
             ServerError::Data(error) => error.into(),
             ServerError::Temporal(error) => error.into(),
-            ServerError::Serve(ServeError::NotLoopback(_)) => Self::from_error(Exit::Usage, &error),
+            ServerError::Serve(ServeError::NoCertificate(_)) => {
+                Self::from_error(Exit::Usage, &error)
+            }
             error => Self::from_error(Exit::Failed, &error),
         }
     }

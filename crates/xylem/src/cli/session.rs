@@ -1,7 +1,10 @@
 //! What a command has at hand: the control plane, the data directory, the output.
 
 use super::{failure::Failure, output::Output};
-use crate::data::{self, DataDir, Endpoints};
+use crate::{
+    data::{self, DataDir, Endpoints},
+    trust::Trust,
+};
 use secrecy::SecretString;
 use std::{env, path::PathBuf};
 use xylem_client::Client;
@@ -27,6 +30,8 @@ pub(crate) struct Access {
     #[arg(long, global = true, env = "XYLEM_DATA_DIR", hide_env_values = true)]
     #[arg(value_name = "DIRECTORY", help_heading = "Global options")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
 }
 
 impl Access {
@@ -113,7 +118,7 @@ impl<'a> Session<'a> {
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let address = self.access.address()?;
         let key = self.access.key(DataDir::admin_key)?;
-        Ok(Client::connect(&address, &key).await?)
+        Ok(Client::connect_with(&address, &self.access.trust.tls()?, &key).await?)
     }
 }
 

@@ -3,10 +3,12 @@
 use crate::{
     data::{self, DataDir, DataError, Endpoints},
     temporal::TemporalOptions,
+    trust::Trust,
 };
 use ipnet::IpNet;
 use secrecy::SecretString;
 use std::{env, path::Path};
+use xylem_client::Tls;
 use xylem_ids::TaskQueue;
 
 /// How many workflows a worker keeps in memory if it is not told.
@@ -19,8 +21,10 @@ pub struct WorkerConfig {
     pub temporal: TemporalOptions,
     /// The task queue to poll.
     pub task_queue: TaskQueue,
-    /// The control plane, `http://host:port`.
+    /// The control plane, `https://host:port`, or `http://host:port` on loopback.
     pub control_plane: String,
+    /// What TLS to the control plane goes by.
+    pub tls: Tls,
     /// An API key in the worker role that serves the task queue.
     pub api_key: SecretString,
     /// Lets tools be at loopback addresses and over plain HTTP: for `xylem dev`, never in
@@ -87,6 +91,7 @@ impl WorkerConfig {
             temporal,
             task_queue,
             control_plane: control_plane.into(),
+            tls: Tls::new(),
             api_key,
             development: false,
             private_networks: Vec::new(),
@@ -96,7 +101,7 @@ impl WorkerConfig {
     }
 
     /// A worker as the environment describes it: `XYLEM_ADDRESS`, `XYLEM_API_KEY` or
-    /// `XYLEM_KEY_FILE`, and `TEMPORAL_ADDRESS` with its siblings. What is not set is that of
+    /// `XYLEM_KEY_FILE`, `XYLEM_CA_FILE` and its siblings, and `TEMPORAL_ADDRESS` with its siblings. What is not set is that of
     /// `xylem dev` on this machine, whose data directory `XYLEM_DATA_DIR` may name; a tool may be
     /// at a loopback address then.
     ///
@@ -119,6 +124,7 @@ impl WorkerConfig {
             .unwrap_or_else(|| "http://127.0.0.1:7243".to_owned());
         let temporal = temporal(dev.as_ref());
         Ok(Self {
+            tls: Trust::from_environment().tls()?,
             development: at_dev && dev.is_some_and(|dev| dev.web_ui.is_some()),
             ..Self::new(temporal, task_queue, address, api_key)
         })

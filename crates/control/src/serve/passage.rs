@@ -1,0 +1,101 @@
+//! Every request on its way through: its id, and a line about it when it is answered.
+//!
+//! The line names the call, not the path: a path can hold whatever somebody put there by mistake.
+
+use crate::caller::RequestId;
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, MatchedPath, Request},
+    http::{HeaderMap, HeaderValue, Response},
+    middleware::Next,
+};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+use tonic::Code;
+use xylem_ids::AgentId;
+use xylem_proto::v1::Rpc;
+
+/// The header that names a request, in answers and, where the client chooses it, in requests.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+/// What is found out about a request while it is handled.
+#[derive(Debug, Clone)]
+pub(crate) struct Passage {
+    pub(crate) id: RequestId,
+    found: Arc<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    agent: OnceLock<AgentId>,
+    rpc: OnceLock<Rpc>,
+    code: OnceLock<Code>,
+}
+
+impl Passage {
+    pub(crate) fn new(id: RequestId) -> Self {
+        let found = Arc::default();
+        Self { id, found }
+    }
+
+    /// That of a request which came through the layer.
+    pub(super) fn of(request: &Request) -> Self {
+        let passed = request.extensions().get::<Self>();
+        passed
+            .cloned()
+            .unwrap_or_else(|| Self::new(RequestId::generate()))
+    }
+
+    /// Who made it.
+    pub(super) fn by(&self, agent: &AgentId) {
+        let _ = self.found.agent.set(agent.clone());
+    }
+
+    /// Which call it was and what it came to.
+    pub(super) fn was(&self, rpc: Rpc, code: Code) {
+        let _ = self.found.rpc.set(rpc);
+        let _ = self.found.code.set(code);
+    }
+}
+
+/// The axum layer. It is the outermost: whatever is answered, passes it.
+pub(super) async fn layer(mut request: Request, next: Next) -> Response<Body> {
+    let passage = Passage::new(id(request.headers()));
+    let began = Instant::now();
+    let method = request.method().clone();
+    let extensions = request.extensions_mut();
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>().copied();
+    let route = extensions.get::<MatchedPath>().cloned();
+    extensions.insert(passage.clone());
+    let mut response = next.run(request).await;
+    if let Ok(value) = HeaderValue::from_str(passage.id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let found = &passage.found;
+    let rpc = found.rpc.get().map(|rpc| rpc.name());
+    tracing::info!(
+        request.id = %passage.id,
+        %method,
+        call = rpc.or(route.as_ref().map(MatchedPath::as_str)).unwrap_or("-"),
+        status = response.status().as_u16(),
+        code = found.code.get().map(tracing::field::debug),
+        agent = found.agent.get().map(tracing::field::display),
+        source = peer.map(|peer| tracing::field::display(peer.0.ip())),
+        took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+    response
+}
+
+/// The id that the client chose, where it can do no harm in logs; a fresh one otherwise.
+fn id(headers: &HeaderMap) -> RequestId {
+    let mut given = headers.get_all(REQUEST_ID).into_iter();
+    let chosen = match (given.next(), given.next()) {
+        (Some(one), None) => one.to_str().ok().and_then(RequestId::chosen),
+        _ => None,
+    };
+    chosen.unwrap_or_else(RequestId::generate)
+}
