@@ -14,12 +14,13 @@ mod generate;
 mod openapi;
 
 const PACKAGE: &str = "xylem.v1";
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "xylem/v1/agents.proto",
     "xylem/v1/audit.proto",
     "xylem/v1/common.proto",
     "xylem/v1/credentials.proto",
     "xylem/v1/grants.proto",
+    "xylem/v1/policies.proto",
     "xylem/v1/system.proto",
     "xylem/v1/tokens.proto",
     "xylem/v1/tools.proto",

@@ -147,6 +147,7 @@ impl ToolCaller {
             tool: call.tool,
             slot: call.slot.clone(),
             api_url: call.api_url,
+            parameters: call.parameters,
         };
         let redeemed = self.ports.tokens.redeem(claims, redeem).await?;
         let lease = Lease::new(self.ports.tokens.clone(), redeemed.lease.clone());

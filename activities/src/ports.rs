@@ -94,6 +94,8 @@ pub struct Redeem {
     pub slot: Slot,
     /// The workflow's own `apiUrl`, if it has one.
     pub api_url: Option<String>,
+    /// The parameters of the call: policies can decide by them.
+    pub parameters: serde_json::Value,
 }
 
 /// A token for one call. Nothing of it is kept when the call has ended.

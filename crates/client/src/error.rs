@@ -1,6 +1,6 @@
 //! What a call can come to.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 use tonic::{Code, Status};
 
 /// Why the control plane did not do what was asked.
@@ -46,6 +46,8 @@ pub struct Answer {
     pub field: Option<String>,
     /// Names this call in the control plane's log.
     pub request_id: Option<String>,
+    /// When the same call can succeed.
+    pub retry_after: Option<Duration>,
 }
 
 impl fmt::Display for Answer {
@@ -107,6 +109,9 @@ impl From<Status> for Error {
             reason: header("xylem-reason"),
             field: header("xylem-field"),
             request_id: header("x-request-id"),
+            retry_after: header("retry-after")
+                .and_then(|seconds| seconds.parse().ok())
+                .map(Duration::from_secs),
         };
         match status.code() {
             Code::Unauthenticated => Self::Unauthenticated(answer),

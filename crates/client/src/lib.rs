@@ -9,6 +9,7 @@ mod convert;
 mod credentials;
 mod error;
 mod operate;
+mod policies;
 mod work;
 
 pub use client::{Client, ConnectError, Tls};

@@ -63,6 +63,8 @@ pub struct Redeem {
     pub slot: Slot,
     /// The workflow's own `apiUrl`, where it has one.
     pub api_url: Option<String>,
+    /// The parameters of the call as a JSON object, for policies that decide by them.
+    pub parameters_json: Option<String>,
 }
 
 /// A token, for one call.
@@ -167,6 +169,7 @@ impl Client {
             tool: redeem.tool.into(),
             slot: redeem.slot.into(),
             api_url: redeem.api_url,
+            parameters_json: redeem.parameters_json,
         };
         let mut grants = GrantsClient::new(self.channel.clone());
         redeemed(call(message, CALL_TIMEOUT, |request| grants.redeem(request)).await?)

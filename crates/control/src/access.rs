@@ -62,6 +62,13 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         Rpc::ListAudit | Rpc::TailAudit | Rpc::VerifyAudit => {
             of(Scope::AuditRead, &[Admin, Auditor], &[])
         }
+        Rpc::CreatePolicy | Rpc::UpdatePolicy | Rpc::RetirePolicy => {
+            of(Scope::Policies, &[Admin, PolicyAdmin], &[])
+        }
+        Rpc::GetPolicy | Rpc::ListPolicies | Rpc::GetPolicySchema => {
+            of(Scope::PoliciesRead, &[Admin, PolicyAdmin, Auditor], &[])
+        }
+        Rpc::CheckAccess => of(Scope::Access, &[Admin, PolicyAdmin], &[ToolPublisher, User]),
         Rpc::Redeem
         | Rpc::Release
         | Rpc::TakeIn

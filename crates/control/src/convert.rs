@@ -86,6 +86,17 @@ pub(crate) fn note(text: &str, field: &str) -> Result<Option<Note>, Fault> {
     Note::new(text).map(Some).ok_or_else(rule)
 }
 
+/// Reads the parameters of a call. They decide and are not kept.
+pub(crate) fn parameters(json: &str) -> Result<serde_json::Value, Fault> {
+    const MOST: usize = 64 * 1024;
+    let rule = "parameters_json must be a JSON object of at most 64 KiB";
+    let read = (json.len() <= MOST).then(|| serde_json::from_str(json));
+    let read = read
+        .and_then(Result::ok)
+        .filter(serde_json::Value::is_object);
+    read.ok_or_else(|| Fault::invalid("parameters_json", rule))
+}
+
 /// A page's size: 50 where absent.
 pub(crate) fn page_size(given: Option<u32>) -> Result<u32, Fault> {
     match given {

@@ -1,7 +1,7 @@
 //! What a handler fails with, and how that leaves the process.
 
 use crate::temporal::TemporalError;
-use std::error::Error;
+use std::{error::Error, time::Duration};
 use tonic::{
     Code, Status,
     metadata::{MetadataMap, MetadataValue},
@@ -26,6 +26,7 @@ pub(crate) struct Fault {
     reason: &'static str,
     message: String,
     field: Option<String>,
+    retry_after: Option<Duration>,
     cause: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -36,6 +37,7 @@ impl Fault {
             reason,
             message: message.into(),
             field: None,
+            retry_after: None,
             cause: None,
         }
     }
@@ -59,6 +61,17 @@ impl Fault {
 
     pub(crate) fn denied(reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(Code::PermissionDenied, reason, message)
+    }
+
+    /// A limit is reached: the same call succeeds after so long.
+    pub(crate) fn limited(
+        reason: &'static str,
+        message: impl Into<String>,
+        after: Duration,
+    ) -> Self {
+        let mut fault = Self::new(Code::ResourceExhausted, reason, message);
+        fault.retry_after = Some(after);
+        fault
     }
 
     pub(crate) fn conflict(reason: &'static str, message: impl Into<String>) -> Self {
@@ -130,6 +143,10 @@ impl From<Fault> for Status {
         let mut metadata = MetadataMap::new();
         metadata.insert(REASON, MetadataValue::from_static(fault.reason));
         let mut details = ErrorDetails::with_error_info(fault.reason, DOMAIN, []);
+        if let Some(after) = fault.retry_after {
+            details.set_retry_info(Some(after));
+            metadata.insert("retry-after", after.as_secs().max(1).into());
+        }
         if let Some(field) = fault.field {
             details.add_bad_request_violation(&field, &fault.message);
             if let Ok(value) = field.parse() {
@@ -182,7 +199,10 @@ impl From<VaultError> for Fault {
     fn from(error: VaultError) -> Self {
         let message = error.to_string();
         match error {
-            VaultError::Refused(refusal) => Self::denied(refusal.code(), message),
+            VaultError::Refused(refusal) => match refusal.retry_after() {
+                Some(after) => Self::limited(refusal.code(), message, after),
+                None => Self::denied(refusal.code(), message),
+            },
             VaultError::Invalid { field, .. } => Self::invalid(field, message),
             VaultError::NotFound { what } => Self::not_found(what),
             VaultError::Stopped => Self::refused("tree_stopped", message),

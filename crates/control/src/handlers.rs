@@ -4,6 +4,7 @@ mod agents;
 mod audit;
 mod credentials;
 mod grants;
+mod policies;
 mod system;
 mod tokens;
 mod tools;

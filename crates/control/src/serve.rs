@@ -158,6 +158,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
         credentials_server::CredentialsServer, __rest_over_grpc_bridge_Credentials::CredentialsRestBridge;
         tools_server::ToolsServer, __rest_over_grpc_bridge_Tools::ToolsRestBridge;
         grants_server::GrantsServer, __rest_over_grpc_bridge_Grants::GrantsRestBridge;
+        policies_server::PoliciesServer, __rest_over_grpc_bridge_Policies::PoliciesRestBridge;
         system_server::SystemServer, __rest_over_grpc_bridge_System::SystemRestBridge;
         tokens_server::TokensServer, __rest_over_grpc_bridge_Tokens::TokensRestBridge;
         trees_server::TreesServer, __rest_over_grpc_bridge_Trees::TreesRestBridge;

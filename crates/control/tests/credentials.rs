@@ -212,6 +212,7 @@ async fn an_open_call_in_one_tree_holds_all() {
         tool: id("acme.deploy"),
         slot: id("default"),
         api_url: None,
+        parameters_json: None,
     };
     let redeemed = worker.redeem(redeem).await.expect("redeemed");
     rotate(&admin, TOKEN_2).await.expect("rotated");

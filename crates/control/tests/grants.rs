@@ -37,6 +37,7 @@ impl Scene {
             tool: id("acme.deploy"),
             slot: id("default"),
             api_url: None,
+            parameters_json: None,
         }
     }
 
@@ -484,6 +485,7 @@ async fn a_slot_that_holds_no_token_says_which_and_what_to_do() {
         tool: id("git.pull"),
         slot: id("github"),
         api_url: None,
+        parameters_json: None,
     };
     let error = worker.redeem(redeem).await.expect_err("nothing there");
     assert!(matches!(error, Error::Denied(_)), "{error}");

@@ -78,6 +78,7 @@ fn redemption(stack: &Stack, workflow_id: &str, grant: &str) -> Redeem {
         tool: id("acme.deploy"),
         slot: id("default"),
         api_url: None,
+        parameters_json: None,
     }
 }
 

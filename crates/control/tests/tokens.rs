@@ -317,6 +317,7 @@ async fn a_failure_names_slot_tree_version_and_what_to_do() {
         tool: id("acme.deploy"),
         slot: slot.clone(),
         api_url: None,
+        parameters_json: None,
     };
     let redeemed = worker.redeem(redeem).await.expect("a token");
     stack.temporal.mood("train", Mood::Deaf);
@@ -486,6 +487,7 @@ async fn an_open_lease_keeps_its_version() {
         tool: id("acme.deploy"),
         slot: id("default"),
         api_url: None,
+        parameters_json: None,
     };
     let redeemed = worker.redeem(redeem).await.expect("a token");
     let admin = stack.admin().await;

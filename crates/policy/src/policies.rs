@@ -6,7 +6,7 @@
 
 use crate::{
     Bounds, Call, Compiler, Denied, Document, Engine, Facts, Invalid, Permit, Policy, PolicyError,
-    PolicyRef, Resource, ToolFacts, Usage,
+    PolicyRef, Report, Resource, ToolFacts, Usage,
     facts::Ask,
     storage::{PolicyRow, Rows, SetRow, Storage},
     value::Action,
@@ -62,6 +62,19 @@ pub struct CallFacts<'a> {
     pub address: Option<IpAddr>,
     /// The parameters of the call.
     pub parameters: Option<&'a serde_json::Value>,
+}
+
+/// A call that is not made.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Who would make it.
+    pub agent: &'a AgentId,
+    /// What it would do.
+    pub action: Action,
+    /// With which tool.
+    pub tool: &'a ToolFacts,
+    /// What is known of it. What was counted is looked up.
+    pub facts: Facts<'a>,
 }
 
 /// What decides about an agent.
@@ -466,6 +479,67 @@ impl Policies {
             Err(PolicyError::Exists) => Ok(false),
             created => created.map(|_| true),
         }
+    }
+
+    /// Says what would be decided, and how that comes about. Nothing is counted. `with` is as if it
+    /// were stored, too.
+    ///
+    /// # Errors
+    /// `with` breaks a rule, or the storage failed.
+    pub async fn check(
+        &self,
+        namespace: &Namespace,
+        question: &Question<'_>,
+        with: Option<&Document>,
+    ) -> Result<Report, PolicyError> {
+        let mut rows = self.storage.begin_look().await?;
+        let current = self.current(&mut *rows, namespace).await?;
+        let tried;
+        let engine = match with {
+            None => &current.engine,
+            Some(document) => {
+                tried = self.tried(&current, document)?;
+                &tried
+            }
+        };
+        let known = self.agent(&mut *rows, namespace, question.agent).await?;
+        let ask = Ask {
+            agent: question.agent,
+            kind: known.kind.code(),
+            roles: &known.roles,
+            action: question.action,
+            resource: Resource::Tool(question.tool),
+        };
+        let keys = engine.counters(&ask, question.facts.tree);
+        let usage: Usage = rows.usage(namespace, &keys).await?.into_iter().collect();
+        let facts = Facts {
+            usage: &usage,
+            ..question.facts
+        };
+        Ok(engine.check(&ask, &facts))
+    }
+
+    /// An engine with one document more, or another version of one.
+    fn tried(&self, current: &Loaded, document: &Document) -> Result<Engine, PolicyError> {
+        let living = current.records.iter().filter(|record| !record.retired);
+        let others = || {
+            living
+                .clone()
+                .filter(|known| known.document.name != document.name)
+        };
+        let parent = |name: &PolicyName| {
+            let known = others().find(|known| known.document.name == *name);
+            known.map(|known| &known.document)
+        };
+        let before = current
+            .records
+            .iter()
+            .find(|known| known.document.name == document.name);
+        let version = before.map_or(1, |known| known.version.saturating_add(1));
+        let new = Arc::new(self.compiler.compile(document, version, &parent)?);
+        let kept = current.engine.policies().iter();
+        let kept = kept.filter(|known| known.reference().name != document.name);
+        Engine::new(kept.cloned().chain([new]))
     }
 
     /// One version of a policy; the newest where none is named.

@@ -187,6 +187,7 @@ impl Forgery {
             tool: "acme.status".parse()?,
             slot: "default".parse()?,
             api_url: None,
+            parameters_json: None,
         };
         let error = match client.redeem(redeem).await {
             Ok(redeemed) => anyhow::bail!("redeemed {:?}", redeemed.order),

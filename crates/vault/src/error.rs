@@ -1,7 +1,7 @@
 //! Why the vault says no.
 
 use crate::{ClaimRefusal, KeyError, StorageError};
-use std::fmt;
+use std::{fmt, time::Duration};
 use xylem_grant::{IssuerError, Reject, UnixSeconds};
 use xylem_ids::Version;
 use xylem_policy::{Denied, PolicyError};
@@ -108,6 +108,17 @@ impl Refusal {
             Self::IntakeOff => "intake_off",
             Self::NotBelow => "not_below",
             Self::ExcludedByOther => "excluded_by_other",
+        }
+    }
+}
+
+impl Refusal {
+    /// When the same call can succeed, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Policy(Denied::ByPolicy(refused)) => refused.retry_after,
+            _ => None,
         }
     }
 }

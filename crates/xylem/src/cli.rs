@@ -9,6 +9,7 @@ mod draw;
 mod failure;
 mod key;
 mod output;
+mod policy;
 mod secret;
 mod serve;
 mod session;
@@ -104,6 +105,9 @@ enum Command {
     /// Register the operations of external APIs
     #[command(subcommand)]
     Tool(tool::Command),
+    /// Say who may do what, and ask why somebody may not
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(key::Command),
@@ -171,6 +175,7 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
         Command::Token(command) => token::run(command, session).await,
         Command::Credential(command) => credential::run(command, session).await,
         Command::Tool(command) => tool::run(command, session).await,
+        Command::Policy(command) => policy::run(command, session).await,
         Command::Key(command) => key::run(command, session).await,
         Command::Agent(command) => agent::run(command, session).await,
         Command::Audit(command) => audit::run(command, session).await,

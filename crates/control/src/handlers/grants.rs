@@ -77,6 +77,8 @@ impl Handlers {
         self.check_namespace(&claims)?;
         let tool: ToolName = convert::id(given.tool, "tool")?;
         let slot = convert::slot(given.slot, "slot")?;
+        let parameters = given.parameters_json.as_deref();
+        let parameters = parameters.map(convert::parameters).transpose()?;
         let presented = match self.vault.verify(&given.grant).await {
             Err(VaultError::Refused(_)) => None,
             verified => Some(verified?),
@@ -103,7 +105,7 @@ impl Handlers {
                 destination: destination.clone(),
                 lease_for: timeout + LEASE_MARGIN,
                 address: caller_address(),
-                parameters: None,
+                parameters: parameters.clone(),
             };
             let redeemed = self
                 .vault

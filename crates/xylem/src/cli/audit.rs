@@ -74,7 +74,7 @@ pub(crate) struct Filter {
 }
 
 /// A point in time, or how long ago it was.
-fn time(text: &str) -> Result<Timestamp, String> {
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
     let at = match humantime::parse_duration(text) {
         Ok(ago) => SystemTime::now().checked_sub(ago),
         Err(_) => humantime::parse_rfc3339(text).ok(),

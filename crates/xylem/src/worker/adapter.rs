@@ -38,6 +38,7 @@ impl TokenSource for ControlPlane {
             tool: redeem.tool,
             slot: redeem.slot,
             api_url: redeem.api_url,
+            parameters_json: Some(redeem.parameters.to_string()),
         };
         let answer = self.client.redeem(redeem).await.map_err(port_error)?;
         // How long it lasts is told by this machine's clock: a lease that seems over already is
@@ -275,6 +276,12 @@ fn port_error(error: Error) -> PortError {
     let reason = error.reason().unwrap_or_default().to_owned();
     let why = words(&error);
     match error {
+        // A limit: the next window opens by itself.
+        Error::Unavailable(answer) if answer.retry_after.is_some() => PortError::NotYet {
+            reason,
+            why,
+            after: answer.retry_after,
+        },
         // An operator can repair the worker's key, or the key's queues, while the call waits.
         Error::Unavailable(_) | Error::Failed(_) | Error::Unauthenticated(_) => {
             PortError::Unavailable { what: why }
@@ -317,6 +324,8 @@ fn passes_after(reason: &str) -> Option<Duration> {
         // The slot waits for a token.
         "no_token" | "token_expired" | "token_revoked" => Some(Duration::from_secs(2)),
         "revoking" | "leases_open" => Some(Duration::from_secs(2)),
+        // Somebody has to approve.
+        "approval_required" => Some(Duration::from_secs(30)),
         // Described before Temporal had recorded that the activity started.
         "activity_not_pending" => Some(Duration::from_secs(1)),
         _ => None,
