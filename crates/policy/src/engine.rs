@@ -120,7 +120,7 @@ impl fmt::Display for Refused {
             Reason::Guardrail => write!(f, "the guardrail {by} denies it"),
             Reason::DeniedByPolicy => write!(f, "the policy {by} denies it"),
             Reason::ApprovalRequired => {
-                write!(f, "the policy {by} allows it once somebody approves: ask with `xylem access request`")
+                write!(f, "the policy {by} allows it only once it is approved")
             }
             Reason::LimitReached => {
                 let seconds = self.retry_after.unwrap_or_default().as_secs();
@@ -130,7 +130,7 @@ impl fmt::Display for Refused {
                 write!(f, "the policy {by} cannot be evaluated for this call: it has to be corrected")
             }
             Reason::NoPolicy if self.missed.is_empty() => {
-                f.write_str("no policy allows it: a policy administrator can add one, or approve `xylem access request`")
+                f.write_str("no policy allows it: a policy administrator can add one with `xylem policy add`")
             }
             Reason::NoPolicy => {
                 let missed: Vec<String> = self.missed.iter().map(ToString::to_string).collect();
