@@ -124,17 +124,27 @@ impl fmt::Display for Refused {
             }
             Reason::LimitReached => {
                 let seconds = self.retry_after.unwrap_or_default().as_secs();
-                write!(f, "the policy {by} allows no more calls for now: try again in {seconds} s")
+                write!(
+                    f,
+                    "the policy {by} allows no more calls for now: try again in {seconds} s"
+                )
             }
             Reason::PolicyBroken => {
-                write!(f, "the policy {by} cannot be evaluated for this call: it has to be corrected")
+                write!(
+                    f,
+                    "the policy {by} cannot be evaluated for this call: it has to be corrected"
+                )
             }
-            Reason::NoPolicy if self.missed.is_empty() => {
-                f.write_str("no policy allows it: a policy administrator can add one with `xylem policy add`")
-            }
+            Reason::NoPolicy if self.missed.is_empty() => f.write_str(
+                "no policy allows it: a policy administrator can add one with `xylem policy add`",
+            ),
             Reason::NoPolicy => {
                 let missed: Vec<String> = self.missed.iter().map(ToString::to_string).collect();
-                write!(f, "no policy allows it; nearest: {}; `xylem policy check` says more", missed.join("; "))
+                write!(
+                    f,
+                    "no policy allows it; nearest: {}; `xylem policy check` says more",
+                    missed.join("; ")
+                )
             }
         }
     }

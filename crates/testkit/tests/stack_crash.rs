@@ -72,6 +72,21 @@ impl Scene {
             ..v1::Tool::default()
         };
         control.register_tool(tool).await?;
+        let policy = v1::Policy {
+            name: "trees-of-the-administrator".to_owned(),
+            effect: "allow".to_owned(),
+            who: Some(v1::PolicyWho {
+                roles: vec!["admin".to_owned()],
+                ..v1::PolicyWho::default()
+            }),
+            what: Some(v1::PolicyWhat {
+                tools: vec!["acme.status".to_owned()],
+                ..v1::PolicyWhat::default()
+            }),
+            actions: vec!["execute".to_owned()],
+            ..v1::Policy::default()
+        };
+        control.create_policy(policy).await?;
         scene.work(&control).await?;
         Ok((scene, server, control))
     }

@@ -36,7 +36,7 @@ impl Planes {
         let data = DataDir::at(place.join("data"));
         let config = ServerConfig {
             development: true,
-            database: Database::Postgres(url.parse()?),
+            database: Database::Postgres(Box::new(url.parse()?)),
             listen: vec![any],
             sweep_after_rotation: Some(Duration::from_secs(2)),
             ..ServerConfig::new(data.clone(), options.clone())

@@ -88,7 +88,7 @@ enum Command {
     ///
     /// Several control planes can share one PostgreSQL database: give each the same key-encryption key,
     /// in XYLEM_KEK or as keys/kek in its data directory, and run `xylem server init` for the first only.
-    Server(serve::ServerArguments),
+    Server(Box<serve::ServerArguments>),
     /// Run a worker with the shipped workflows
     ///
     /// Its API key must serve the task queue: `xylem key create --role worker --task-queue QUEUE`.
@@ -160,7 +160,7 @@ async fn execute(cli: Cli, output: &mut Output) -> Result<(), Failure> {
     let mut session = Session::new(cli.access, output);
     match cli.command {
         Command::Dev(arguments) => serve::dev(arguments, level, &mut session).await,
-        Command::Server(arguments) => serve::server(arguments, level, &mut session).await,
+        Command::Server(arguments) => serve::server(*arguments, level, &mut session).await,
         Command::Worker(arguments) => serve::worker(arguments, level, &mut session).await,
         command => {
             logging::to_standard_error(level.unwrap_or(logging::Level::Warn));

@@ -231,7 +231,7 @@ async fn an_edited_deleted_or_older_policy_is_noticed() {
         "INSERT INTO policies SELECT namespace, 'more', version, document, retired, author, at, seal FROM policies WHERE name = 'everybody'",
         "UPDATE policy_sets SET generation = generation + 1",
         "UPDATE policy_sets SET generation = generation - 1",
-        "UPDATE policy_sets SET seal = (SELECT MIN(seal) FROM policies)",
+        "UPDATE policy_sets SET seal = (SELECT seal FROM policies ORDER BY seal LIMIT 1)",
         "DELETE FROM policy_sets",
     ] {
         let house = House::new().await;

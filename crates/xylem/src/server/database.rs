@@ -17,7 +17,7 @@ pub enum Database {
     #[default]
     File,
     /// A PostgreSQL database, which several control planes may share.
-    Postgres(PostgresAddress),
+    Postgres(Box<PostgresAddress>),
 }
 
 /// Why the database cannot be used.
@@ -71,11 +71,11 @@ impl Database {
         };
         let address: PostgresAddress = url.parse().map_err(DatabaseError::Address)?;
         let Some(file) = password else {
-            return Ok(Self::Postgres(address));
+            return Ok(Self::Postgres(Box::new(address)));
         };
         let password = read_secret(file).map_err(DatabaseError::Password)?;
         let address = address.with_password(password.expose_secret());
-        Ok(Self::Postgres(address))
+        Ok(Self::Postgres(Box::new(address)))
     }
 
     pub(super) async fn open(&self, data: &DataDir) -> Result<Store, DatabaseError> {
