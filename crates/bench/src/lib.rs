@@ -4,10 +4,12 @@
 
 mod bar;
 mod machine;
+mod measured;
 mod timing;
 
 pub use bar::{Bar, missed, table};
 pub use machine::Machine;
+pub use measured::{Measured, conclude};
 pub use timing::{Timing, readable};
 
 /// What standard output carries.

@@ -9,6 +9,7 @@ mod draw;
 mod failure;
 mod key;
 mod output;
+mod pages;
 mod policy;
 mod secret;
 mod serve;

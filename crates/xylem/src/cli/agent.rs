@@ -3,6 +3,7 @@
 use super::{
     failure::Failure,
     output::{plain, relative, table},
+    pages,
     session::Session,
     tree::listed,
 };
@@ -192,20 +193,15 @@ async fn retire(arguments: Retire, session: &mut Session<'_>) -> Result<(), Fail
 
 /// Every agent, by name.
 pub(crate) async fn all(client: &Client) -> Result<Vec<v1::Agent>, xylem_client::Error> {
-    let mut agents = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListAgentsRequest {
-            page_size: Some(200),
+            page_size: Some(pages::SIZE),
             page_token,
         };
         let page = client.list_agents(request).await?;
-        agents.extend(page.agents);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(agents);
-        }
-    }
+        Ok((page.agents, page.next_page_token))
+    })
+    .await
 }
 
 async fn list(session: &mut Session<'_>) -> Result<(), Failure> {

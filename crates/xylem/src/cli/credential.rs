@@ -3,6 +3,7 @@
 use super::{
     failure::Failure,
     output::{plain, relative, table},
+    pages,
     secret::TokenSource,
     session::Session,
     tree::{listed, wire},
@@ -296,20 +297,15 @@ async fn remove(arguments: Remove, session: &mut Session<'_>) -> Result<(), Fail
 
 /// Every credential, page by page.
 pub(crate) async fn all(client: &Client) -> Result<Vec<v1::Credential>, Error> {
-    let mut credentials = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    pages::all(async |page_token| {
         let request = v1::ListCredentialsRequest {
-            page_size: Some(200),
+            page_size: Some(pages::SIZE),
             page_token,
         };
         let page = client.list_credentials(request).await?;
-        credentials.extend(page.credentials);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(credentials);
-        }
-    }
+        Ok((page.credentials, page.next_page_token))
+    })
+    .await
 }
 
 async fn list(session: &mut Session<'_>) -> Result<(), Failure> {

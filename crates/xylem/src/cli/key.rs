@@ -4,6 +4,7 @@ use super::{
     agent::{self, Kind, Role},
     failure::{Exit, Failure},
     output::{Format, plain, relative, table},
+    pages,
     session::Session,
     tree::listed,
 };
@@ -202,20 +203,15 @@ async fn owner(
 
 async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    let mut keys = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let mut keys = pages::all(async |page_token| {
         let request = v1::ListApiKeysRequest {
-            page_size: Some(200),
+            page_size: Some(pages::SIZE),
             page_token,
         };
         let page = client.list_api_keys(request).await?;
-        keys.extend(page.keys);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.keys, page.next_page_token))
+    })
+    .await?;
     if let Some(agent) = &arguments.agent {
         keys.retain(|key| key.agent == agent.as_str());
     }

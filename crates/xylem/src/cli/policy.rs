@@ -3,6 +3,7 @@
 use super::{
     failure::{Exit, Failure},
     output::{absolute, plain, table},
+    pages,
     session::Session,
     tree::listed,
 };
@@ -255,21 +256,16 @@ fn policies(text: &str) -> Result<Vec<v1::Policy>, Failure> {
 
 async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    let mut records = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let records = pages::all(async |page_token| {
         let request = v1::ListPoliciesRequest {
             include_retired: arguments.all,
-            page_size: Some(200),
+            page_size: Some(pages::SIZE),
             page_token,
         };
         let page = client.list_policies(request).await?;
-        records.extend(page.policies);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.policies, page.next_page_token))
+    })
+    .await?;
     let empty = "no policies: nothing is allowed; `xylem policy add --file FILE` writes one";
     listed(session.output, &records, empty, |records| {
         let head = [

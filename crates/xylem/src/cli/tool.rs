@@ -3,6 +3,7 @@
 use super::{
     failure::{Exit, Failure},
     output::{plain, table},
+    pages,
     session::Session,
     tree::listed,
 };
@@ -176,20 +177,15 @@ fn tool(mut definition: Value) -> Result<v1::Tool, serde_json::Error> {
 
 async fn list(session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    let mut tools = Vec::new();
-    let mut page_token = String::new();
-    loop {
+    let tools = pages::all(async |page_token| {
         let request = v1::ListToolsRequest {
-            page_size: Some(200),
+            page_size: Some(pages::SIZE),
             page_token,
         };
         let page = client.list_tools(request).await?;
-        tools.extend(page.tools);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((page.tools, page.next_page_token))
+    })
+    .await?;
     let empty = "no tools yet: `xylem tool add --file FILE` registers some";
     listed(session.output, &tools, empty, |tools| {
         let row = |tool: &v1::Tool| {

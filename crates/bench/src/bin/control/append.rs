@@ -1,6 +1,5 @@
 //! Appends to the audit log on SQLite: every one is on disk before it is acknowledged.
 
-use crate::Measured;
 use anyhow::Result;
 use std::{
     fs::File,
@@ -11,7 +10,7 @@ use std::{
 };
 use tokio::task::JoinSet;
 use xylem_audit::{Entry, Kind, Log, Verdict};
-use xylem_bench::{Bar, Timing};
+use xylem_bench::{Bar, Measured, Timing};
 use xylem_store::Store;
 use xylem_vault::{KeyRing, SystemClock, Vault};
 

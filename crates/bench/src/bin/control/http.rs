@@ -1,13 +1,12 @@
 //! Requests over HTTP: as many as an empty handler of the same server answers, and fewer.
 
-use crate::Measured;
 use anyhow::{Context, Result, ensure};
 use reqwest::{Client, header::AUTHORIZATION};
 use secrecy::{ExposeSecret, SecretString};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use xylem::data::read_secret;
-use xylem_bench::{Bar, Timing};
+use xylem_bench::{Bar, Measured, Timing};
 use xylem_client::v1;
 use xylem_testkit::Stack;
 

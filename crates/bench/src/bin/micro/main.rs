@@ -8,13 +8,8 @@ mod redemption;
 
 use anyhow::Result;
 use clap::Parser;
-use comfy_table::{Table, presets};
-use serde::Serialize;
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
-use xylem_bench::{Bar, Machine, Output, Timing, missed, readable};
+use std::process::ExitCode;
+use xylem_bench::{Measured, Output, conclude};
 
 /// Times grant verification, redemption, policy decision, address and origin check.
 #[derive(Parser)]
@@ -24,67 +19,16 @@ struct Options {
     output: Output,
 }
 
-/// What was measured.
-#[derive(Serialize)]
-struct Report {
-    machine: Machine,
-    timings: Vec<Timing>,
-    bars: Vec<Bar>,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    match measure(Options::parse().output).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let options = Options::parse();
+    conclude(measure().await, options.output)
 }
 
-/// Answers whether every bar is met.
-async fn measure(output: Output) -> Result<bool> {
-    let mut timings = grant::timings()?;
-    timings.extend(destination::timings()?);
-    let (decisions, bars) = policies::timings()?;
-    timings.extend(decisions);
-    timings.extend(redemption::timings().await?);
-    let report = Report {
-        machine: Machine::this(),
-        timings,
-        bars,
-    };
-    let mut stdout = io::stdout();
-    match output {
-        Output::Text => writeln!(
-            stdout,
-            "machine: {}\n{}\n{}",
-            report.machine,
-            table(&report.timings),
-            xylem_bench::table(&report.bars)
-        )?,
-        Output::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&report)?)?,
-    }
-    Ok(missed(&report.bars) == 0)
-}
-
-fn table(timings: &[Timing]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
-        "operation",
-        "median",
-        "99 %",
-        "operations",
-    ]);
-    for timing in timings {
-        table.add_row([
-            timing.what.clone(),
-            readable(timing.median_ns),
-            readable(timing.p99_ns),
-            timing.operations.to_string(),
-        ]);
-    }
-    table
+async fn measure() -> Result<Measured> {
+    let mut measured = Measured::from(grant::timings()?);
+    measured.add(destination::timings()?.into());
+    measured.add(policies::measure()?);
+    measured.add(redemption::timings().await?.into());
+    Ok(measured)
 }

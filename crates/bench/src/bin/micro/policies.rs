@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use xylem_bench::{Bar, Timing};
+use xylem_bench::{Bar, Measured, Timing};
 use xylem_ids::{AgentId, Role, TaskQueue, WorkflowType};
 use xylem_policy::{Action, Ask, Compiler, Document, Engine, Facts, Resource, ToolFacts, Usage};
 
@@ -17,7 +17,7 @@ const DECISIONS: usize = 5_000;
 /// A Wednesday noon in Berlin.
 const NOW: u64 = 1_794_999_600;
 
-pub(crate) fn timings() -> Result<(Vec<Timing>, Vec<Bar>)> {
+pub(crate) fn measure() -> Result<Measured> {
     let thousand = engine(1_000)?;
     let warm = Timing::of_each("decide, 1,000 policies", &decide(&thousand, 1_000)?);
     let bar = Bar::at_most(
@@ -29,7 +29,10 @@ pub(crate) fn timings() -> Result<(Vec<Timing>, Vec<Bar>)> {
         "decide, 10,000 policies",
         &decide(&engine(10_000)?, 10_000)?,
     );
-    Ok((vec![warm, many], vec![bar]))
+    Ok(Measured {
+        timings: vec![warm, many],
+        bars: vec![bar],
+    })
 }
 
 fn decide(engine: &Engine, policies: usize) -> Result<Vec<Duration>> {
