@@ -78,6 +78,8 @@ codes!(
         CredentialBound = "credential_bound",
         /// They do no more.
         CredentialUnbound = "credential_unbound",
+        /// The log was exported.
+        AuditExported = "audit_exported",
         /// Calls of an agent that was authenticated, counted per key, address and minute.
         Authenticated = "authenticated",
         /// A policy was written.

@@ -27,6 +27,7 @@ mod checkpoint;
 mod codes;
 mod entry;
 mod log;
+mod ocsf;
 mod subject;
 mod tally;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use entry::{Activity, Entry, Kind, NodeRun, Note, Reason, Record, Verdict};
 pub use log::{
     Filter, Log, LogError, MAX_PAGE, Page, PageToken, Progress, Standing, Verified, Watcher,
 };
+pub use ocsf::{OCSF_VERSION, ocsf};
 pub use subject::{Label, Subject, SubjectError, SubjectKind};
 pub use tally::{Counted, Source, Tally};
 pub use verify::{Extent, Finding, Intact, Verifier};

@@ -561,6 +561,19 @@ impl Client {
         Ok(stream.map(|entry| entry.map_err(Error::from)))
     }
 
+    /// Audit entries as lines of JSON.
+    ///
+    /// # Errors
+    /// As the control plane's status maps; what breaks the stream is its last item.
+    pub async fn export_audit(
+        &self,
+        request: v1::ExportAuditRequest,
+    ) -> Result<impl Stream<Item = Result<v1::AuditLine, Error>> + Send + use<>, Error> {
+        let mut audit = AuditClient::new(self.channel.clone());
+        let stream = audit.export_audit(request).await?.into_inner();
+        Ok(stream.map(|line| line.map_err(Error::from)))
+    }
+
     /// Checks the whole audit log. Sends how far it is, and last what was found.
     ///
     /// # Errors

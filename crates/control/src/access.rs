@@ -59,7 +59,7 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::RemoveCredential
         | Rpc::BindCredential
         | Rpc::UnbindCredential => of(Scope::Credentials, &[Admin], &[]),
-        Rpc::ListAudit | Rpc::TailAudit | Rpc::VerifyAudit => {
+        Rpc::ListAudit | Rpc::TailAudit | Rpc::ExportAudit | Rpc::VerifyAudit => {
             of(Scope::AuditRead, &[Admin, Auditor], &[])
         }
         Rpc::CreatePolicy | Rpc::UpdatePolicy | Rpc::RetirePolicy => {

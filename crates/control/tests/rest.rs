@@ -224,6 +224,49 @@ async fn a_verification_of_the_audit_log_ends_with_what_it_found() {
 }
 
 #[tokio::test]
+async fn an_export_ends_with_the_log_and_is_in_the_next() {
+    let rest = Rest::start().await;
+    rest.0.worker().await;
+    rest.0.tool().await;
+    let export = async |query: &str| {
+        let answer = rest
+            .1
+            .get(format!("{}/v1/audit/export?{query}", rest.0.address))
+            .bearer_auth(rest.0.admin_key())
+            .header("accept", "text/event-stream")
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{query}");
+        let text = answer.text().await.expect("the stream ends");
+        let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+        let lines = data.map(|data| {
+            let sent: Value = serde_json::from_str(data).expect("JSON");
+            let line = sent["line"].as_str().expect("a line");
+            assert!(!line.contains('\n'), "{line}");
+            serde_json::from_str(line).expect("JSON")
+        });
+        lines.collect::<Vec<Value>>()
+    };
+    let entries = export("").await;
+    assert_eq!(entries[0]["id"], "1");
+    let tools = entries
+        .iter()
+        .filter(|entry| entry["action"] == "tool_registered");
+    assert!(tools.count() > 0, "{entries:?}");
+    let last = entries.last().and_then(|entry| entry["id"].as_str());
+    let last = last.expect("an id");
+    let events = export(&format!("format=AUDIT_FORMAT_OCSF&after={last}")).await;
+    let [event] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(event["metadata"]["event_code"], "audit_exported");
+    assert_eq!(event["metadata"]["version"], "1.6.0");
+    assert_eq!(event["class_uid"], 3004);
+    assert_eq!(event["status_detail"], "json_lines");
+}
+
+#[tokio::test]
 async fn the_contract_and_the_page_need_no_key_and_the_metrics_any() {
     let rest = Rest::start().await;
     let get = async |path: &str| {

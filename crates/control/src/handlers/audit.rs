@@ -30,6 +30,7 @@ const TAIL_PAGE: u32 = 500;
 #[tonic::async_trait]
 impl Audit for Handlers {
     type TailAuditStream = Answers<v1::AuditEntry>;
+    type ExportAuditStream = Answers<v1::AuditLine>;
     type VerifyAuditStream = Answers<v1::VerifyAuditProgress>;
 
     async fn append_audit(
@@ -53,6 +54,13 @@ impl Audit for Handlers {
         answer(self.tail(request.into_inner()).await)
     }
 
+    async fn export_audit(
+        &self,
+        request: Request<v1::ExportAuditRequest>,
+    ) -> Result<Response<Self::ExportAuditStream>, Status> {
+        answer(self.export(request.into_inner()).await)
+    }
+
     async fn verify_audit(
         &self,
         _: Request<v1::VerifyAuditRequest>,
@@ -60,6 +68,9 @@ impl Audit for Handlers {
         answer(Ok(self.verify()))
     }
 }
+
+/// How an entry is exported.
+type Write = fn(Record) -> Result<v1::AuditLine, Fault>;
 
 impl Handlers {
     /// Who, when and which tree is not the worker's to say.
@@ -119,7 +130,39 @@ impl Handlers {
         }
         let filter = self.filter(given.filter).await?;
         let end = self.log.end().await?.place();
-        let mut after = PageToken::after(end.saturating_sub(given.last.into()));
+        let after = PageToken::after(end.saturating_sub(given.last.into()));
+        Ok(self.read(filter, after, None, |record| Ok(wire(record))))
+    }
+
+    /// Who takes the log along is in it before anything is sent.
+    async fn export(&self, given: v1::ExportAuditRequest) -> Result<Answers<v1::AuditLine>, Fault> {
+        let (code, line): (_, Write) = match given.format() {
+            v1::AuditFormat::Unspecified | v1::AuditFormat::JsonLines => ("json_lines", json_line),
+            v1::AuditFormat::Ocsf => ("ocsf", ocsf_line),
+        };
+        let after = match given.after.as_str() {
+            "" => Ok(0),
+            id => id.parse().map_err(|_| {
+                Fault::invalid("after", "after must be the id of an entry, a whole number")
+            }),
+        };
+        let after = PageToken::after(after?);
+        let filter = self.filter(given.filter).await?;
+        let end = self.log.end().await?.place();
+        let entry = Entry::new(self.now(), Kind::AuditExported, Verdict::Granted).because(code);
+        self.log.append(&[during_call(entry)]).await?;
+        let until = (!given.follow).then_some(end);
+        Ok(self.read(filter, after, until, line))
+    }
+
+    /// Sends what matches, up to an entry or for as long as somebody listens.
+    fn read<T: Send + 'static>(
+        &self,
+        filter: Filter,
+        mut after: PageToken,
+        until: Option<u64>,
+        item: fn(Record) -> Result<T, Fault>,
+    ) -> Answers<T> {
         let (send, receive) = mpsc::channel(64);
         let log = Arc::clone(&self.log);
         self.tasks.spawn(async move {
@@ -137,13 +180,19 @@ impl Handlers {
                 };
                 let mut seen = end.place();
                 for record in page.records {
-                    seen = record.id.as_str().parse().map_or(seen, |id| seen.max(id));
-                    if send.send(Ok(wire(record))).await.is_err() {
+                    let id = record.id.as_str().parse().unwrap_or(0);
+                    if until.is_some_and(|until| id > until) {
+                        return;
+                    }
+                    seen = seen.max(id);
+                    let item = item(record).map_err(Status::from);
+                    if send.send(item).await.is_err() {
                         return;
                     }
                 }
                 match page.next {
                     Some(next) => after = next,
+                    None if until.is_some() => return,
                     None => {
                         after = PageToken::after(seen.max(after.place()));
                         tokio::select! {
@@ -154,7 +203,7 @@ impl Handlers {
                 }
             }
         });
-        Ok(self.answers(receive))
+        self.answers(receive)
     }
 
     /// Goes on for as long as somebody listens.
@@ -287,6 +336,19 @@ fn broken(finding: Finding) -> v1::AuditVerification {
         }),
         ..v1::AuditVerification::default()
     }
+}
+
+fn json_line(record: Record) -> Result<v1::AuditLine, Fault> {
+    let id = record.id.to_string();
+    let line = serde_json::to_string(&wire(record)).map_err(Fault::internal)?;
+    Ok(v1::AuditLine { id, line })
+}
+
+fn ocsf_line(record: Record) -> Result<v1::AuditLine, Fault> {
+    Ok(v1::AuditLine {
+        line: xylem_audit::ocsf(&record).to_string(),
+        id: record.id.into(),
+    })
 }
 
 fn wire(record: Record) -> v1::AuditEntry {

@@ -24,6 +24,11 @@ pub(crate) enum Command {
     /// List entries, oldest first
     #[command(after_help = LIST_EXAMPLE)]
     List(List),
+    /// Write entries to standard output, one line of JSON each, for another system
+    ///
+    /// That the log was exported is an entry of its own.
+    #[command(after_help = EXPORT_EXAMPLE)]
+    Export(Export),
     /// Check the whole log: exit status 0 if nothing was edited, 1 if something was
     ///
     /// Names the first entry that is not as it was written, and what happened to it. What was cut off
@@ -34,6 +39,11 @@ pub(crate) enum Command {
 const LIST_EXAMPLE: &str = "\
 Example:
   xylem audit list --tree train-1 --outcome denied --since 2h";
+
+const EXPORT_EXAMPLE: &str = "\
+Examples:
+  xylem audit export --since 24h > yesterday.jsonl
+  xylem audit export --format ocsf --after 4711 --follow";
 
 /// Which entries.
 #[derive(Debug, clap::Args)]
@@ -123,10 +133,32 @@ pub(crate) struct List {
     limit: usize,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    filter: Filter,
+    /// How an entry is written: as this program's own JSON, or as an event of OCSF 1.6.0
+    #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
+    format: ExportFormat,
+    /// Only entries after this one: the id of the last entry you have
+    #[arg(long, value_name = "ID")]
+    after: Option<u64>,
+    /// Go on with what is written from now on, until Ctrl-C
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ExportFormat {
+    Jsonl,
+    Ocsf,
+}
+
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
         Command::Tail(arguments) => tail(arguments, session).await,
         Command::List(arguments) => list(arguments, session).await,
+        Command::Export(arguments) => export(arguments, session).await,
         Command::Verify => verify(session).await,
     }
 }
@@ -171,6 +203,25 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
     listed(session.output, &entries, "no such entries", |entries| {
         entries.iter().map(line).collect::<Vec<_>>().join("\n")
     })
+}
+
+async fn export(arguments: Export, session: &mut Session<'_>) -> Result<(), Failure> {
+    let format = match arguments.format {
+        ExportFormat::Jsonl => v1::AuditFormat::JsonLines,
+        ExportFormat::Ocsf => v1::AuditFormat::Ocsf,
+    };
+    let request = v1::ExportAuditRequest {
+        filter: Some(arguments.filter.into()),
+        format: format.into(),
+        after: arguments.after.map(|id| id.to_string()).unwrap_or_default(),
+        follow: arguments.follow,
+    };
+    let lines = session.client().await?.export_audit(request).await?;
+    futures::pin_mut!(lines);
+    while let Some(line) = lines.next().await {
+        session.output.raw(&line?.line)?;
+    }
+    Ok(())
 }
 
 async fn verify(session: &mut Session<'_>) -> Result<(), Failure> {
