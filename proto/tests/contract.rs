@@ -55,7 +55,21 @@ fn a_message_with_a_secret_does_not_print_it() {
         format!(
             "{:?}",
             v1::CreateCredentialRequest {
+                refresh_token: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::CreateCredentialRequest {
                 secret: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::RotateCredentialRequest {
+                refresh_token: secret(),
                 ..Default::default()
             }
         ),
@@ -132,16 +146,24 @@ fn every_rpc_has_its_own_rest_form() {
     }
 }
 
+/// `refreshToken`, as it is called in JSON.
+fn json_name(field: &str) -> String {
+    let mut parts = field.split('_');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |name, part| {
+        let (initial, rest) = part.split_at(1);
+        name + &initial.to_uppercase() + rest
+    })
+}
+
 #[test]
 fn the_document_marks_secrets() {
     let document: serde_json::Value =
         serde_json::from_str(xylem_proto::OPENAPI).expect("the document is JSON");
     for (message, field) in v1::SECRET_FIELDS {
         let schema = &document["components"]["schemas"][format!("xylem.v1.{message}")];
-        assert_eq!(
-            schema["properties"][field]["format"], "password",
-            "{message}.{field}"
-        );
+        let property = &schema["properties"][json_name(field)];
+        assert_eq!(property["format"], "password", "{message}.{field}");
     }
 }
 

@@ -70,6 +70,8 @@ codes!(
         CredentialCreated = "credential_created",
         /// A stored credential got its next version.
         CredentialRotated = "credential_rotated",
+        /// A provider refused to give a stored credential's next value.
+        CredentialRefused = "credential_refused",
         /// A version of a stored credential was revoked.
         CredentialRevoked = "credential_revoked",
         /// A stored credential was removed and its key destroyed.

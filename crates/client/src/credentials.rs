@@ -45,6 +45,22 @@ impl Client {
         .await
     }
 
+    /// Obtains the next version of a credential from its provider, now.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the provider refused, or the secret is not obtained from one;
+    /// [`Error::Unavailable`] where it does not answer.
+    pub async fn renew_credential(&self, name: &str) -> Result<v1::Credential, Error> {
+        let request = v1::RenewCredentialRequest {
+            name: name.to_owned(),
+        };
+        let mut credentials = CredentialsClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| {
+            credentials.renew_credential(request)
+        })
+        .await
+    }
+
     /// Tells about a credential.
     ///
     /// # Errors

@@ -51,10 +51,12 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
             &[ToolPublisher, PolicyAdmin, User, Worker],
         ),
         Rpc::GetCredential | Rpc::ListCredentials => {
-            of(Scope::CredentialsRead, &[Admin, Auditor], &[])
+            of(Scope::CredentialsRead, &[Admin, Auditor], &[ToolPublisher])
+        }
+        Rpc::RotateCredential | Rpc::RenewCredential => {
+            of(Scope::Credentials, &[Admin], &[ToolPublisher])
         }
         Rpc::CreateCredential
-        | Rpc::RotateCredential
         | Rpc::RevokeCredential
         | Rpc::RemoveCredential
         | Rpc::BindCredential

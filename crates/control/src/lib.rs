@@ -12,7 +12,9 @@ mod convert;
 mod fault;
 mod handlers;
 mod metrics;
+mod oauth;
 mod plane;
+mod renewal;
 mod rotation;
 mod schedule;
 mod serve;
@@ -28,6 +30,7 @@ pub use plane::Settings;
 pub use schedule::{CONTROL_QUEUE, WorkerError};
 pub use serve::{Limits, Listener, ServeError, TlsError, TlsFiles};
 pub use sweep::Swept;
+pub use xylem_outbound::AddressPolicy;
 
 use plane::Plane;
 use std::{fmt, sync::Arc};
@@ -35,6 +38,7 @@ use temporal::{Temporal, TemporalError};
 use xylem_audit::Log;
 use xylem_identity::Identity;
 use xylem_ids::{AgentId, IdError};
+use xylem_outbound::{Outbound, OutboundError};
 use xylem_policy::Policies;
 use xylem_registry::Registry;
 use xylem_vault::Vault;
@@ -45,6 +49,17 @@ pub const SYSTEM: &str = "xylem-system";
 /// A control plane. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Control(Arc<Plane>);
+
+/// Why there is no control plane.
+#[derive(Debug, thiserror::Error)]
+pub enum NewError {
+    /// None in practice: the name of the agent that sweeps keeps its rule.
+    #[error(transparent)]
+    Name(#[from] IdError),
+    /// It could not ask anything outside.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
+}
 
 /// What a control plane is made of.
 pub struct Parts {
@@ -72,10 +87,12 @@ impl Control {
     /// Puts the parts together.
     ///
     /// # Errors
-    /// None in practice: the name of the agent that sweeps keeps its rule.
-    pub fn new(settings: Settings, parts: Parts) -> Result<Self, IdError> {
+    /// There is no HTTP client: this machine has no TLS root certificates.
+    pub fn new(settings: Settings, parts: Parts) -> Result<Self, NewError> {
         let system: AgentId = SYSTEM.parse()?;
-        Ok(Self(Arc::new(Plane::new(settings, parts, system))))
+        let outbound = Outbound::new(settings.addresses.clone())?;
+        let plane = Plane::new(settings, parts, system, outbound);
+        Ok(Self(Arc::new(plane)))
     }
 
     /// Looks whether the search attribute `XylemTokens` is registered and registers it where that

@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use xylem_audit::{Kind, Log, Reason, Source, Standing, Subject, SubjectKind, Tally};
 use xylem_identity::{Identity, Principal};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Origin, Slot, TreeId};
+use xylem_outbound::{AddressPolicy, Outbound};
 use xylem_policy::Policies;
 use xylem_proto::v1::Check;
 use xylem_registry::Registry;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The pages that may ask from within a browser, by their origin.
     pub cors_origins: Vec<Origin>,
+    /// Which addresses may be asked: token endpoints may be at public ones.
+    pub addresses: AddressPolicy,
 }
 
 impl Settings {
@@ -75,6 +78,7 @@ impl Settings {
             sweep_after_rotation: Some(Duration::from_secs(15)),
             limits: Limits::default(),
             cors_origins: Vec::new(),
+            addresses: AddressPolicy::default(),
         }
     }
 }
@@ -93,6 +97,7 @@ pub(crate) struct Plane {
     pub(crate) leases: Leases,
     pub(crate) over: Over,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) outbound: Outbound,
     /// Cancelled when the server stops: streams end then.
     pub(crate) stopping: CancellationToken,
     /// Work that outlives the call that began it.
@@ -112,8 +117,14 @@ impl fmt::Debug for Plane {
 }
 
 impl Plane {
-    pub(crate) fn new(settings: Settings, parts: Parts, system: AgentId) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        parts: Parts,
+        system: AgentId,
+        outbound: Outbound,
+    ) -> Self {
         Self {
+            outbound,
             claims: ClaimChecker::new(Arc::clone(&parts.temporal)),
             rotations: Rotations::default(),
             leases: Leases::default(),

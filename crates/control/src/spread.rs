@@ -31,8 +31,9 @@ impl Plane {
         Ok(u32::try_from(failed).unwrap_or(u32::MAX))
     }
 
-    /// Everything that a spread has left; answers how many trees could not be given it.
-    pub(crate) async fn spread_all(self: &Arc<Self>) -> Result<u32, Fault> {
+    /// What credentials need from time to time: the next value, where it is obtained and the one there
+    /// is ends soon, and whatever a spread has left. Answers how much of it failed.
+    pub(crate) async fn tend_credentials(self: &Arc<Self>) -> Result<u32, Fault> {
         let mut failed: u32 = 0;
         let mut after = None;
         loop {
@@ -44,11 +45,22 @@ impl Plane {
             };
             after = Some(last.credential.name.clone());
             for status in &page {
-                if status.behind().next().is_some() {
+                if !self.renew_if_due(status).await {
+                    failed = failed.saturating_add(1);
+                }
+                if self.has_stragglers(&status.credential.name).await? {
                     failed = failed.saturating_add(self.spread(&status.credential.name).await?);
                 }
             }
         }
+    }
+
+    async fn has_stragglers(&self, name: &CredentialName) -> Result<bool, Fault> {
+        let status = self
+            .vault
+            .credential(&self.settings.namespace, name)
+            .await?;
+        Ok(status.behind().next().is_some())
     }
 
     async fn give(self: &Arc<Self>, name: &CredentialName, copy: CopyStatus) -> bool {

@@ -177,7 +177,7 @@ impl Plane {
     /// did not reach every tree, grants that expire, nodes that are behind. What fails for one tree does not keep the others waiting.
     pub(crate) async fn sweep_all(self: &Arc<Self>) -> Result<Swept, Fault> {
         let unsettled = self.settle_starts().await?;
-        let unspread = self.spread_all().await?;
+        let unspread = self.tend_credentials().await?;
         let unrenewed = self.renew_expiring().await?;
         self.vault.tidy().await?;
         let mut swept = self.sweep_trees().await?;

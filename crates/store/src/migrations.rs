@@ -34,6 +34,7 @@ macro_rules! folder {
             10 "0010_identity",
             30 "0030_policies",
             40 "0040_credentials",
+            41 "0041_credential_sources",
         }
     };
 }

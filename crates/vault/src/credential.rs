@@ -8,12 +8,14 @@ mod bind;
 mod change;
 mod retire;
 mod rows;
+mod source;
 mod storage;
 
 pub use bind::{Copied, CopyStatus};
 pub use change::{NewCredential, Rotated, Rotation};
 pub use retire::{Removal, VersionRevocation};
-pub use storage::{BindingRow, CredentialRow, CredentialRows, CredentialVersionRow};
+pub use source::{NewSource, OAuth, OAuthGrant, Renewal, Source};
+pub use storage::{BindingRow, CredentialRow, CredentialRows, CredentialVersionRow, SourceRow};
 
 use crate::{RequestId, Transaction, Vault, VaultError, VersionState};
 use std::time::Duration;
@@ -108,6 +110,8 @@ pub struct CredentialStatus {
     pub bindings: Vec<Binding>,
     /// What trees hold of it.
     pub copies: Vec<CopyStatus>,
+    /// Where its value comes from, if it is obtained by itself.
+    pub source: Option<Source>,
 }
 
 impl CredentialStatus {
@@ -146,7 +150,7 @@ impl Vault {
     ) -> Result<CredentialStatus, VaultError> {
         let mut tx = self.begin_read().await?;
         let row = self.credential_in(&mut *tx, namespace, name).await?;
-        self.credential_status(&mut *tx, row.credential).await
+        self.credential_status(&mut *tx, row).await
     }
 
     /// Credentials of a namespace by name, beginning after `after`; at most 500.
@@ -164,7 +168,7 @@ impl Vault {
         let mut found = Vec::new();
         for row in tx.credentials(namespace, after, limit).await? {
             let row = self.derived.check_credential(row)?;
-            found.push(self.credential_status(&mut *tx, row.credential).await?);
+            found.push(self.credential_status(&mut *tx, row).await?);
         }
         Ok(found)
     }
@@ -172,8 +176,10 @@ impl Vault {
     async fn credential_status(
         &self,
         tx: &mut dyn Transaction,
-        credential: Credential,
+        row: CredentialRow,
     ) -> Result<CredentialStatus, VaultError> {
+        let source = self.source_in(tx, &row).await?;
+        let credential = row.credential;
         let versions = self.credential_versions(tx, &credential).await?;
         let copies = self.copies_in(tx, &credential).await?;
         let mut bindings = self.bindings_in(tx, &credential.namespace).await?;
@@ -182,6 +188,7 @@ impl Vault {
             versions: versions.into_iter().map(|row| row.info).collect(),
             bindings,
             copies,
+            source: source.map(|row| row.source),
             credential,
         })
     }

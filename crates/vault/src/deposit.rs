@@ -50,7 +50,12 @@ impl Audiences {
 }
 
 fn encrypted(audience: &Audience) -> bool {
-    let Ok(url) = Url::parse(audience.origin().as_str()) else {
+    encrypted_url(audience.origin().as_str())
+}
+
+/// Whether what is sent there cannot be read on the way.
+pub(crate) fn encrypted_url(text: &str) -> bool {
+    let Ok(url) = Url::parse(text) else {
         return false;
     };
     let loopback = match url.host() {

@@ -189,6 +189,9 @@ pub enum VaultError {
     /// A credential's value has ended by itself.
     #[error("the value of this credential has ended: rotate it")]
     CredentialExpired,
+    /// A credential's value is deposited and not obtained.
+    #[error("the value of this credential is not obtained by itself: rotate it")]
+    NotObtained,
     /// A version of a credential cannot go while trees hold it.
     #[error("trees hold {0} versions that were made of it: revoke the credential's versions first")]
     HeldByTrees(usize),

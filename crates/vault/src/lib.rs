@@ -41,7 +41,8 @@ pub use clock::{Clock, SystemClock};
 pub use credential::{
     Binding, BindingRow, Copied, CopyStatus, Credential, CredentialMark, CredentialRow,
     CredentialRows, CredentialStatus, CredentialVersion, CredentialVersionRow, NewCredential,
-    Removal, Rotated, Rotation, VersionRevocation,
+    NewSource, OAuth, OAuthGrant, Removal, Renewal, Rotated, Rotation, Source, SourceRow,
+    VersionRevocation,
 };
 pub use deposit::{
     Audiences, Deposit, Deposited, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TakeIn, Target,

@@ -9,6 +9,7 @@ use crate::{
 };
 use credentials::Credentials;
 pub use database::{DATABASE_PASSWORD_VARIABLE, DATABASE_VARIABLE, Database, DatabaseError};
+use ipnet::IpNet;
 use secrecy::SecretString;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -22,7 +23,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::LogError;
 use xylem_control::{
-    Control, Listener, Parts, SYSTEM, ServeError, Settings, TlsFiles, temporal::Cluster,
+    AddressPolicy, Control, Listener, NewError, Parts, SYSTEM, ServeError, Settings, TlsFiles,
+    temporal::Cluster,
 };
 use xylem_identity::{Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, TaskQueue};
@@ -68,6 +70,9 @@ pub struct ServerConfig {
     /// The file that the audit log's checkpoints are copied to; one in the data directory where
     /// absent. Another volume than the database's is better.
     pub audit_checkpoints: Option<PathBuf>,
+    /// Private addresses that the control plane may ask, beside public ones: a token endpoint may be
+    /// there.
+    pub private_networks: Vec<IpNet>,
 }
 
 impl ServerConfig {
@@ -85,6 +90,7 @@ impl ServerConfig {
             development: false,
             sweep_after_rotation: Some(Duration::from_secs(15)),
             audit_checkpoints: None,
+            private_networks: Vec::new(),
         }
     }
 }
@@ -125,6 +131,9 @@ pub enum ServerError {
     /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] IdError),
+    /// The control plane cannot ask anything outside.
+    #[error(transparent)]
+    New(#[from] NewError),
     /// No connection to Temporal.
     #[error(transparent)]
     Temporal(#[from] TemporalError),
@@ -180,6 +189,10 @@ impl Server {
             intake_adopted: config.development,
             sweep_after_rotation: config.sweep_after_rotation,
             cors_origins: config.cors_origins,
+            addresses: AddressPolicy {
+                development: config.development,
+                private: config.private_networks.clone(),
+            },
             ..Settings::new(namespace)
         };
         let parts = Parts {

@@ -5,7 +5,11 @@ use super::{
     tokens::{Evidence, FIRST_REST, pause},
     trees::audiences,
 };
-use crate::{caller::caller, convert, fault::Fault};
+use crate::{
+    caller::{caller, reaches},
+    convert,
+    fault::Fault,
+};
 use secrecy::SecretString;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -16,8 +20,8 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, CredentialName, Slot, TreeId, Version, WorkflowType};
 use xylem_proto::v1;
 use xylem_vault::{
-    CopyStatus, CredentialStatus, CredentialVersion, NewCredential, Removal, Revocation, Rotated,
-    Rotation, VaultError, VersionRevocation, VersionState,
+    CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource, OAuth, OAuthGrant,
+    Removal, Revocation, Rotated, Rotation, VaultError, VersionRevocation, VersionState,
 };
 
 /// No rule rotates more often,
@@ -65,6 +69,13 @@ impl Credentials for Handlers {
         answer(self.rotate_stored(request.into_inner()).await)
     }
 
+    async fn renew_credential(
+        &self,
+        request: Request<v1::RenewCredentialRequest>,
+    ) -> Result<Response<v1::Credential>, Status> {
+        answer(self.renew(request.into_inner()).await)
+    }
+
     async fn revoke_credential(
         &self,
         request: Request<v1::RevokeCredentialRequest>,
@@ -97,24 +108,54 @@ impl Credentials for Handlers {
 impl Handlers {
     async fn create(&self, given: v1::CreateCredentialRequest) -> Result<v1::Credential, Fault> {
         let principal = caller()?;
-        let value = SecretString::from(given.secret);
+        let secret = SecretString::from(given.secret);
+        let refresh_token = secret_or_none(given.refresh_token);
+        let name = convert::id(given.name, "name")?;
+        let what = place(&name);
         let owner = convert::optional(given.owner, "owner")?;
+        let audiences = audiences(given.audiences, "audiences")?;
+        let rotate_every = convert::duration(given.rotate_every, "rotate_every", OFTENEST, RAREST)?;
+        let mut value = Value {
+            secret,
+            expires_at: end(given.expires_at)?,
+            source: None,
+        };
+        if let Some(oauth) = given.oauth {
+            let source = source(oauth, value.secret, refresh_token)?;
+            let first = self.first(source).await;
+            value = first.map_err(|fault| fault.about(&what))?;
+        }
         let new = NewCredential {
             namespace: self.settings.namespace.clone(),
-            name: convert::id(given.name, "name")?,
+            name,
             owner: owner.unwrap_or_else(|| principal.agent().clone()),
-            audiences: audiences(given.audiences, "audiences")?,
-            rotate_every: convert::duration(given.rotate_every, "rotate_every", OFTENEST, RAREST)?,
-            value,
-            expires_at: end(given.expires_at)?,
+            audiences,
+            rotate_every,
+            value: value.secret,
+            expires_at: value.expires_at,
+            source: value.source,
             accept_short: given.allow_short,
             by: principal.agent().clone(),
             request: request(&principal, &given.request_id, "")?,
         };
-        let what = place(&new.name);
         let made = self.vault.create_credential(new).await;
         let made = made.map_err(|error| Fault::from(error).about(&what))?;
         self.shown(&made.version.name).await
+    }
+
+    /// What the provider gives for what its next values are obtained with: nothing is stored that
+    /// does not work.
+    async fn first(&self, mut source: NewSource) -> Result<Value, Fault> {
+        source.check()?;
+        let obtained = self.obtained(&source).await?;
+        if source.refresh_token.is_some() && obtained.refresh_token.is_some() {
+            source.refresh_token = obtained.refresh_token;
+        }
+        Ok(Value {
+            secret: obtained.token,
+            expires_at: Some(obtained.expires_at),
+            source: Some(source),
+        })
     }
 
     async fn rotate_stored(
@@ -122,22 +163,48 @@ impl Handlers {
         given: v1::RotateCredentialRequest,
     ) -> Result<v1::Credential, Fault> {
         let principal = caller()?;
-        let value = SecretString::from(given.secret);
+        let secret = SecretString::from(given.secret);
+        let refresh_token = secret_or_none(given.refresh_token);
+        let name: CredentialName = convert::id(given.name, "name")?;
+        let what = place(&name);
+        let mut value = Value {
+            secret,
+            expires_at: end(given.expires_at)?,
+            source: None,
+        };
+        if let Some(known) = self.status_of(&name).await?.source {
+            let next = NewSource {
+                oauth: known.oauth,
+                client_secret: value.secret,
+                refresh_token,
+            };
+            let first = self.first(next).await;
+            value = first.map_err(|fault| fault.about(&what))?;
+        }
         let rotation = Rotation {
             namespace: self.settings.namespace.clone(),
-            name: convert::id(given.name, "name")?,
-            value,
-            expires_at: end(given.expires_at)?,
+            name,
+            value: value.secret,
+            expires_at: value.expires_at,
+            source: value.source,
             accept_short: given.allow_short,
             if_version: given.if_version.map(Version),
             by: principal.agent().clone(),
             request: request(&principal, &given.request_id, "")?,
         };
-        let what = place(&rotation.name);
         let rotated = self.vault.rotate_credential(rotation).await;
         let Rotated { version, .. } = rotated.map_err(|error| Fault::from(error).about(&what))?;
         self.spread_soon(&version.name, version.version).await;
         self.shown(&version.name).await
+    }
+
+    async fn renew(&self, given: v1::RenewCredentialRequest) -> Result<v1::Credential, Fault> {
+        let principal = caller()?;
+        let name: CredentialName = convert::id(given.name, "name")?;
+        self.status_of(&name).await?;
+        let renewed = self.renew_now(&name, principal.agent()).await;
+        renewed.map_err(|fault| fault.about(&place(&name)))?;
+        self.shown(&name).await
     }
 
     async fn bind(&self, given: v1::BindCredentialRequest) -> Result<v1::Credential, Fault> {
@@ -187,16 +254,28 @@ impl Handlers {
         let page = self.vault.credentials(namespace, after.as_ref(), size);
         let page = page.await?;
         let now = self.now();
+        let next_page_token = next(&page, size, |status| status.credential.name.to_string());
+        let mut credentials = Vec::with_capacity(page.len());
+        for status in page {
+            if reaches(&status.credential.owner)? {
+                credentials.push(wire(status, now));
+            }
+        }
         Ok(v1::ListCredentialsResponse {
-            next_page_token: next(&page, size, |status| status.credential.name.to_string()),
-            credentials: page.into_iter().map(|status| wire(status, now)).collect(),
+            credentials,
+            next_page_token,
         })
     }
 
     async fn status_of(&self, name: &CredentialName) -> Result<CredentialStatus, Fault> {
         let namespace = &self.settings.namespace;
         let status = self.vault.credential(namespace, name).await;
-        status.map_err(|error| Fault::from(error).about(&place(name)))
+        let status = status.map_err(|error| Fault::from(error).about(&place(name)))?;
+        if reaches(&status.credential.owner)? {
+            Ok(status)
+        } else {
+            Err(Fault::not_found("credential").about(&place(name)))
+        }
     }
 
     async fn shown(&self, name: &CredentialName) -> Result<v1::Credential, Fault> {
@@ -389,6 +468,59 @@ fn binding(
     ))
 }
 
+/// A value to store, and what the next ones are obtained with.
+struct Value {
+    secret: SecretString,
+    expires_at: Option<UnixSeconds>,
+    source: Option<NewSource>,
+}
+
+fn secret_or_none(text: String) -> Option<SecretString> {
+    (!text.is_empty()).then(|| SecretString::from(text))
+}
+
+fn source(
+    given: v1::OAuth,
+    client_secret: SecretString,
+    refresh_token: Option<SecretString>,
+) -> Result<NewSource, Fault> {
+    let lifetime = convert::duration(
+        given.assume_lifetime,
+        "oauth.assume_lifetime",
+        OFTENEST,
+        RAREST,
+    )?;
+    let grant = match refresh_token {
+        Some(_) => OAuthGrant::RefreshToken,
+        None => OAuthGrant::ClientCredentials,
+    };
+    Ok(NewSource {
+        oauth: OAuth {
+            token_url: given.token_url,
+            grant,
+            client_id: given.client_id,
+            secret_in_form: given.secret_in_form,
+            scopes: given.scopes,
+            resource: Some(given.resource).filter(|resource| !resource.is_empty()),
+            assume_lifetime: lifetime.map(|lifetime| lifetime.as_secs()),
+        },
+        client_secret,
+        refresh_token,
+    })
+}
+
+fn oauth(given: OAuth) -> v1::OAuth {
+    v1::OAuth {
+        token_url: given.token_url,
+        client_id: given.client_id,
+        scopes: given.scopes,
+        resource: given.resource.unwrap_or_default(),
+        secret_in_form: given.secret_in_form,
+        assume_lifetime: given.assume_lifetime.map(Duration::from_secs).map(seconds),
+        with_refresh_token: given.grant == OAuthGrant::RefreshToken,
+    }
+}
+
 /// What an error is about.
 fn place(name: &CredentialName) -> String {
     format!("credential {name}")
@@ -403,6 +535,11 @@ fn wire(status: CredentialStatus, now: SystemTime) -> v1::Credential {
     let state = state(&status, now);
     let rotate_due = status.rotate_due().map(convert::seconds);
     let ends = status.active().and_then(|active| active.expires_at);
+    let broken = status
+        .source
+        .as_ref()
+        .and_then(|source| source.broken.as_ref());
+    let broken_because = broken.map(ToString::to_string);
     let trees = status.copies.iter().filter(|copy| copy.is_active()).count();
     let behind = status.behind().count();
     let holding = |version| {
@@ -425,10 +562,19 @@ fn wire(status: CredentialStatus, now: SystemTime) -> v1::Credential {
         expires_at: ends.map(convert::seconds),
         trees: count(trees),
         trees_behind: count(behind),
+        broken_because: broken_because.unwrap_or_default(),
+        oauth: status.source.map(|source| oauth(source.oauth)),
     }
 }
 
 fn state(status: &CredentialStatus, now: UnixSeconds) -> v1::CredentialState {
+    if status
+        .source
+        .as_ref()
+        .is_some_and(|source| source.broken.is_some())
+    {
+        return v1::CredentialState::Broken;
+    }
     let Some(active) = status.active() else {
         return v1::CredentialState::Revoked;
     };

@@ -11,12 +11,13 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::time::Duration;
+use xylem_audit::Reason;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{CredentialName, Namespace, Slot, Version, WorkflowType};
 use xylem_seal::Mac;
 use xylem_vault::{
     Binding, BindingRow, Credential, CredentialRow, CredentialRows, CredentialVersion,
-    CredentialVersionRow, VersionRow, VersionState,
+    CredentialVersionRow, Source, SourceRow, VersionRow, VersionState,
 };
 
 macro_rules! columns {
@@ -31,6 +32,13 @@ macro_rules! columns {
         concat!(
             "SELECT namespace, name, version, state, state_since, fingerprint, expires_at, depositor,
                 deposited_at, request, secret_id, mac FROM credential_versions ",
+            $rest
+        )
+    };
+    (credential_sources $rest:literal) => {
+        concat!(
+            "SELECT namespace, name, oauth, broken, client_id, refresh_id, renewing_until, mac
+             FROM credential_sources ",
             $rest
         )
     };
@@ -85,6 +93,27 @@ impl CredentialRows for StoreTransaction {
 
     async fn put_credential_version(&mut self, row: &CredentialVersionRow) -> Stored<()> {
         self.run(put_credential_version(row)).await.map(drop)
+    }
+
+    async fn source(
+        &mut self,
+        namespace: &Namespace,
+        name: &CredentialName,
+    ) -> Stored<Option<SourceRow>> {
+        let query = statement(columns!(credential_sources "WHERE namespace = $1 AND name = $2"));
+        self.one(query.bind(text(namespace)).bind(text(name)), source_row)
+            .await
+    }
+
+    async fn put_source(&mut self, row: &SourceRow) -> Stored<()> {
+        self.run(put_source(row)).await.map(drop)
+    }
+
+    async fn delete_source(&mut self, namespace: &Namespace, name: &CredentialName) -> Stored<()> {
+        let delete = statement("DELETE FROM credential_sources WHERE namespace = $1 AND name = $2");
+        self.run(delete.bind(text(namespace)).bind(text(name)))
+            .await
+            .map(drop)
     }
 
     async fn bindings(&mut self, namespace: &Namespace) -> Stored<Vec<BindingRow>> {
@@ -230,6 +259,43 @@ fn put_credential_version(row: &CredentialVersionRow) -> Statement {
     .bind(integer(info.deposited_at.0))
     .bind(text(&info.request))
     .bind(row.secret.as_ref().map(text))
+    .bind(row.mac.0.to_vec())
+}
+
+fn source_row(row: &Row) -> Result<SourceRow, RowError> {
+    let columns = Columns::new(row, "source of a credential");
+    let broken: Option<&str> = columns.raw("broken")?;
+    let reason = |text| Reason::parse(text).ok_or_else(|| columns.unreadable());
+    Ok(SourceRow {
+        namespace: columns.parsed("namespace")?,
+        name: columns.parsed("name")?,
+        source: Source {
+            oauth: columns.json("oauth")?,
+            broken: broken.map(reason).transpose()?,
+        },
+        client: columns.parsed("client_id")?,
+        refresh: columns.optional("refresh_id")?,
+        renewing_until: UnixSeconds(columns.number("renewing_until")?),
+        mac: Mac(columns.bytes("mac")?),
+    })
+}
+
+fn put_source(row: &SourceRow) -> Statement {
+    statement(
+        "INSERT INTO credential_sources (namespace, name, oauth, broken, client_id, refresh_id,
+            renewing_until, mac) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (namespace, name) DO UPDATE SET oauth = excluded.oauth,
+            broken = excluded.broken, client_id = excluded.client_id,
+            refresh_id = excluded.refresh_id, renewing_until = excluded.renewing_until,
+            mac = excluded.mac",
+    )
+    .bind(text(&row.namespace))
+    .bind(text(&row.name))
+    .bind(json(&row.source.oauth))
+    .bind(row.source.broken.as_ref().map(text))
+    .bind(text(&row.client))
+    .bind(row.refresh.as_ref().map(text))
+    .bind(integer(row.renewing_until.0))
     .bind(row.mac.0.to_vec())
 }
 

@@ -25,6 +25,7 @@ fn new(value: &str) -> NewCredential {
         value: SecretString::from(value),
         expires_at: None,
         accept_short: false,
+        source: None,
         by: agent("admin"),
         request: "c1".parse().unwrap(),
     }
@@ -37,6 +38,7 @@ fn rotation(value: &str, request: &str) -> Rotation {
         value: SecretString::from(value),
         expires_at: None,
         accept_short: false,
+        source: None,
         if_version: None,
         by: agent("admin"),
         request: request.parse().unwrap(),

@@ -1,7 +1,7 @@
 //! Making and rotating credentials.
 
 use super::{
-    Credential, CredentialRow, CredentialVersion,
+    Credential, CredentialRow, CredentialVersion, NewSource,
     rows::{data_key_place, value_place, version_place},
 };
 use crate::{
@@ -35,6 +35,8 @@ pub struct NewCredential {
     pub expires_at: Option<UnixSeconds>,
     /// Take a value that is shorter than 16 bytes.
     pub accept_short: bool,
+    /// What the next values are obtained with, where that is done by itself.
+    pub source: Option<NewSource>,
     /// Who makes it.
     pub by: AgentId,
     /// The same when the same credential is made again.
@@ -54,6 +56,8 @@ pub struct Rotation {
     pub expires_at: Option<UnixSeconds>,
     /// Take a value that is shorter than 16 bytes.
     pub accept_short: bool,
+    /// What the next values are obtained with, where the value was.
+    pub source: Option<NewSource>,
     /// Only where this is the active version: somebody else may have been faster.
     pub if_version: Option<Version>,
     /// Who rotates it.
@@ -111,6 +115,9 @@ impl Vault {
             created_at: self.seconds(),
             removed_at: None,
         };
+        if let Some(source) = &new.source {
+            source.check()?;
+        }
         let data_key = self.new_credential_key(&mut *tx, &credential).await?;
         let next = Next {
             value: &new.value,
@@ -120,7 +127,9 @@ impl Vault {
             request: &new.request,
         };
         let row = self.derived.seal_credential(credential, Some(data_key));
-        let version = self.add_credential_version(&mut *tx, row, next).await?;
+        let version = self
+            .add_credential_version(&mut *tx, row, next, new.source.as_ref())
+            .await?;
         let entry = self.credential_entry(Kind::CredentialCreated, &version, &new.by);
         tx.audit(&entry).await?;
         tx.commit().await?;
@@ -172,7 +181,10 @@ impl Vault {
             by,
             request: &rotation.request,
         };
-        let version = self.add_credential_version(&mut *tx, row, next).await?;
+        let source = rotation.source.as_ref();
+        let version = self
+            .add_credential_version(&mut *tx, row, next, source)
+            .await?;
         let entry = self.credential_entry(Kind::CredentialRotated, &version, by);
         tx.audit(&entry).await?;
         tx.commit().await?;
@@ -219,6 +231,7 @@ impl Vault {
         tx: &mut dyn Transaction,
         row: CredentialRow,
         next: Next<'_>,
+        source: Option<&NewSource>,
     ) -> Result<CredentialVersion, VaultError> {
         let key = self.credential_key(tx, &row).await?;
         let CredentialRow {
@@ -243,8 +256,11 @@ impl Vault {
             deposited_at: now,
             request: next.request.clone(),
         };
-        tx.put_credential(&self.derived.seal_credential(credential, data_key))
-            .await?;
+        let owner = self.derived.seal_credential(credential, data_key);
+        tx.put_credential(&owner).await?;
+        if let Some(source) = source {
+            self.put_new_source(tx, &owner, source).await?;
+        }
         let place = value_place(&info, key.id());
         let value = next.value.expose_secret();
         let secret = self.store_token(tx, &key, &place, value).await?;
@@ -272,7 +288,7 @@ impl Vault {
         Ok(row.id)
     }
 
-    async fn credential_key(
+    pub(super) async fn credential_key(
         &self,
         tx: &mut dyn Transaction,
         row: &CredentialRow,

@@ -116,6 +116,7 @@ impl Vault {
                 self.destroy_value(&mut *tx, version).await?
             });
         }
+        self.destroy_source(&mut *tx, &row).await?;
         let mut credential = row.credential;
         credential.removed_at = Some(self.seconds());
         tx.put_credential(&self.derived.seal_credential(credential, None))

@@ -2,6 +2,7 @@
 
 use super::{
     Binding, BindingRow, Credential, CredentialRow, CredentialVersion, CredentialVersionRow,
+    OAuthGrant, SourceRow,
 };
 use crate::{
     SecretId, VaultError,
@@ -52,6 +53,17 @@ impl Derived {
         Ok(row)
     }
 
+    pub(crate) fn seal_source(&self, mut row: SourceRow) -> SourceRow {
+        row.mac = self.mac(&source_fields(&row));
+        row
+    }
+
+    pub(crate) fn check_source(&self, row: SourceRow) -> Result<SourceRow, VaultError> {
+        let expected = self.mac(&source_fields(&row));
+        intact(expected, row.mac, "source of credential", &row.name)?;
+        Ok(row)
+    }
+
     pub(crate) fn seal_binding(&self, binding: Binding) -> BindingRow {
         let mac = self.mac(&binding_fields(&binding));
         BindingRow { binding, mac }
@@ -76,6 +88,14 @@ pub(crate) fn value_place(info: &CredentialVersion, data_key: &KeyId) -> Fields 
         .text(info.namespace.as_str())
         .text(info.name.as_str())
         .number(info.version.0)
+        .text(data_key.as_str())
+}
+
+/// What the ciphertexts of what it is obtained with are bound to.
+pub(crate) fn source_place(credential: &Credential, data_key: &KeyId) -> Fields {
+    Fields::new("xylem credential source")
+        .text(credential.namespace.as_str())
+        .text(credential.name.as_str())
         .text(data_key.as_str())
 }
 
@@ -117,6 +137,27 @@ fn version_fields(info: &CredentialVersion, secret: Option<&SecretId>) -> Fields
         .text(info.request.as_str());
     let expires_at = info.expires_at.map(|UnixSeconds(at)| at);
     optional(fields, expires_at).optional(secret.map(SecretId::as_str))
+}
+
+fn source_fields(row: &SourceRow) -> Fields {
+    let oauth = &row.source.oauth;
+    let grant = match oauth.grant {
+        OAuthGrant::ClientCredentials => "client_credentials",
+        OAuthGrant::RefreshToken => "refresh_token",
+    };
+    let fields = Fields::new("credential source")
+        .text(row.namespace.as_str())
+        .text(row.name.as_str())
+        .text(&oauth.token_url)
+        .text(grant)
+        .text(&oauth.client_id)
+        .number(u32::from(oauth.secret_in_form))
+        .list(oauth.scopes.iter().map(String::as_str))
+        .optional(oauth.resource.as_deref());
+    optional(fields, oauth.assume_lifetime)
+        .optional(row.source.broken.as_ref().map(|reason| reason.as_str()))
+        .text(row.client.as_str())
+        .optional(row.refresh.as_ref().map(SecretId::as_str))
 }
 
 fn binding_fields(binding: &Binding) -> Fields {

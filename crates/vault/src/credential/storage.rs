@@ -1,8 +1,9 @@
 //! The rows that credentials need.
 
-use super::{Binding, Credential, CredentialVersion};
-use crate::{SecretId, StorageError, storage::VersionRow};
+use super::{Binding, Credential, CredentialVersion, Source};
+use crate::{SecretId, StorageError, VersionState, storage::VersionRow};
 use async_trait::async_trait;
+use xylem_grant::UnixSeconds;
 use xylem_ids::{CredentialName, KeyId, Namespace, Slot, WorkflowType};
 use xylem_seal::Mac;
 
@@ -30,12 +31,37 @@ pub struct CredentialVersionRow {
     pub mac: Mac,
 }
 
+impl CredentialVersionRow {
+    pub(crate) fn is_active(&self) -> bool {
+        self.info.state == VersionState::Active
+    }
+}
+
 /// A binding and its seal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindingRow {
     /// What is bound.
     pub binding: Binding,
     /// Covers everything above.
+    pub mac: Mac,
+}
+
+/// Where a credential's value comes from, and its seal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRow {
+    /// The namespace of the credential.
+    pub namespace: Namespace,
+    /// The credential.
+    pub name: CredentialName,
+    /// What is said about it.
+    pub source: Source,
+    /// Where the ciphertext of the client's secret lies.
+    pub client: SecretId,
+    /// Where that of the refresh token lies.
+    pub refresh: Option<SecretId>,
+    /// Until when somebody is obtaining a value. Not sealed: forged, it only delays.
+    pub renewing_until: UnixSeconds,
+    /// Covers everything above that.
     pub mac: Mac,
 }
 
@@ -64,6 +90,14 @@ pub trait CredentialRows: Send {
         name: &CredentialName,
     ) -> Stored<Vec<CredentialVersionRow>>;
     async fn put_credential_version(&mut self, row: &CredentialVersionRow) -> Stored<()>;
+
+    async fn source(
+        &mut self,
+        namespace: &Namespace,
+        name: &CredentialName,
+    ) -> Stored<Option<SourceRow>>;
+    async fn put_source(&mut self, row: &SourceRow) -> Stored<()>;
+    async fn delete_source(&mut self, namespace: &Namespace, name: &CredentialName) -> Stored<()>;
 
     /// Every binding of a namespace.
     async fn bindings(&mut self, namespace: &Namespace) -> Stored<Vec<BindingRow>>;

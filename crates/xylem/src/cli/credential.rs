@@ -4,11 +4,15 @@ use super::{
     failure::Failure,
     output::{plain, relative, table},
     pages,
-    secret::TokenSource,
+    secret::{self, TokenSource},
     session::Session,
     tree::{listed, wire},
 };
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use secrecy::ExposeSecret;
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use xylem_client::{Client, Error, Timestamp, v1};
 use xylem_ids::{AgentId, Audience, CredentialName, Slot, WorkflowType};
 
@@ -26,6 +30,10 @@ pub(crate) enum Command {
     /// Store the next version, and give it to every tree that holds the one before
     #[command(after_help = ROTATE_EXAMPLE)]
     Rotate(Rotate),
+    /// Obtain the next version of a credential from its OAuth 2.0 provider, now
+    ///
+    /// It is obtained by itself before it ends; this asks again after the provider has refused.
+    Renew(Named),
     /// Let every tree of a workflow type start with a credential
     ///
     /// Trees that are started from here on have it in that slot and follow its rotations.
@@ -89,6 +97,49 @@ pub(crate) struct Add {
     /// Who answers for it [default: whoever adds it]
     #[arg(long, value_name = "AGENT")]
     owner: Option<AgentId>,
+    #[command(flatten)]
+    provider: Provider,
+}
+
+/// An OAuth 2.0 provider that gives the secret. The token that is read is the client's secret then.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "OAuth 2.0")]
+pub(crate) struct Provider {
+    /// The provider's token endpoint: the secret is obtained there, now and before it ends
+    #[arg(long, value_name = "URL", requires = "client_id")]
+    oauth_url: Option<String>,
+    /// The client that asks; its secret is the token that is read
+    #[arg(long, value_name = "ID", requires = "oauth_url")]
+    client_id: Option<String>,
+    /// What is asked for; can be repeated
+    #[arg(long = "scope", value_name = "SCOPE", requires = "oauth_url")]
+    scopes: Vec<String>,
+    /// The API that it is for, where the provider wants to know
+    #[arg(long, value_name = "URL", requires = "oauth_url")]
+    resource: Option<String>,
+    /// Send the client's secret in the form, where the provider takes no Authorization header
+    #[arg(long, requires = "oauth_url")]
+    secret_in_form: bool,
+    /// How long a token lives, where the provider does not say it, such as 1h
+    #[arg(long, value_name = "DURATION", value_parser = super::duration, requires = "oauth_url")]
+    assume_lifetime: Option<Duration>,
+    /// Obtain it with the refresh token in this file
+    #[arg(long, value_name = "FILE", requires = "oauth_url")]
+    refresh_token_file: Option<PathBuf>,
+}
+
+impl Provider {
+    fn oauth(&self) -> Option<v1::OAuth> {
+        Some(v1::OAuth {
+            token_url: self.oauth_url.clone()?,
+            client_id: self.client_id.clone().unwrap_or_default(),
+            scopes: self.scopes.clone(),
+            resource: self.resource.clone().unwrap_or_default(),
+            secret_in_form: self.secret_in_form,
+            assume_lifetime: self.assume_lifetime.map(wire),
+            with_refresh_token: self.refresh_token_file.is_some(),
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,6 +157,9 @@ pub(crate) struct Rotate {
     /// Only where this version is the active one
     #[arg(long, value_name = "NUMBER")]
     if_version: Option<u32>,
+    /// The next refresh token, where the secret is obtained with one
+    #[arg(long, value_name = "FILE")]
+    refresh_token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,6 +207,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Show(arguments) => show(&arguments.name, session).await,
         Command::List => list(session).await,
         Command::Rotate(arguments) => rotate(arguments, session).await,
+        Command::Renew(arguments) => renew(&arguments.name, session).await,
         Command::Bind(arguments) => bind(arguments, session).await,
         Command::Unbind(arguments) => unbind(arguments, session).await,
         Command::Revoke(arguments) => revoke(arguments, session).await,
@@ -163,7 +218,10 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
 async fn add(arguments: Add, session: &mut Session<'_>) -> Result<(), Failure> {
     let secret = arguments.value.source.read()?;
     let name = arguments.name;
+    let refresh_token = refresh_token(arguments.provider.refresh_token_file.as_deref())?;
     let request = v1::CreateCredentialRequest {
+        oauth: arguments.provider.oauth(),
+        refresh_token,
         name: name.to_string(),
         audiences: arguments
             .audiences
@@ -195,11 +253,25 @@ async fn rotate(arguments: Rotate, session: &mut Session<'_>) -> Result<(), Fail
         expires_at: arguments.value.expires_in.map(|life| ends(session, life)),
         allow_short: arguments.value.allow_short,
         if_version: arguments.if_version,
+        refresh_token: refresh_token(arguments.refresh_token_file.as_deref())?,
         ..v1::RotateCredentialRequest::default()
     };
     let client = session.client().await?;
     let rotated = client.rotate_credential(request, &secret).await?;
     session.output.answer(&rotated, rotated_text)?;
+    Ok(())
+}
+
+/// The refresh token in a file; empty where there is none.
+fn refresh_token(file: Option<&Path>) -> Result<String, Failure> {
+    let read = file.map(secret::in_file).transpose()?;
+    Ok(read.map_or_else(String::new, |token| token.expose_secret().to_owned()))
+}
+
+async fn renew(name: &CredentialName, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let renewed = client.renew_credential(name.as_str()).await?;
+    session.output.answer(&renewed, rotated_text)?;
     Ok(())
 }
 
@@ -361,8 +433,12 @@ fn shown(credential: &v1::Credential, now: SystemTime) -> String {
         0 => format!("{}", credential.trees),
         behind => format!("{}, {behind} of them behind", credential.trees),
     };
+    let provider = credential.oauth.as_ref();
+    let provider = provider.map_or_else(String::new, |oauth| plain(&oauth.token_url));
     let lines = [
         ("credential", plain(&credential.name)),
+        ("obtained from", provider),
+        ("refused with", plain(&credential.broken_because)),
         ("state", state(credential).to_owned()),
         ("owner", plain(&credential.owner)),
         ("audiences", plain(&credential.audiences.join(" "))),
@@ -408,6 +484,7 @@ pub(crate) fn state(credential: &v1::Credential) -> &'static str {
         v1::CredentialState::Overdue => "overdue",
         v1::CredentialState::Expired => "expired",
         v1::CredentialState::Revoked => "revoked",
+        v1::CredentialState::Broken => "broken",
     }
 }
 

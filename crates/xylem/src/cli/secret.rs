@@ -57,6 +57,11 @@ impl TokenSource {
     }
 }
 
+/// Reads a secret from a file.
+pub(crate) fn in_file(path: &Path) -> Result<SecretString, Failure> {
+    one_line(&from_file(path)?)
+}
+
 fn from_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let file = fs::File::open(path).map_err(|error| {
         let what = format!("cannot read the token from {}: {error}", path.display());

@@ -283,6 +283,10 @@ pub(crate) struct ServerArguments {
     /// database's is better [default: audit/checkpoints.jws in the data directory]
     #[arg(long, value_name = "FILE")]
     audit_checkpoints: Option<PathBuf>,
+    /// A network of private addresses that OAuth 2.0 token endpoints may be at, such as 10.1.0.0/16;
+    /// can be repeated
+    #[arg(long = "private-network", value_name = "CIDR")]
+    private_networks: Vec<IpNet>,
     #[command(flatten)]
     temporal: TemporalArguments,
 }
@@ -353,6 +357,7 @@ pub(crate) async fn server(
         public_url: arguments.listening.public_url.map(|url| url.to_string()),
         cors_origins: arguments.listening.cors_origins,
         audit_checkpoints: arguments.audit_checkpoints,
+        private_networks: arguments.private_networks,
         ..ServerConfig::new(data.clone(), temporal)
     })
     .await?;

@@ -1,0 +1,114 @@
+//! A token endpoint that answers as a test says.
+
+use axum::{
+    Form, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// How it answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Manner {
+    /// With a token.
+    #[default]
+    Well,
+    /// It is down.
+    Down,
+    /// With a redirect to somewhere else.
+    Redirects,
+    /// With more than anybody reads.
+    Endlessly,
+    /// With something else.
+    Nonsense,
+    /// That the grant is not valid.
+    Refuses,
+}
+
+#[derive(Default)]
+struct Inner {
+    manner: Manner,
+    forms: Vec<HashMap<String, String>>,
+    authorization: Vec<Option<String>>,
+}
+
+/// A provider. Its tokens are `canary-access-N`, its refresh tokens `canary-refresh-N`.
+#[derive(Clone)]
+pub(crate) struct Provider {
+    inner: Arc<Mutex<Inner>>,
+    pub(crate) url: String,
+}
+
+impl Provider {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a listener");
+        let provider = Self {
+            inner: Arc::default(),
+            url: format!("http://{}/token", listener.local_addr().expect("bound")),
+        };
+        let router = Router::new()
+            .route("/token", post(answer))
+            .with_state(provider.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        provider
+    }
+
+    pub(crate) fn answers(&self, manner: Manner) {
+        self.lock().manner = manner;
+    }
+
+    /// The forms that it was sent.
+    pub(crate) fn forms(&self) -> Vec<HashMap<String, String>> {
+        self.lock().forms.clone()
+    }
+
+    /// The `Authorization` headers that it was sent.
+    pub(crate) fn authorization(&self) -> Vec<Option<String>> {
+        self.lock().authorization.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn answer(
+    State(provider): State<Provider>,
+    headers: HeaderMap,
+    Form(form): Form<HashMap<String, String>>,
+) -> Response {
+    let (manner, number) = {
+        let mut inner = provider.lock();
+        inner.forms.push(form);
+        let header = headers.get("authorization");
+        let header = header.and_then(|value| value.to_str().ok().map(str::to_owned));
+        inner.authorization.push(header);
+        (inner.manner, inner.forms.len())
+    };
+    match manner {
+        Manner::Well => axum::Json(serde_json::json!({
+            "access_token": format!("canary-access-{number:04}"),
+            "token_type": "Bearer",
+            "expires_in": 3600,
+            "refresh_token": format!("canary-refresh-{number:04}"),
+        }))
+        .into_response(),
+        Manner::Down => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Manner::Redirects => {
+            (StatusCode::TEMPORARY_REDIRECT, [("location", "/token")]).into_response()
+        }
+        Manner::Endlessly => "canary".repeat(100_000).into_response(),
+        Manner::Nonsense => "canary".into_response(),
+        Manner::Refuses => (
+            StatusCode::BAD_REQUEST,
+            r#"{"error":"invalid_grant","error_description":"canary"}"#,
+        )
+            .into_response(),
+    }
+}

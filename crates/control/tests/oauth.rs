@@ -1,0 +1,184 @@
+//! Credentials whose secret is obtained from an OAuth 2.0 provider.
+
+mod common;
+
+use common::{
+    Stack, id,
+    provider::{Manner, Provider},
+    start, tree,
+};
+use secrecy::SecretString;
+use std::time::Duration;
+use xylem_client::{Client, Error, StartTree, v1};
+
+const CLIENT: &str = "canary-client-secret";
+
+async fn stack() -> (Stack, Client, Provider) {
+    let stack = Stack::with(|settings| settings.addresses.development = true).await;
+    stack.worker().await;
+    stack.tool().await;
+    let admin = stack.admin().await;
+    (stack, admin, Provider::start().await)
+}
+
+fn new(provider: &Provider) -> v1::CreateCredentialRequest {
+    v1::CreateCredentialRequest {
+        name: "acme".to_owned(),
+        audiences: vec![common::API.to_owned()],
+        oauth: Some(v1::OAuth {
+            token_url: provider.url.clone(),
+            client_id: "xylem:1".to_owned(),
+            scopes: vec!["deploy".to_owned(), "read".to_owned()],
+            ..v1::OAuth::default()
+        }),
+        ..v1::CreateCredentialRequest::default()
+    }
+}
+
+async fn made(admin: &Client, request: v1::CreateCredentialRequest) -> v1::Credential {
+    let made = admin
+        .create_credential(request, &SecretString::from(CLIENT))
+        .await;
+    made.expect("made")
+}
+
+async fn shown(admin: &Client) -> v1::Credential {
+    admin.get_credential("acme").await.expect("shown")
+}
+
+fn reason<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
+    let error = answer.expect_err("refused");
+    assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+    error.reason().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_token_is_obtained_renewed_and_given_to_every_tree() {
+    let (stack, admin, provider) = stack().await;
+    let first = made(&admin, new(&provider)).await;
+    assert!(!format!("{first:?}").contains("canary"), "{first:?}");
+    let form = provider.forms().pop().expect("asked");
+    assert_eq!(form["grant_type"], "client_credentials");
+    assert_eq!(form["scope"], "deploy read");
+    let basic = provider.authorization().pop().flatten().expect("a header");
+    // xylem%3A1:canary-client-secret
+    assert_eq!(basic, "Basic eHlsZW0lM0ExOmNhbmFyeS1jbGllbnQtc2VjcmV0");
+    let binding = v1::BindCredentialRequest {
+        name: "acme".to_owned(),
+        workflow_type: "Train".to_owned(),
+        ..v1::BindCredentialRequest::default()
+    };
+    admin.bind_credential(binding).await.expect("bound");
+    let bare = StartTree {
+        tokens: Vec::new(),
+        ..start("train")
+    };
+    admin.start_tree(bare).await.expect("a tree");
+    stack.sweep().await;
+    assert_eq!(provider.forms().len(), 1);
+    stack.clock.advance(Duration::from_secs(2_500));
+    stack.sweep().await;
+    assert_eq!(provider.forms().len(), 2);
+    stack.sweep().await;
+    assert_eq!(provider.forms().len(), 2);
+    let versions = admin
+        .token_status(&tree("train"), Some(&id("default")))
+        .await;
+    assert_eq!(versions.expect("told").len(), 2);
+    let now = shown(&admin).await;
+    assert_eq!((now.versions.len(), now.trees_behind), (2, 0));
+    assert_eq!(now.state(), v1::CredentialState::Ok);
+}
+
+#[tokio::test]
+async fn a_rotated_refresh_token_is_used_next() {
+    let (_stack, admin, provider) = stack().await;
+    let mut request = new(&provider);
+    request.refresh_token = "canary-refresh-0000".to_owned();
+    if let Some(oauth) = &mut request.oauth {
+        oauth.secret_in_form = true;
+    }
+    assert!(
+        made(&admin, request)
+            .await
+            .oauth
+            .is_some_and(|oauth| oauth.with_refresh_token)
+    );
+    admin.renew_credential("acme").await.expect("renewed");
+    let forms = provider.forms();
+    assert_eq!(forms[0]["refresh_token"], "canary-refresh-0000");
+    assert_eq!(forms[1]["refresh_token"], "canary-refresh-0001");
+    assert_eq!(forms[1]["client_secret"], CLIENT);
+    assert_eq!(provider.authorization(), [None, None]);
+}
+
+#[tokio::test]
+async fn two_renewals_at_a_time_ask_once() {
+    let (_stack, admin, provider) = stack().await;
+    made(&admin, new(&provider)).await;
+    let renewals = (0..16).map(|_| admin.renew_credential("acme"));
+    let renewed = futures::future::join_all(renewals).await;
+    let went = renewed.iter().filter(|renewed| renewed.is_ok()).count();
+    assert_eq!(provider.forms().len(), 1 + went);
+    for refused in renewed.into_iter().filter(Result::is_err) {
+        assert_eq!(reason(refused), "renewing");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_survived_and_a_refusal_stops_and_is_told() {
+    let (stack, admin, provider) = stack().await;
+    made(&admin, new(&provider)).await;
+    stack.clock.advance(Duration::from_secs(2_500));
+    for manner in [
+        Manner::Down,
+        Manner::Redirects,
+        Manner::Endlessly,
+        Manner::Nonsense,
+    ] {
+        provider.answers(manner);
+        let asked = provider.forms().len();
+        assert_eq!(stack.sweep().await.failed, 1, "{manner:?}");
+        assert_eq!(provider.forms().len(), asked + 1, "{manner:?}");
+        assert_eq!(shown(&admin).await.versions.len(), 1);
+    }
+    provider.answers(Manner::Refuses);
+    stack.sweep().await;
+    let asked = provider.forms().len();
+    stack.sweep().await;
+    assert_eq!(provider.forms().len(), asked);
+    let broken = shown(&admin).await;
+    assert_eq!(broken.state(), v1::CredentialState::Broken);
+    assert_eq!(broken.broken_because, "invalid_grant");
+    assert_eq!(
+        reason(admin.renew_credential("acme").await),
+        "provider_refused"
+    );
+    provider.answers(Manner::Well);
+    let mended = admin.renew_credential("acme").await.expect("renewed");
+    assert_eq!(mended.state(), v1::CredentialState::Ok);
+    assert_eq!(mended.versions.len(), 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_obtained_is_not_stored() {
+    let (stack, admin, provider) = stack().await;
+    let secret = SecretString::from(CLIENT);
+    provider.answers(Manner::Refuses);
+    let refused = admin.create_credential(new(&provider), &secret).await;
+    assert_eq!(reason(refused), "provider_refused");
+    assert_eq!(reason(admin.get_credential("acme").await), "not_found");
+    let mut plain = new(&provider);
+    if let Some(oauth) = &mut plain.oauth {
+        oauth.token_url = "http://canary.example/token".to_owned();
+    }
+    let refused = admin.create_credential(plain, &secret).await;
+    assert_eq!(reason(refused), "invalid");
+    let asked = provider.forms().len();
+    let strict = Stack::start().await;
+    let refused = strict.admin().await;
+    let refused = refused.create_credential(new(&provider), &secret).await;
+    assert_eq!(reason(refused), "provider_unavailable");
+    assert_eq!(provider.forms().len(), asked);
+    drop(stack);
+}
