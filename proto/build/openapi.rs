@@ -10,7 +10,7 @@ pub(crate) fn complete(contract: &Contract, document: &str) -> Result<String, se
     let mut document: Value = serde_json::from_str(document)?;
     document["security"] = json!([{ "apiKey": [] }]);
     document["components"]["securitySchemes"] = json!({
-        "apiKey": { "type": "http", "scheme": "bearer", "description": "An API key: xyk_…" }
+        "apiKey": { "type": "http", "scheme": "bearer", "description": "An API key, xyk_…, or an access token" }
     });
     for method in contract.methods() {
         for binding in contract.http(&method) {
@@ -24,7 +24,26 @@ pub(crate) fn complete(contract: &Contract, document: &str) -> Result<String, se
             describe_message(message, schema);
         }
     }
+    add_plain(&mut document)?;
     serde_json::to_string_pretty(&document)
+}
+
+/// The routes that are no calls of the contract, for their form is that of OAuth.
+fn add_plain(document: &mut Value) -> Result<(), serde_json::Error> {
+    for (place, file) in [
+        (&["paths"] as &[&str], include_str!("oauth.json")),
+        (
+            &["components", "schemas"],
+            include_str!("oauth.schemas.json"),
+        ),
+    ] {
+        let added: serde_json::Map<String, Value> = serde_json::from_str(file)?;
+        let place = place.iter().fold(&mut *document, |at, name| &mut at[name]);
+        for (name, value) in added {
+            place[name] = value;
+        }
+    }
+    Ok(())
 }
 
 fn describe_method(method: &MethodDescriptor, operation: &mut Value) {

@@ -62,6 +62,12 @@ codes!(
         TreeTransferred = "tree_transferred",
         /// An API key was replaced by another one.
         KeyRotated = "key_rotated",
+        /// An API key was exchanged for an access token.
+        TokenIssued = "token_issued",
+        /// An access token was revoked.
+        TokenRevoked = "token_revoked",
+        /// The next key that signs access tokens was made.
+        SigningKeyMade = "signing_key_made",
         /// An API key was created.
         KeyCreated = "key_created",
         /// An API key was revoked.

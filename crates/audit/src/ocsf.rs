@@ -29,7 +29,9 @@ const OTHER: u32 = 99;
 impl Class {
     fn of(kind: Kind) -> Self {
         match kind {
-            Kind::Authenticated | Kind::AuthenticationFailed => Self::Authentication,
+            Kind::Authenticated | Kind::AuthenticationFailed | Kind::TokenIssued => {
+                Self::Authentication
+            }
             Kind::Exposure | Kind::Tampered => Self::Finding,
             Kind::Redeem
             | Kind::Outcome

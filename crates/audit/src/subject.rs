@@ -16,6 +16,8 @@ codes!(
         Policy = "policy",
         /// A stored credential, with its version where one is meant.
         Credential = "credential",
+        /// An access token, by its id.
+        Token = "token",
         /// A task queue.
         Queue = "queue",
     }

@@ -117,6 +117,15 @@ impl Fault {
         self.reason
     }
 
+    /// What an HTTP client is told to authenticate with, where it did not (RFC 6750).
+    pub(crate) fn challenge(&self) -> Option<&'static str> {
+        match (self.code, self.reason) {
+            (Code::Unauthenticated, "key_missing") => Some("Bearer"),
+            (Code::Unauthenticated, _) => Some("Bearer error=\"invalid_token\""),
+            _ => None,
+        }
+    }
+
     /// Whether it is worth a line in the log, and not just in the answer.
     fn is_ours(&self) -> bool {
         self.cause.is_some()

@@ -6,6 +6,7 @@ mod connections;
 mod gate;
 mod limits;
 mod listener;
+mod oauth;
 mod passage;
 mod patient;
 mod reference;
@@ -89,7 +90,9 @@ impl Control {
         } else {
             known.layer(browser::cors(origins))
         };
+        // What gives out tokens is for no page of another origin: no browser is let through to it.
         plain(plane)
+            .merge(oauth::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(known)
             .layer(axum::middleware::from_fn(browser::layer))
             .layer(axum::middleware::from_fn(passage::layer))

@@ -94,6 +94,9 @@ pub enum Unauthenticated {
     /// It was revoked.
     #[error("the API key {0} was revoked: create another")]
     Revoked(KeyId),
+    /// The access token is not accepted; the code says why.
+    #[error("the access token is not valid: get another one")]
+    Token(&'static str),
     /// It came from a network that it does not work from.
     #[error("the API key {0} does not work from this network")]
     Network(KeyId),
@@ -114,6 +117,7 @@ impl Unauthenticated {
             Self::Unknown => "key_unknown",
             Self::Expired(_) => "key_expired",
             Self::Revoked(_) => "key_revoked",
+            Self::Token(code) => code,
             Self::Network(_) => "key_network",
             Self::Retired(_) => "agent_retired",
             Self::NotChecked(

@@ -5,6 +5,7 @@ use crate::{
     Principal, Secrets, Storage, StorageError, Unauthenticated,
     agent::check_roles,
     key::{generate_id, generate_secret},
+    tokens::Cached,
 };
 use secrecy::{ExposeSecret, SecretString};
 use std::{
@@ -17,6 +18,8 @@ use xylem_audit::{Entry, SubjectKind};
 use xylem_ids::{AgentId, KeyId, Namespace, Role};
 use xylem_seal::{CryptoError, Mac};
 
+/// Where a control plane is that was told nothing else.
+const LOCAL: &str = "http://127.0.0.1:7243";
 /// The most items a list answers at a time.
 const MAX_PAGE: u32 = 500;
 /// The time of last use is written at most this often.
@@ -28,8 +31,10 @@ const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// What it is about is added here.
 #[derive(Clone)]
 pub struct Identity {
-    storage: Arc<dyn Storage>,
-    secrets: Arc<Secrets>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) issuer: Arc<str>,
+    pub(crate) cached: Arc<Cached>,
 }
 
 impl fmt::Debug for Identity {
@@ -45,7 +50,22 @@ impl Identity {
         Self {
             storage,
             secrets: Arc::new(secrets),
+            issuer: LOCAL.into(),
+            cached: Arc::default(),
         }
+    }
+
+    /// The same, with access tokens issued under and for this URL.
+    #[must_use]
+    pub fn issuing_as(mut self, issuer: &str) -> Self {
+        self.issuer = issuer.into();
+        self
+    }
+
+    /// The URL that access tokens are issued under and for.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// Creates an agent.
@@ -297,11 +317,7 @@ impl Identity {
         Ok(key)
     }
 
-    /// Finds out who is calling, and what that agent may do now.
-    ///
-    /// # Errors
-    /// Says why the key is not accepted, for the audit log.
-    pub async fn authenticate(
+    pub(crate) async fn authenticate_key(
         &self,
         presented: &str,
         address: Option<IpAddr>,
@@ -314,6 +330,18 @@ impl Identity {
             .map_err(IdentityError::from)?
             .ok_or(Unauthenticated::Unknown)?;
         let key = self.secrets.check_key(key)?;
+        self.touch(&key, now).await?;
+        self.admit(key, agent, address, now)
+    }
+
+    /// Whether a key of this agent is good now, from there. The key was checked already.
+    pub(crate) fn admit(
+        &self,
+        key: ApiKey,
+        agent: Agent,
+        address: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<Principal, Unauthenticated> {
         let agent = self.secrets.check_agent(agent)?;
         if key.revoked_at.is_some() {
             return Err(Unauthenticated::Revoked(key.id));
@@ -327,7 +355,6 @@ impl Identity {
         if agent.retired_at.is_some() {
             return Err(Unauthenticated::Retired(agent.id));
         }
-        self.touch(&key, now).await?;
         Ok(Principal {
             key: key.id,
             namespace: key.namespace,

@@ -1,4 +1,4 @@
-//! Who is calling: agents, and the API keys they authenticate with.
+//! Who is calling: agents, and the API keys and access tokens they authenticate with.
 //!
 //! The rules live here; storage is declared as [`Storage`] and implemented in `store`. Everything
 //! belongs to one Temporal namespace, and another one's is not found. What an agent and a key may do is
@@ -14,18 +14,24 @@
     )
 )]
 
+mod access;
 mod agent;
 mod error;
 mod identity;
 mod key;
 mod principal;
 mod secrets;
+mod signing;
 mod storage;
+mod tokens;
 
+pub use access::ACCESS_LIFE;
 pub use agent::{Agent, AgentChange, NewAgent};
 pub use error::{IdentityError, Invalid, Unauthenticated};
 pub use identity::Identity;
 pub use key::{ApiKey, IssuedKey, KEY_PREFIX, NewKey, PresentedKey};
 pub use principal::Principal;
 pub use secrets::Secrets;
+pub use signing::{PublishedKey, SigningKeyRow};
 pub use storage::{Storage, StorageError};
+pub use tokens::{AccessToken, NoToken, RevokedToken};

@@ -3,12 +3,14 @@
 use crate::{Agent, ApiKey, IdentityError, PresentedKey};
 use secrecy::ExposeSecret;
 use std::fmt;
-use xylem_seal::{CryptoError, MacKey, SubKey};
+use xylem_seal::{CipherKey, CryptoError, MacKey, SubKey};
 
 /// Hashes credentials and seals records, under keys that are not in the database.
 pub struct Secrets {
     key_hash: MacKey,
     record: MacKey,
+    /// Encrypts what must be read again: the keys that sign access tokens.
+    pub(crate) cipher: CipherKey,
 }
 
 impl Secrets {
@@ -20,6 +22,7 @@ impl Secrets {
         Ok(Self {
             key_hash: key.mac("api key hash")?,
             record: key.mac("record")?,
+            cipher: key.derive("cipher")?.into_cipher("identity")?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The storage that identities need.
 
-use crate::{Agent, ApiKey};
+use crate::{Agent, ApiKey, SigningKeyRow};
 use async_trait::async_trait;
 use std::time::SystemTime;
 use xylem_audit::Entry;
@@ -95,6 +95,45 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// The storage did not answer, or a row cannot be read.
     async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<(ApiKey, Agent)>, StorageError>;
+
+    /// The key with this id, its agent as it is now, and whether the access token of this id was
+    /// revoked.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn key_and_agent(
+        &self,
+        namespace: &Namespace,
+        id: &KeyId,
+        token: &KeyId,
+    ) -> Result<Option<(ApiKey, Agent, bool)>, StorageError>;
+
+    /// Notes that an access token was revoked, until it would have ended by itself.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn revoke_token(
+        &self,
+        token: &KeyId,
+        until: SystemTime,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// Every key that signs access tokens.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StorageError>;
+
+    /// Stores a key that signs access tokens.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn insert_signing_key(
+        &self,
+        key: &SigningKeyRow,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
 
     /// The key with this id.
     ///

@@ -1,6 +1,6 @@
 //! Keys that come from one secret, each used for one thing, and what they seal.
 
-use crate::{CryptoError, Fields};
+use crate::{CipherKey, CryptoError, Fields};
 use aws_lc_rs::{constant_time, hkdf, hmac};
 use std::fmt;
 use zeroize::Zeroizing;
@@ -90,6 +90,15 @@ impl SubKey {
     #[must_use]
     pub fn into_mac(self) -> MacKey {
         MacKey(hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice()))
+    }
+
+    /// This key as one that encrypts, under this id.
+    ///
+    /// # Errors
+    /// The id breaks its rule.
+    pub fn into_cipher(self, id: &str) -> Result<CipherKey, CryptoError> {
+        let id = id.parse().map_err(|_| CryptoError)?;
+        Ok(CipherKey::new(id, self.0))
     }
 
     /// The key itself, for a cipher.

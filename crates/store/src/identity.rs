@@ -8,9 +8,9 @@ use crate::{
 use async_trait::async_trait;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_audit::{Entry, LogError};
-use xylem_identity::{Agent, ApiKey, Storage, StorageError};
+use xylem_identity::{Agent, ApiKey, SigningKeyRow, Storage, StorageError};
 use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes};
-use xylem_seal::Mac;
+use xylem_seal::{Mac, Sealed};
 
 type Stored<T> = Result<T, StorageError>;
 
@@ -45,15 +45,19 @@ macro_rules! select {
             $rest
         )
     };
+    // The agent's name and namespace are among the key's columns.
+    (key_and_agent $more:literal $rest:literal) => {
+        concat!(
+            "SELECT k.id, k.namespace, k.agent, k.name, k.scopes, k.queues, k.networks,
+                k.created_at, k.expires_at, k.revoked_at, k.last_used_at, k.hash, k.seal,
+                a.kind AS agent_kind, a.roles AS agent_roles, a.created_at AS agent_created_at,
+                a.retired_at AS agent_retired_at, a.seal AS agent_seal",
+            $more,
+            " FROM api_keys k JOIN agents a ON a.namespace = k.namespace AND a.id = k.agent ",
+            $rest
+        )
+    };
 }
-
-/// A key and its agent; the agent's name and namespace are among the key's columns.
-const KEY_AND_AGENT: &str = "SELECT k.id, k.namespace, k.agent, k.name, k.scopes, k.queues,
-        k.networks, k.created_at, k.expires_at, k.revoked_at, k.last_used_at, k.hash, k.seal,
-        a.kind AS agent_kind, a.roles AS agent_roles, a.created_at AS agent_created_at,
-        a.retired_at AS agent_retired_at, a.seal AS agent_seal
-     FROM api_keys k JOIN agents a ON a.namespace = k.namespace AND a.id = k.agent
-     WHERE k.hash = $1";
 
 #[async_trait]
 impl Storage for Store {
@@ -142,8 +146,71 @@ impl Storage for Store {
     }
 
     async fn key_by_hash(&self, hash: &[u8; 32]) -> Stored<Option<(ApiKey, Agent)>> {
-        let query = statement(KEY_AND_AGENT).bind(hash.as_slice());
+        let query = statement(select!(key_and_agent "" "WHERE k.hash = $1"));
+        let query = query.bind(hash.as_slice());
         self.find(query, key_and_agent).await
+    }
+
+    async fn key_and_agent(
+        &self,
+        namespace: &Namespace,
+        id: &KeyId,
+        token: &KeyId,
+    ) -> Stored<Option<(ApiKey, Agent, bool)>> {
+        let query = statement(select!(
+            key_and_agent
+            ", (SELECT COUNT(*) FROM revoked_tokens t WHERE t.id = $3) AS revoked"
+            "WHERE k.namespace = $1 AND k.id = $2"
+        ))
+        .bind(namespace.as_str())
+        .bind(id.as_str())
+        .bind(token.as_str());
+        let read = |row: &Row| {
+            let (key, agent) = key_and_agent(row)?;
+            let revoked = Columns::new(row, "access token").flag("revoked")?;
+            Ok((key, agent, revoked))
+        };
+        self.find(query, read).await
+    }
+
+    async fn revoke_token(
+        &self,
+        token: &KeyId,
+        until: SystemTime,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let over = entries.first().map_or(0, |entry| seconds(entry.at));
+        let over = statement("DELETE FROM revoked_tokens WHERE expires_at <= $1").bind(over);
+        work.run(over).await.map_err(unavailable)?;
+        let query = statement(
+            "INSERT INTO revoked_tokens (id, expires_at) VALUES ($1, $2)
+             ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(token.as_str())
+        .bind(seconds(until));
+        work.run(query).await.map_err(unavailable)?;
+        self.note(work, entries).await
+    }
+
+    async fn signing_keys(&self) -> Stored<Vec<SigningKeyRow>> {
+        let query = statement(
+            "SELECT id, created_at, nonce, ciphertext FROM signing_keys ORDER BY created_at, id",
+        );
+        self.find_all(query, signing_key).await
+    }
+
+    async fn insert_signing_key(&self, key: &SigningKeyRow, entries: &[Entry]) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement(
+            "INSERT INTO signing_keys (id, created_at, nonce, ciphertext) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(key.id.as_str())
+        .bind(seconds(key.created_at))
+        .bind(key.sealed.nonce.as_slice())
+        .bind(key.sealed.ciphertext.clone());
+        work.run(query).await.map_err(unavailable)?;
+        self.note(work, entries).await
     }
 
     async fn key(&self, namespace: &Namespace, id: &KeyId) -> Stored<Option<ApiKey>> {
@@ -273,6 +340,18 @@ fn key_and_agent(row: &Row) -> Result<(ApiKey, Agent), RowError> {
         seal: Mac(columns.bytes("agent_seal")?),
     };
     Ok((key, agent))
+}
+
+fn signing_key(row: &Row) -> Result<SigningKeyRow, RowError> {
+    let columns = Columns::new(row, "signing key");
+    Ok(SigningKeyRow {
+        id: columns.parsed("id")?,
+        created_at: columns.seconds("created_at")?,
+        sealed: Sealed {
+            nonce: columns.bytes("nonce")?,
+            ciphertext: columns.raw::<&[u8]>("ciphertext")?.to_vec(),
+        },
+    })
 }
 
 fn role_codes(roles: &Roles) -> String {

@@ -32,6 +32,7 @@ macro_rules! folder {
             3 "0003_audit",
             4 "0004_audit_subject",
             10 "0010_identity",
+            11 "0011_access_tokens",
             30 "0030_policies",
             40 "0040_credentials",
             41 "0041_credential_sources",

@@ -58,7 +58,8 @@ pub struct ServerConfig {
     pub listen: Vec<SocketAddr>,
     /// The files for TLS. Without them only addresses on loopback are listened on.
     pub tls: Option<TlsFiles>,
-    /// How clients reach it, `https://host:port`, where that is not the address it listens on.
+    /// How clients reach it, `https://host:port`, where that is not the address it listens on. Access
+    /// tokens are issued under it.
     pub public_url: Option<String>,
     /// The pages that may ask from within a browser, by their origin.
     pub cors_origins: Vec<Origin>,
@@ -199,7 +200,7 @@ impl Server {
             vault: Arc::new(storage.vault),
             policies: Arc::new(storage.policies),
             registry: Registry::new(storage.store.clone()),
-            identity: storage.identity,
+            identity: storage.identity.issuing_as(&address),
             log: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),
         };

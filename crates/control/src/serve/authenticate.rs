@@ -9,7 +9,10 @@ use crate::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, Response, header::AUTHORIZATION},
+    http::{
+        HeaderMap, HeaderValue, Response,
+        header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    },
     middleware::Next,
 };
 use std::{
@@ -47,7 +50,16 @@ pub(crate) async fn layer(
             call.principal = Some(Arc::new(principal));
             caller::within(call, next.run(request)).await
         }
-        Err(fault) => caller::within(call, async { Status::from(fault).into_http() }).await,
+        Err(fault) => {
+            let challenge = fault.challenge();
+            let refused = async { Status::from(fault).into_http::<Body>() };
+            let mut response = caller::within(call, refused).await;
+            if let Some(challenge) = challenge {
+                let challenge = HeaderValue::from_static(challenge);
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+            response
+        }
     }
 }
 
@@ -73,7 +85,7 @@ async fn authenticate(
         refused("key_missing");
         return Err(Fault::unauthenticated(
             "key_missing",
-            "an API key is required: send it as `Authorization: Bearer xyk_…`",
+            "an API key or an access token is required: send it as `Authorization: Bearer …`",
         ));
     };
     let checked = plane
@@ -93,7 +105,7 @@ async fn authenticate(
             refused("key_not_checked");
             Err(Fault::unavailable(
                 "key_not_checked",
-                "the API key could not be checked: try again",
+                "the credential could not be checked: try again",
                 cause,
             ))
         }
@@ -108,6 +120,6 @@ async fn authenticate(
 fn not_valid() -> Fault {
     Fault::unauthenticated(
         "key_not_valid",
-        "the API key is not valid here: it is unknown, expired or revoked",
+        "the credential is not valid here: it is unknown, expired or revoked",
     )
 }

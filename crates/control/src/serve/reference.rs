@@ -32,7 +32,7 @@ fn render(document: &Value) -> String {
     let mut page = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>Xylem control plane</title>\
          <style>{STYLE}</style><h1>Xylem control plane</h1><p>Version {version}. Every call is \
-         made as <code>Authorization: Bearer xyk_…</code>, over REST as below or over gRPC (package \
+         made as <code>Authorization: Bearer</code> with an API key or an access token, over REST as below or over gRPC (package \
          <code>xylem.v1</code>) on this same port. Streams come as server-sent events on \
          <code>Accept: text/event-stream</code>. The machine-readable form is \
          <a href=/openapi.json>openapi.json</a>.</p>"
@@ -80,10 +80,21 @@ fn operation_details(
         .map(|p| (word(&p["name"]), word(&p["in"]), word(&p["description"])))
         .collect();
     table(page, "Parameters", &rows);
-    let schema =
-        |content: &Value| fields(document, &content["content"]["application/json"]["schema"]);
-    table(page, "Body", &schema(&operation["requestBody"]));
-    table(page, "Answer", &schema(&operation["responses"]["200"]));
+    let schema = |content: &Value| {
+        let mut kinds = content["content"].as_object().into_iter().flatten();
+        let (_, kind) = kinds.next()?;
+        Some(fields(document, &kind["schema"]))
+    };
+    table(
+        page,
+        "Body",
+        &schema(&operation["requestBody"]).unwrap_or_default(),
+    );
+    table(
+        page,
+        "Answer",
+        &schema(&operation["responses"]["200"]).unwrap_or_default(),
+    );
     page.push_str("</details>");
 }
 

@@ -34,6 +34,7 @@ pub(crate) const ADMINISTRATOR: [Role; 4] = [
     Role::PolicyAdmin,
     Role::User,
 ];
+pub(crate) const ISSUER: &str = "https://xylem.example";
 pub(crate) const API: &str = "http://127.0.0.1:9";
 
 /// Everything a test talks to.
@@ -129,6 +130,7 @@ impl Stack {
         let registry = Registry::new(store.clone());
         let key = vault.subkey(Room::Identity).expect("a key");
         let identity = Identity::new(store.clone(), Secrets::new(&key).expect("secrets"));
+        let identity = identity.issuing_as(ISSUER);
         let mut settings = Settings::new(namespace());
         settings.sweep_after_rotation = None;
         change(&mut settings);

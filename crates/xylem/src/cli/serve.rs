@@ -307,7 +307,8 @@ struct Listening {
     /// Refuse clients without a certificate of these CAs, PEM; an API key is required all the same
     #[arg(long, value_name = "FILE", requires = "listen_cert")]
     listen_client_ca: Option<PathBuf>,
-    /// How clients reach it, where that is not the address it listens on
+    /// How clients reach it, where that is not the address it listens on; access tokens are issued
+    /// under it, so that several control planes of one installation name the same
     #[arg(long, value_name = "URL")]
     public_url: Option<Origin>,
     /// A web page that may ask from within a browser, by its origin; can be repeated

@@ -1,0 +1,286 @@
+//! Exchanging a key for access tokens, and finding out who presents one.
+
+use crate::{
+    ApiKey, Identity, IdentityError, KEY_PREFIX, Principal, PublishedKey, Unauthenticated,
+    access::{ACCESS_LIFE, Claims, Reject, UnverifiedAccess, scope_text, scopes, seconds, sign},
+    signing::{KeySet, SigningKey, generate},
+};
+use secrecy::SecretString;
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
+use xylem_ids::{KeyId, Scopes};
+use xylem_seal::{CryptoError, random_id};
+
+/// Keys that other instances made are seen after so long,
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// and at once where a token names one that is not known, but not more often than this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A fresh access token. It is kept nowhere.
+pub struct AccessToken {
+    /// The token.
+    pub text: SecretString,
+    /// Its id, for the audit log.
+    pub id: KeyId,
+    /// How long it works.
+    pub lives: Duration,
+    /// What it is narrowed to, as RFC 6749 writes it; whatever the roles give where absent.
+    pub scope: Option<String>,
+    /// Whose it is.
+    pub principal: Principal,
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessToken")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum NoToken {
+    /// The client's id and secret do not fit each other, or the secret is not accepted.
+    #[error("the client is not accepted")]
+    Client(#[from] Unauthenticated),
+    /// The id is that of somebody else than the secret.
+    #[error("the client id is not that of the secret")]
+    OtherClient,
+    /// A scope is not known, or the key does not have it.
+    #[error("scope must be known scopes that the key has")]
+    Scope,
+}
+
+/// What became of a token that was to be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevokedToken {
+    /// It works no more, or never did: whoever presents it learns nothing.
+    Done,
+    /// It is an API key, which is revoked by its id.
+    Unsupported,
+}
+
+/// The key set as it was last read.
+#[derive(Debug, Default)]
+pub(crate) struct Cached(RwLock<(Option<SystemTime>, Arc<KeySet>)>);
+
+impl Identity {
+    /// Exchanges an API key for an access token of 15 minutes (RFC 6749, client credentials). The
+    /// client's id is the agent's name or the key's id. The token ends with its key.
+    ///
+    /// # Errors
+    /// The key is not accepted, is another client's, or does not have the scope.
+    pub async fn exchange(
+        &self,
+        client: &str,
+        secret: &str,
+        scope: Option<&str>,
+        address: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<AccessToken, NoToken> {
+        let caller = self.authenticate_key(secret, address, now).await?;
+        if client != caller.agent().as_str() && client != caller.key().as_str() {
+            return Err(NoToken::OtherClient);
+        }
+        let narrowed = match scope {
+            None => caller.scopes().clone(),
+            Some(_) => scopes(scope)
+                .filter(|scopes| scopes.within(caller.scopes()))
+                .ok_or(NoToken::Scope)?,
+        };
+        let token = self.issue(caller, narrowed, now).await;
+        token.map_err(|error| Unauthenticated::from(error).into())
+    }
+
+    async fn issue(
+        &self,
+        caller: Principal,
+        narrowed: Scopes,
+        now: SystemTime,
+    ) -> Result<AccessToken, IdentityError> {
+        let longest = now + ACCESS_LIFE;
+        let end = caller.until().map_or(longest, |until| until.min(longest));
+        let id: KeyId = random_id()?.parse().map_err(|_| CryptoError)?;
+        let scope = scope_text(&narrowed);
+        let claims = Claims {
+            iss: self.issuer.to_string(),
+            aud: self.issuer.to_string(),
+            sub: caller.agent().clone(),
+            client_id: caller.key().clone(),
+            iat: seconds(now),
+            exp: seconds(end),
+            jti: id.clone(),
+            ns: caller.namespace().clone(),
+            scope: scope.clone(),
+        };
+        let keys = self.key_set(None, now).await?;
+        let key = keys.signing(now).ok_or(CryptoError)?;
+        Ok(AccessToken {
+            text: SecretString::from(sign(key, &claims)?),
+            id,
+            lives: Duration::from_secs(claims.exp.saturating_sub(claims.iat)),
+            scope,
+            principal: caller,
+        })
+    }
+
+    /// Finds out who presents a key or an access token, and what that agent may do now.
+    ///
+    /// # Errors
+    /// Says why it is not accepted, for the audit log.
+    pub async fn authenticate(
+        &self,
+        presented: &str,
+        address: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<Principal, Unauthenticated> {
+        if presented.contains('.') && !presented.starts_with(KEY_PREFIX) {
+            return self.authenticate_token(presented, address, now).await;
+        }
+        self.authenticate_key(presented, address, now).await
+    }
+
+    async fn authenticate_token(
+        &self,
+        presented: &str,
+        address: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<Principal, Unauthenticated> {
+        let claims = self.verified(presented, now).await?;
+        let found = self
+            .storage
+            .key_and_agent(&claims.ns, &claims.client_id, &claims.jti)
+            .await
+            .map_err(IdentityError::from)?;
+        let (key, agent, revoked) = found.ok_or(Unauthenticated::Unknown)?;
+        let key = self.secrets.check_key(key)?;
+        if revoked || agent.id != claims.sub {
+            return Err(Unauthenticated::Token("token_revoked"));
+        }
+        let narrowed = scopes(claims.scope.as_deref());
+        let narrowed = narrowed.ok_or(Unauthenticated::Token(Reject::Malformed.code()))?;
+        let end = UNIX_EPOCH + Duration::from_secs(claims.exp);
+        let key = ApiKey {
+            scopes: narrowed,
+            expires_at: Some(key.expires_at.map_or(end, |expires| expires.min(end))),
+            ..key
+        };
+        self.admit(key, agent, address, now)
+    }
+
+    async fn verified(&self, text: &str, now: SystemTime) -> Result<Claims, Unauthenticated> {
+        let refused = |reject: Reject| Unauthenticated::Token(reject.code());
+        let token = UnverifiedAccess::parse(text).map_err(refused)?;
+        let keys = self.key_set(Some(&token.kid), now).await?;
+        token.verify(&keys, &self.issuer, now).map_err(refused)
+    }
+
+    /// Revokes an access token: whoever presents it may. Anything else is none of ours, and no error
+    /// (RFC 7009).
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub async fn revoke_token(
+        &self,
+        text: &str,
+        mut entry: Entry,
+    ) -> Result<RevokedToken, IdentityError> {
+        if text.starts_with(KEY_PREFIX) {
+            return Ok(RevokedToken::Unsupported);
+        }
+        let claims = match self.verified(text, entry.at).await {
+            Ok(claims) => claims,
+            Err(Unauthenticated::NotChecked(error)) => return Err(error),
+            Err(_) => return Ok(RevokedToken::Done),
+        };
+        entry.agent = Some(claims.sub);
+        entry.namespace = Some(claims.ns);
+        let entry = entry.regarding(SubjectKind::Token, &claims.jti);
+        let end = UNIX_EPOCH + Duration::from_secs(claims.exp);
+        self.storage
+            .revoke_token(&claims.jti, end, &[entry])
+            .await?;
+        Ok(RevokedToken::Done)
+    }
+
+    /// The public keys that access tokens verify with.
+    ///
+    /// # Errors
+    /// The storage failed, or a key was edited.
+    pub async fn published_keys(
+        &self,
+        now: SystemTime,
+    ) -> Result<Vec<PublishedKey>, IdentityError> {
+        Ok(self.key_set(None, now).await?.published(now))
+    }
+
+    /// Makes the next signing key. It is published at once, and signs when whoever keeps a key set for
+    /// a while knows it.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub async fn rotate_signing_key(&self, entry: Entry) -> Result<KeyId, IdentityError> {
+        let row = generate(&self.secrets.cipher, entry.at)?;
+        let entry = entry.regarding(SubjectKind::Key, &row.id);
+        self.storage.insert_signing_key(&row, &[entry]).await?;
+        self.cached.forget();
+        Ok(row.id)
+    }
+
+    /// The keys as they are now: read again where they may have changed. The next one is made where it
+    /// is due.
+    async fn key_set(
+        &self,
+        wanted: Option<&KeyId>,
+        now: SystemTime,
+    ) -> Result<Arc<KeySet>, IdentityError> {
+        if let Some(keys) = self.cached.fresh(wanted, now) {
+            return Ok(keys);
+        }
+        let mut keys = self.read_keys().await?;
+        if keys.is_due(now) {
+            let entry = Entry::new(now, Kind::SigningKeyMade, Verdict::Succeeded);
+            self.rotate_signing_key(entry).await?;
+            keys = self.read_keys().await?;
+        }
+        let keys = Arc::new(keys);
+        self.cached.keep(&keys, now);
+        Ok(keys)
+    }
+
+    async fn read_keys(&self) -> Result<KeySet, IdentityError> {
+        let rows = self.storage.signing_keys().await?;
+        let open = rows.iter().map(|row| {
+            let what = || format!("signing key {}", row.id);
+            SigningKey::open(&self.secrets.cipher, row)?
+                .ok_or_else(|| IdentityError::Tampered { what: what() })
+        });
+        Ok(KeySet::new(open.collect::<Result<_, IdentityError>>()?))
+    }
+}
+
+impl Cached {
+    fn fresh(&self, wanted: Option<&KeyId>, now: SystemTime) -> Option<Arc<KeySet>> {
+        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let age = now.duration_since(kept.0?).unwrap_or_default();
+        let known = wanted.is_none_or(|id| kept.1.find(id, now).is_some());
+        let limit = if known { LOOK_EVERY } else { LOOK_AGAIN };
+        (age < limit).then(|| Arc::clone(&kept.1))
+    }
+
+    fn keep(&self, keys: &Arc<KeySet>, now: SystemTime) {
+        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *kept = (Some(now), Arc::clone(keys));
+    }
+
+    fn forget(&self) {
+        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        kept.0 = None;
+    }
+}
