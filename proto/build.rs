@@ -14,7 +14,8 @@ mod generate;
 mod openapi;
 
 const PACKAGE: &str = "xylem.v1";
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
+    "xylem/v1/access.proto",
     "xylem/v1/agents.proto",
     "xylem/v1/audit.proto",
     "xylem/v1/common.proto",

@@ -96,6 +96,16 @@ codes!(
         PolicyUpdated = "policy_updated",
         /// A policy holds no more.
         PolicyRetired = "policy_retired",
+        /// Somebody asked for access.
+        AccessRequested = "access_requested",
+        /// Access was approved.
+        AccessApproved = "access_approved",
+        /// Access was rejected.
+        AccessRejected = "access_rejected",
+        /// Access was ended before its time, or its request taken back.
+        AccessEnded = "access_ended",
+        /// The time of an approval is over, or of a request that nobody decided.
+        AccessExpired = "access_expired",
         /// Calls without a valid key, counted per source and minute.
         AuthenticationFailed = "authentication_failed",
         /// Calls by an agent that may not make them.

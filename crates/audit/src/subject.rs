@@ -14,6 +14,8 @@ codes!(
         Tool = "tool",
         /// A policy.
         Policy = "policy",
+        /// A request for access, or what was approved.
+        Access = "access",
         /// A stored credential, with its version where one is meant.
         Credential = "credential",
         /// An access token, by its id.

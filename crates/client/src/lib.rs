@@ -4,6 +4,7 @@
 //! either a type of `ids` or a message of the wire contract, [`v1`]. An API key travels in the
 //! `Authorization` header of every call and is marked sensitive, so that no layer prints it.
 
+mod access;
 mod client;
 mod convert;
 mod credentials;

@@ -70,6 +70,15 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         Rpc::GetPolicy | Rpc::ListPolicies | Rpc::GetPolicySchema => {
             of(Scope::PoliciesRead, &[Admin, PolicyAdmin, Auditor], &[])
         }
+        Rpc::RequestAccess | Rpc::EndAccess => {
+            of(Scope::Access, &[Admin, PolicyAdmin], &[ToolPublisher, User])
+        }
+        Rpc::ListAccessRequests | Rpc::GetAccessRequest => of(
+            Scope::Access,
+            &[Admin, PolicyAdmin, Auditor],
+            &[ToolPublisher, User],
+        ),
+        Rpc::DecideAccess => of(Scope::Approve, &[Admin, PolicyAdmin], &[]),
         Rpc::CheckAccess => of(Scope::Access, &[Admin, PolicyAdmin], &[ToolPublisher, User]),
         Rpc::Redeem
         | Rpc::Release

@@ -1,5 +1,6 @@
 //! One handler per call. Each file has the calls of one service.
 
+mod access;
 mod agents;
 mod audit;
 mod credentials;

@@ -49,6 +49,8 @@ pub struct Settings {
     /// Where a taken-in token may be sent, where neither an earlier version nor the tree's tools
     /// say it.
     pub intake_audiences: Vec<Audience>,
+    /// Whether one person operates the installation, who then approves their own.
+    pub single_operator: bool,
     /// How long a grant is valid, where its deposit does not say. Such grants are issued again
     /// when a third of it is left.
     pub lifetime: Duration,
@@ -73,6 +75,7 @@ impl Settings {
             intake: false,
             intake_adopted: false,
             intake_audiences: Vec::new(),
+            single_operator: false,
             lifetime: Duration::from_secs(24 * 60 * 60),
             sweep_every: Duration::from_secs(60),
             sweep_after_rotation: Some(Duration::from_secs(15)),

@@ -155,6 +155,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
     }
     // In the order of the contract's files, which is the order of the transcoder's parameters.
     let (router, transcoder) = services! {
+        access_server::AccessServer, __rest_over_grpc_bridge_Access::AccessRestBridge;
         agents_server::AgentsServer, __rest_over_grpc_bridge_Agents::AgentsRestBridge;
         api_keys_server::ApiKeysServer, __rest_over_grpc_bridge_ApiKeys::ApiKeysRestBridge;
         audit_server::AuditServer, __rest_over_grpc_bridge_Audit::AuditRestBridge;

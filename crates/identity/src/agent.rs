@@ -18,6 +18,8 @@ pub struct Agent {
     pub roles: Roles,
     /// When it was created.
     pub created_at: SystemTime,
+    /// The agent that registered it; none where that was the installation itself.
+    pub created_by: Option<AgentId>,
     /// When it was retired, for good.
     pub retired_at: Option<SystemTime>,
     /// The keyed seal over the rest.
@@ -37,7 +39,11 @@ impl Agent {
             .text(self.kind.code())
             .list(codes(&self.roles).into_iter())
             .number(seconds(self.created_at));
-        time(fields, self.retired_at)
+        let fields = time(fields, self.retired_at);
+        match &self.created_by {
+            Some(agent) => fields.text(agent.as_str()),
+            None => fields,
+        }
     }
 }
 

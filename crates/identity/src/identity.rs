@@ -85,6 +85,7 @@ impl Identity {
             kind: new.kind,
             roles: new.roles,
             created_at: entry.at,
+            created_by: entry.agent.clone(),
             retired_at: None,
             seal: Mac([0; 32]),
         });

@@ -15,7 +15,7 @@ use cedar_policy::{
     Authorizer, Decision, Entities, EvalResult, Expression, Request, eval_expression,
 };
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
-use xylem_ids::{AccessId, ToolName, ToolTag};
+use xylem_ids::{AccessId, PolicyName, ToolName, ToolTag};
 
 /// Policies that explain why there is no permit, the nearest ones.
 const TOLD: usize = 3;
@@ -120,7 +120,10 @@ impl fmt::Display for Refused {
             Reason::Guardrail => write!(f, "the guardrail {by} denies it"),
             Reason::DeniedByPolicy => write!(f, "the policy {by} denies it"),
             Reason::ApprovalRequired => {
-                write!(f, "the policy {by} allows it only once it is approved")
+                write!(
+                    f,
+                    "the policy {by} allows it once somebody approves: `xylem access request` asks for that"
+                )
             }
             Reason::LimitReached => {
                 let seconds = self.retry_after.unwrap_or_default().as_secs();
@@ -292,6 +295,19 @@ impl Engine {
             .filter_map(|at| self.policies.get(at as usize))
             .find(|policy| policy.effect == Effect::Allow || policy.unconditional())
             .is_some_and(|policy| policy.effect == Effect::Allow)
+    }
+
+    /// The policies that would allow it once somebody approves, if their other conditions hold.
+    #[must_use]
+    pub fn approvable(&self, ask: &Ask<'_>) -> Vec<&PolicyName> {
+        let candidates = self.candidates(ask).into_iter();
+        let mut waiting: Vec<&PolicyName> = candidates
+            .filter_map(|at| self.policies.get(at as usize))
+            .filter(|policy| policy.requires_approval)
+            .map(|policy| &policy.reference.name)
+            .collect();
+        waiting.sort();
+        waiting
     }
 
     /// Whether the agent may know that the tool exists: it may conceivably read or call it.

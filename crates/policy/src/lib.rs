@@ -19,6 +19,7 @@
     )
 )]
 
+mod access;
 mod compile;
 mod condition;
 mod document;
@@ -33,6 +34,9 @@ mod raw;
 mod storage;
 mod value;
 
+pub use access::{
+    Access, AccessState, Act, Decision, LONGEST_ACCESS, NewAccess, SHORTEST_ACCESS, USUAL_ACCESS,
+};
 pub use compile::{Compiler, Place, Policy, SCHEMA};
 pub use condition::ConditionKind;
 pub use document::{
@@ -46,7 +50,7 @@ pub use ipnet::IpNet;
 pub use permit::{Bounds, Call, Denied, Permit};
 pub use policies::{Author, CallFacts, Policies, Question, Record};
 use std::fmt;
-pub use storage::{Changes, PolicyRow, Rows, SetRow, Storage, StorageError};
+pub use storage::{Changes, PolicyRow, Rows, SetRow, Storage, StorageError, Wanted};
 pub use value::{Action, Day, Effect, Period, Pointer, Span, Subject, TimeOfDay, Zone};
 use xylem_ids::PolicyName;
 
@@ -91,6 +95,21 @@ pub enum PolicyError {
     /// It holds no more already.
     #[error("the policy is retired already")]
     Retired,
+    /// There is no such request for access.
+    #[error("no such access request")]
+    NoRequest,
+    /// The request was decided, or is over; the word says which.
+    #[error("the access request is {0}: ask again for another one")]
+    Decided(&'static str),
+    /// Nobody approves their own.
+    #[error(
+        "somebody else has to approve it: neither who asks, nor who is to be allowed, nor who made \
+         that agent"
+    )]
+    OwnRequest,
+    /// Too many requests of one agent wait.
+    #[error("the agent has 20 requests that wait: have them decided, or end some")]
+    TooManyRequests,
     /// What is stored is not what was written.
     #[error(
         "stored {what} {which} is not what was written: restore it from a backup and look who edited it"

@@ -73,22 +73,23 @@ pub struct Question<'a> {
     pub action: Action,
     /// With which tool.
     pub tool: &'a ToolFacts,
-    /// What is known of it. What was counted is looked up.
+    /// What is known of it. What was counted and approved is looked up.
     pub facts: Facts<'a>,
 }
 
 /// What decides about an agent.
-struct Known {
-    kind: AgentKind,
-    roles: Roles,
+pub(crate) struct Known {
+    pub(crate) kind: AgentKind,
+    pub(crate) roles: Roles,
     retired: bool,
+    pub(crate) created_by: Option<AgentId>,
 }
 
 /// The policies of one namespace at one generation.
-struct Loaded {
+pub(crate) struct Loaded {
     set: Option<SetRow>,
     records: Vec<Record>,
-    engine: Engine,
+    pub(crate) engine: Engine,
 }
 
 impl Loaded {
@@ -99,8 +100,8 @@ impl Loaded {
 
 /// Keeps policies, and decides by them.
 pub struct Policies {
-    storage: Arc<dyn Storage>,
-    seals: MacKey,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) seals: MacKey,
     agents: Secrets,
     compiler: Compiler,
     loaded: RwLock<HashMap<Namespace, Arc<Loaded>>>,
@@ -159,6 +160,7 @@ impl Policies {
         let tree = call.tree.workflow_id.as_str();
         let keys = loaded.engine.counters(&ask, Some(tree));
         let usage: Usage = rows.usage(namespace, &keys).await?.into_iter().collect();
+        let approvals = self.approvals(rows, namespace, &ask, facts.now).await?;
         let facts = Facts {
             now: facts.now,
             tree: Some(tree),
@@ -170,7 +172,7 @@ impl Policies {
             signed_in: None,
             second_factor: false,
             usage: &usage,
-            approvals: &[],
+            approvals: &approvals,
         };
         Ok(loaded.engine.permit(call, bounds, &ask, &facts))
     }
@@ -200,7 +202,7 @@ impl Policies {
 
     /// What is known of an agent. One that was never registered owns what others started without
     /// asking: it has no roles.
-    async fn agent(
+    pub(crate) async fn agent(
         &self,
         rows: &mut dyn Rows,
         namespace: &Namespace,
@@ -211,6 +213,7 @@ impl Policies {
                 kind: AgentKind::Service,
                 roles: Roles::new(),
                 retired: false,
+                created_by: None,
             });
         };
         let agent = self.agents.check_agent(agent);
@@ -219,11 +222,12 @@ impl Policies {
             kind: agent.kind,
             roles: agent.roles,
             retired: agent.retired_at.is_some(),
+            created_by: agent.created_by,
         })
     }
 
     /// The policies as this transaction sees them.
-    async fn current(
+    pub(crate) async fn current(
         &self,
         rows: &mut dyn Rows,
         namespace: &Namespace,
@@ -512,8 +516,11 @@ impl Policies {
         };
         let keys = engine.counters(&ask, question.facts.tree);
         let usage: Usage = rows.usage(namespace, &keys).await?.into_iter().collect();
+        let now = question.facts.now;
+        let approvals = self.approvals(&mut *rows, namespace, &ask, now).await?;
         let facts = Facts {
             usage: &usage,
+            approvals: &approvals,
             ..question.facts
         };
         Ok(engine.check(&ask, &facts))

@@ -1,10 +1,10 @@
 //! The storage that policies need. Implementations keep and find rows; every rule is elsewhere.
 
-use crate::{Counter, CounterKey};
+use crate::{Access, Counter, CounterKey};
 use async_trait::async_trait;
 use xylem_audit::Entry;
 use xylem_identity::Agent;
-use xylem_ids::{AgentId, Namespace, PolicyName};
+use xylem_ids::{AccessId, AgentId, Namespace, PolicyName, ToolName};
 use xylem_seal::Mac;
 
 /// Why the storage did not do what it was asked.
@@ -54,6 +54,17 @@ pub struct SetRow {
     pub seal: Mac,
 }
 
+/// Which requests for access.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// Those that this agent asked for, or that are for it.
+    pub of: Option<&'a AgentId>,
+    /// Those that wait to be decided at this time, in seconds since 1970.
+    pub pending_at: Option<u64>,
+    /// Those after this one.
+    pub after: Option<&'a AccessId>,
+}
+
 type Stored<T> = Result<T, StorageError>;
 
 /// What a transaction reads and writes of policies. `put_` methods insert a row or replace the one
@@ -87,6 +98,31 @@ pub trait Rows: Send {
     ) -> Stored<()>;
     /// Forgets counters whose window began before `before`; answers how many.
     async fn delete_usage(&mut self, before: u64) -> Stored<u64>;
+
+    async fn access(&mut self, namespace: &Namespace, id: &AccessId) -> Stored<Option<Access>>;
+    async fn put_access(&mut self, access: &Access) -> Stored<()>;
+    /// What was approved for this agent and this tool, and has not ended at that time.
+    async fn approvals(
+        &mut self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        tool: &ToolName,
+        now: u64,
+    ) -> Stored<Vec<Access>>;
+    /// In the order of their ids.
+    async fn accesses(
+        &mut self,
+        namespace: &Namespace,
+        wanted: Wanted<'_>,
+        limit: u32,
+    ) -> Stored<Vec<Access>>;
+    /// Those that waited or allowed until `now` or earlier.
+    async fn lapsed_accesses(
+        &mut self,
+        namespace: &Namespace,
+        now: u64,
+        limit: u32,
+    ) -> Stored<Vec<Access>>;
 
     /// The agent as it is now.
     async fn owner(&mut self, namespace: &Namespace, agent: &AgentId) -> Stored<Option<Agent>>;

@@ -34,7 +34,8 @@ fn insert_failed(error: sqlx::Error) -> StorageError {
 macro_rules! select {
     (agents $rest:literal) => {
         concat!(
-            "SELECT namespace, id, kind, roles, created_at, retired_at, seal FROM agents ",
+            "SELECT namespace, id, kind, roles, created_at, created_by, retired_at, seal
+                FROM agents ",
             $rest
         )
     };
@@ -51,7 +52,8 @@ macro_rules! select {
             "SELECT k.id, k.namespace, k.agent, k.name, k.scopes, k.queues, k.networks,
                 k.created_at, k.expires_at, k.revoked_at, k.last_used_at, k.hash, k.seal,
                 a.kind AS agent_kind, a.roles AS agent_roles, a.created_at AS agent_created_at,
-                a.retired_at AS agent_retired_at, a.seal AS agent_seal",
+                a.created_by AS agent_created_by, a.retired_at AS agent_retired_at,
+                a.seal AS agent_seal",
             $more,
             " FROM api_keys k JOIN agents a ON a.namespace = k.namespace AND a.id = k.agent ",
             $rest
@@ -64,8 +66,8 @@ impl Storage for Store {
     async fn insert_agent(&self, agent: &Agent, entries: &[Entry]) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
         let query = statement(
-            "INSERT INTO agents (namespace, id, kind, roles, created_at, retired_at, seal)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO agents (namespace, id, kind, roles, created_at, retired_at, seal, created_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(agent.namespace.as_str())
         .bind(agent.id.as_str())
@@ -73,7 +75,8 @@ impl Storage for Store {
         .bind(role_codes(&agent.roles))
         .bind(seconds(agent.created_at))
         .bind(agent.retired_at.map(seconds))
-        .bind(agent.seal.0.as_slice());
+        .bind(agent.seal.0.as_slice())
+        .bind(agent.created_by.as_ref().map(AgentId::as_str));
         work.run(query).await.map_err(insert_failed)?;
         self.note(work, entries).await
     }
@@ -303,6 +306,7 @@ pub(crate) fn agent(row: &Row) -> Result<Agent, RowError> {
         kind: columns.parsed("kind")?,
         roles: roles(&columns, "roles")?,
         created_at: columns.seconds("created_at")?,
+        created_by: columns.optional("created_by")?,
         retired_at: columns.optional_seconds("retired_at")?,
         seal: Mac(columns.bytes("seal")?),
     })
@@ -336,6 +340,7 @@ fn key_and_agent(row: &Row) -> Result<(ApiKey, Agent), RowError> {
         kind: columns.parsed("agent_kind")?,
         roles: roles(&columns, "agent_roles")?,
         created_at: columns.seconds("agent_created_at")?,
+        created_by: columns.optional("agent_created_by")?,
         retired_at: columns.optional_seconds("agent_retired_at")?,
         seal: Mac(columns.bytes("agent_seal")?),
     };

@@ -34,6 +34,7 @@ macro_rules! folder {
             10 "0010_identity",
             11 "0011_access_tokens",
             30 "0030_policies",
+            31 "0031_access",
             40 "0040_credentials",
             41 "0041_credential_sources",
         }

@@ -1,5 +1,7 @@
 //! The rows of policies.
 
+mod access;
+
 use crate::{
     Store,
     identity::by_name,
@@ -10,8 +12,10 @@ use crate::{
 use async_trait::async_trait;
 use xylem_audit::Entry;
 use xylem_identity::Agent;
-use xylem_ids::{AgentId, Namespace, PolicyName};
-use xylem_policy::{Changes, Counter, CounterKey, PolicyRow, Rows, SetRow, Storage, StorageError};
+use xylem_ids::{AccessId, AgentId, Namespace, PolicyName, ToolName};
+use xylem_policy::{
+    Access, Changes, Counter, CounterKey, PolicyRow, Rows, SetRow, Storage, StorageError, Wanted,
+};
 use xylem_seal::Mac;
 
 type Stored<T> = Result<T, StorageError>;
@@ -201,6 +205,45 @@ impl Rows for StoreTransaction {
     async fn delete_usage(&mut self, before: u64) -> Stored<u64> {
         let query = statement("DELETE FROM policy_usage WHERE started_at < $1");
         self.change(query.bind(integer(before))).await
+    }
+
+    async fn access(&mut self, namespace: &Namespace, id: &AccessId) -> Stored<Option<Access>> {
+        self.find(access::by_id(namespace, id), access::read).await
+    }
+
+    async fn put_access(&mut self, access: &Access) -> Stored<()> {
+        self.change(access::upsert(access)).await.map(drop)
+    }
+
+    async fn approvals(
+        &mut self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        tool: &ToolName,
+        now: u64,
+    ) -> Stored<Vec<Access>> {
+        let query = access::approved(namespace, agent, tool, now);
+        self.find_all(query, access::read).await
+    }
+
+    async fn accesses(
+        &mut self,
+        namespace: &Namespace,
+        wanted: Wanted<'_>,
+        limit: u32,
+    ) -> Stored<Vec<Access>> {
+        let query = access::wanted(namespace, wanted, limit);
+        self.find_all(query, access::read).await
+    }
+
+    async fn lapsed_accesses(
+        &mut self,
+        namespace: &Namespace,
+        now: u64,
+        limit: u32,
+    ) -> Stored<Vec<Access>> {
+        let query = access::lapsed(namespace, now, limit);
+        self.find_all(query, access::read).await
     }
 
     async fn owner(&mut self, namespace: &Namespace, agent: &AgentId) -> Stored<Option<Agent>> {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access;
 mod agent;
 mod audit;
 mod cascade;
@@ -109,6 +110,9 @@ enum Command {
     /// Say who may do what, and ask why somebody may not
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Ask for access, and approve what others ask for
+    #[command(subcommand)]
+    Access(access::Command),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(key::Command),
@@ -177,6 +181,7 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
         Command::Credential(command) => credential::run(command, session).await,
         Command::Tool(command) => tool::run(command, session).await,
         Command::Policy(command) => policy::run(command, session).await,
+        Command::Access(command) => access::run(command, session).await,
         Command::Key(command) => key::run(command, session).await,
         Command::Agent(command) => agent::run(command, session).await,
         Command::Audit(command) => audit::run(command, session).await,

@@ -1,5 +1,6 @@
 //! What holds on every database.
 
+pub(crate) mod access;
 pub(crate) mod access_token;
 pub(crate) mod batch;
 pub(crate) mod credential;

@@ -4,8 +4,10 @@ use async_trait::async_trait;
 use std::sync::Arc;
 use xylem_audit::Entry;
 use xylem_identity::Agent;
-use xylem_ids::{AgentId, Namespace, PolicyName};
-use xylem_policy::{Changes, Counter, CounterKey, PolicyRow, Rows, SetRow, Storage, StorageError};
+use xylem_ids::{AccessId, AgentId, Namespace, PolicyName, ToolName};
+use xylem_policy::{
+    Access, Changes, Counter, CounterKey, PolicyRow, Rows, SetRow, Storage, StorageError, Wanted,
+};
 use xylem_store::Store;
 
 type Stored<T> = Result<T, StorageError>;
@@ -82,6 +84,42 @@ impl Rows for Silent {
 
     async fn delete_usage(&mut self, before: u64) -> Stored<u64> {
         self.0.delete_usage(before).await
+    }
+
+    async fn access(&mut self, namespace: &Namespace, id: &AccessId) -> Stored<Option<Access>> {
+        self.0.access(namespace, id).await
+    }
+
+    async fn put_access(&mut self, access: &Access) -> Stored<()> {
+        self.0.put_access(access).await
+    }
+
+    async fn approvals(
+        &mut self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        tool: &ToolName,
+        now: u64,
+    ) -> Stored<Vec<Access>> {
+        self.0.approvals(namespace, agent, tool, now).await
+    }
+
+    async fn accesses(
+        &mut self,
+        namespace: &Namespace,
+        wanted: Wanted<'_>,
+        limit: u32,
+    ) -> Stored<Vec<Access>> {
+        self.0.accesses(namespace, wanted, limit).await
+    }
+
+    async fn lapsed_accesses(
+        &mut self,
+        namespace: &Namespace,
+        now: u64,
+        limit: u32,
+    ) -> Stored<Vec<Access>> {
+        self.0.lapsed_accesses(namespace, now, limit).await
     }
 
     async fn owner(&mut self, namespace: &Namespace, agent: &AgentId) -> Stored<Option<Agent>> {

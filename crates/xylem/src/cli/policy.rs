@@ -356,6 +356,7 @@ async fn check(arguments: Check, session: &mut Session<'_>) -> Result<(), Failur
         }
     });
     let parameters = arguments.parameters.as_deref().map(read).transpose()?;
+    let ask = request_command(&arguments);
     let text = |given: Option<String>| given.unwrap_or_default();
     let request = v1::CheckAccessRequest {
         agent: text(arguments.agent.map(String::from)),
@@ -374,7 +375,9 @@ async fn check(arguments: Check, session: &mut Session<'_>) -> Result<(), Failur
     };
     let client = session.client().await?;
     let answer = client.check_access(request).await?;
-    session.output.answer(&answer, check_text)?;
+    session
+        .output
+        .answer(&answer, |answer| check_text(answer, &ask))?;
     if answer.allowed {
         return Ok(());
     }
@@ -385,7 +388,7 @@ async fn check(arguments: Check, session: &mut Session<'_>) -> Result<(), Failur
 }
 
 /// What decides is marked; conditions that fail come first.
-fn check_text(answer: &v1::CheckAccessResponse) -> String {
+fn check_text(answer: &v1::CheckAccessResponse, ask: &str) -> String {
     let verdict = if answer.allowed { "allowed" } else { "refused" };
     let mut lines = vec![format!("{verdict}: {}", plain(&answer.message))];
     for finding in &answer.findings {
@@ -413,7 +416,28 @@ fn check_text(answer: &v1::CheckAccessResponse) -> String {
             lines.push(format!("      {mark}  {kind}: {rule} (found: {found})"));
         }
     }
+    match answer.reason.as_str() {
+        "approval_required" => {
+            let name = answer.policy.split('@').next().unwrap_or_default();
+            lines.push(format!("ask for it:  {ask} --policy {}", plain(name)));
+        }
+        "no_policy" => lines.push(format!("ask for it:  {ask}")),
+        _ => {}
+    }
     lines.join("\n")
+}
+
+/// The command that asks for what would be refused.
+fn request_command(arguments: &Check) -> String {
+    let mut command = format!("xylem access request --tool {}", arguments.tool);
+    if let Some(agent) = &arguments.agent {
+        command.push_str(&format!(" --agent {agent}"));
+    }
+    if arguments.action != "execute" {
+        command.push_str(&format!(" --action {}", plain(&arguments.action)));
+    }
+    command.push_str(" --reason TEXT");
+    command
 }
 
 #[cfg(test)]
@@ -432,6 +456,23 @@ mod tests {
             assert_eq!(failure.exit, Exit::Usage);
             assert!(failure.to_string().contains(named), "{failure}");
         }
+    }
+
+    #[test]
+    fn a_check_names_the_command_that_asks_for_access() {
+        let answer = |reason: &str, policy: &str| v1::CheckAccessResponse {
+            reason: reason.into(),
+            message: "why".into(),
+            policy: policy.into(),
+            ..v1::CheckAccessResponse::default()
+        };
+        let ask = "xylem access request --tool acme.deploy --reason TEXT";
+        assert_eq!(
+            check_text(&answer("approval_required", "deploy-prod@3"), ask),
+            "refused: why\nask for it:  xylem access request --tool acme.deploy --reason TEXT --policy deploy-prod"
+        );
+        assert!(check_text(&answer("no_policy", ""), ask).ends_with(ask));
+        assert_eq!(check_text(&answer("guardrail", "g@1"), ask), "refused: why");
     }
 
     #[test]
@@ -475,7 +516,7 @@ mod tests {
             ],
         };
         assert_eq!(
-            check_text(&answer),
+            check_text(&answer, ""),
             "refused: the guardrail weekend-freeze@1 denies it\n\
              \u{20} guardrail: weekend-freeze@1 (deny) applies  <- decides\n\
              \u{20}     holds  time: sat sun 00:00-24:00 Europe/Berlin (found: sun 14:03 Europe/Berlin)\n\

@@ -325,7 +325,7 @@ fn passes_after(reason: &str) -> Option<Duration> {
         "no_token" | "token_expired" | "token_revoked" => Some(Duration::from_secs(2)),
         "revoking" | "leases_open" => Some(Duration::from_secs(2)),
         // Somebody has to approve.
-        "approval_required" => Some(Duration::from_secs(30)),
+        "approval_required" => Some(Duration::from_secs(10)),
         // Described before Temporal had recorded that the activity started.
         "activity_not_pending" => Some(Duration::from_secs(1)),
         _ => None,

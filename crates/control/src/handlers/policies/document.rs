@@ -174,6 +174,10 @@ impl From<PolicyError> for Fault {
             PolicyError::NotFound => Self::not_found("policy"),
             PolicyError::VersionChanged(_) => Self::conflict("version_changed", message),
             PolicyError::Retired => Self::refused("policy_retired", message),
+            PolicyError::NoRequest => Self::not_found("access request"),
+            PolicyError::Decided(_) => Self::refused("access_decided", message),
+            PolicyError::OwnRequest => Self::denied("own_request", message),
+            PolicyError::TooManyRequests => Self::refused("too_many_requests", message),
             PolicyError::Storage(_) => Self::unavailable(
                 "database_unavailable",
                 "the control plane's database does not answer: try again",
