@@ -1,5 +1,6 @@
 //! The main job of Xylem on a real Temporal server: a token is rotated at the root of a working
-//! tree, reaches every workflow, and the old one is revoked.
+//! tree, reaches every workflow, and the old one is revoked. Beside it, an agent without permission is
+//! refused until somebody approves, and the audit log is verified.
 //!
 //! `cargo xtask demo` builds and runs it.
 #![allow(
@@ -13,6 +14,7 @@ mod acme;
 mod history;
 mod ledger;
 mod needle;
+mod permission;
 mod process;
 mod progress;
 mod record;

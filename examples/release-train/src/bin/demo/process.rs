@@ -122,8 +122,16 @@ fn appended(path: &Path) -> Result<File> {
     file.with_context(|| format!("{} could not be opened", path.display()))
 }
 
+/// How `xylem` ends when policy or a gate refuses.
+pub(crate) const REFUSED: i32 = 3;
+
 /// Runs a command to its end and answers with what it printed. The error shows what it said.
 pub(crate) async fn run(what: &str, command: Command) -> Result<String> {
+    run_to(what, command, 0).await
+}
+
+/// As [`run`], for a command that is to end with this status.
+pub(crate) async fn run_to(what: &str, command: Command, status: i32) -> Result<String> {
     let mut command = tokio::process::Command::from(command);
     let output = command
         .stdin(Stdio::null())
@@ -131,7 +139,7 @@ pub(crate) async fn run(what: &str, command: Command) -> Result<String> {
         .output()
         .await
         .with_context(|| format!("{what} could not be run"))?;
-    if !output.status.success() {
+    if output.status.code() != Some(status) {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{what} failed ({}): {}", output.status, said.trim());
     }

@@ -1,6 +1,6 @@
 //! What has come of it, for people and for programs.
 
-use crate::ledger::Calls;
+use crate::{ledger::Calls, permission::Permission};
 use serde::Serialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write};
@@ -44,6 +44,10 @@ pub(crate) struct Report {
     pub(crate) not_running: Vec<String>,
     /// The API's own count of calls that it refused to the train.
     pub(crate) refusals_at_api: u64,
+    /// The agent that was refused until somebody approved.
+    pub(crate) permission: Permission,
+    /// What the check of the audit log says.
+    pub(crate) audit: String,
     /// Canaries: one for each form and place.
     pub(crate) canaries_planted: usize,
     /// Those that the search has seen.
@@ -165,6 +169,12 @@ impl Report {
                 "the excluded workflow was not refused",
             ),
             (
+                self.permission.refused > 0 && !self.permission.approved_by.is_empty(),
+                "an agent without permission was not refused",
+            ),
+            (self.permission.calls > 0, "the approved call was not made"),
+            (!self.audit.is_empty(), "the audit log was not verified"),
+            (
                 self.canaries_planted > 0 && self.canaries_found == self.canaries_planted,
                 "the search did not find every canary",
             ),
@@ -252,6 +262,7 @@ impl Report {
             "{}: refused {refusals} times since it was excluded, given a token {} times",
             self.excluded.workflow_id, self.excluded.granted_since
         )?;
+        self.permission_section(text)?;
         self.search_section(text)?;
         match self.passed {
             true => writeln!(
@@ -263,10 +274,32 @@ impl Report {
         }
     }
 
+    fn permission_section(&self, text: &mut String) -> std::fmt::Result {
+        let Permission {
+            agent,
+            refused,
+            why,
+            approved_by,
+            calls,
+        } = &self.permission;
+        writeln!(
+            text,
+            "\n{agent}: refused {refused} times; `xylem policy check` says why:"
+        )?;
+        for line in why {
+            writeln!(text, "  {line}")?;
+        }
+        writeln!(
+            text,
+            "once {approved_by} had approved, the call that waited was made: {calls} answered"
+        )?;
+        writeln!(text, "\nxylem audit verify: {}", self.audit)
+    }
+
     fn search_section(&self, text: &mut String) -> std::fmt::Result {
         writeln!(
             text,
-            "\nsearched for both tokens in plain, base64, hex and URL encoding:"
+            "\nsearched for the tokens in plain, base64, hex and URL encoding:"
         )?;
         for place in &self.searched {
             let SearchedPlace {
@@ -310,6 +343,13 @@ mod tests {
                 refusals: [("excluded".to_owned(), 2)].into(),
                 ..Excluded::default()
             },
+            permission: Permission {
+                refused: 1,
+                approved_by: "approver".to_owned(),
+                calls: 1,
+                ..Permission::default()
+            },
+            audit: "intact".to_owned(),
             canaries_planted: 5,
             canaries_found: 5,
             ..Report::default()

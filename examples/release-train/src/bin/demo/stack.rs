@@ -103,10 +103,23 @@ impl Stack {
 
     /// Has `xylem doctor` check the stack; fails where one of its checks does.
     pub(crate) async fn examine(&self) -> Result<()> {
-        let mut command = self.xylem_command()?;
-        command.arg("doctor");
-        process::run("xylem doctor", command).await?;
+        process::run("xylem doctor", self.xylem(&["doctor"])?).await?;
         Ok(())
+    }
+
+    /// Has the whole audit log checked; fails where an entry is not what was written. Answers with what
+    /// was found.
+    pub(crate) async fn verify_audit(&self) -> Result<String> {
+        let verify = self.xylem(&["audit", "verify"])?;
+        let found = process::run("xylem audit verify", verify).await?;
+        Ok(found.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// A command of `xylem`, aimed at this stack.
+    pub(crate) fn xylem(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.xylem_command()?;
+        command.args(arguments);
+        Ok(command)
     }
 
     /// `xylem`, aimed at this stack.

@@ -1,9 +1,11 @@
-//! What is shown: a token is rotated under a working tree, and the old one revoked.
+//! What is shown: a token is rotated under a working tree, and the old one revoked; an agent without
+//! permission is refused until somebody approves.
 
 use crate::{
     history::{self, Run},
     ledger::{Ledger, Mark},
     needle::Secret,
+    permission::{self, Permission},
     progress::Progress,
     report::{Excluded, NodeLine, Outdated, Report, SearchedPlace},
     scan,
@@ -33,10 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const STOP_WAIT: Duration = Duration::from_secs(60);
 const REVOKE_WAIT: Duration = Duration::from_secs(60);
 
-/// Both versions of the token, as the external API has issued them.
+/// The tokens, as the external API has issued them: both versions of the train's.
 struct Tokens {
     first: SecretString,
     second: SecretString,
+    /// That of the agent that needs permission.
+    other: SecretString,
 }
 
 /// The story while it goes on.
@@ -56,6 +60,7 @@ struct Rotated {
     held_since: Mark,
     revoked: Mark,
     revocation: v1::RevokeTokenResponse,
+    permission: Permission,
 }
 
 impl<'a> Story<'a> {
@@ -90,13 +95,19 @@ impl<'a> Story<'a> {
             "calling under version 2 after the revocation",
         )
         .await?;
-        let tokens = Tokens { first, second };
+        let (permission, other) = permission::show(self.stack, self.progress).await?;
+        let tokens = Tokens {
+            first,
+            second,
+            other,
+        };
         let rotated = Rotated {
             tokens,
             entitled,
             held_since,
             revoked,
             revocation,
+            permission,
         };
         self.conclude(rotated, stay).await
     }
@@ -237,6 +248,7 @@ impl<'a> Story<'a> {
         let view = self.view().await?;
         self.ledger.read_on().await?;
         self.stack.examine().await?;
+        let audit = self.stack.verify_audit().await?;
         if !stay {
             self.stop().await?;
         }
@@ -265,6 +277,8 @@ impl<'a> Story<'a> {
             outdated,
             not_running: not_running(&view),
             refusals_at_api,
+            permission: rotated.permission,
+            audit,
             ..Report::default()
         };
         report.count(self.ledger.calls());
@@ -348,9 +362,13 @@ impl<'a> Story<'a> {
         report.blind = scan::blind(&places);
 
         self.progress
-            .step("searching for both tokens in the same places");
+            .step("searching for the tokens in the same places");
         let secret = |label, value| Secret { label, value };
-        let secrets = [secret("v1", tokens.first), secret("v2", tokens.second)];
+        let secrets = [
+            secret("v1", tokens.first),
+            secret("v2", tokens.second),
+            secret("intern", tokens.other),
+        ];
         let places = scan::search(self.stack, &secrets).await?;
         report.finds = scan::described(&places);
         report.secrets_found = report.finds.len();
