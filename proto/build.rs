@@ -14,9 +14,10 @@ mod generate;
 mod openapi;
 
 const PACKAGE: &str = "xylem.v1";
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "xylem/v1/access.proto",
     "xylem/v1/agents.proto",
+    "xylem/v1/alerts.proto",
     "xylem/v1/audit.proto",
     "xylem/v1/common.proto",
     "xylem/v1/credentials.proto",

@@ -110,6 +110,11 @@ codes!(
         AuthenticationFailed = "authentication_failed",
         /// Calls by an agent that may not make them.
         PermissionDenied = "permission_denied",
+        /// Something that somebody should look at: the reason is the rule that raised it, the numbers
+        /// are those that raised it.
+        Alert = "alert",
+        /// An alert was not received by whoever it was to be sent to.
+        AlertUndelivered = "alert_undelivered",
     }
 );
 

@@ -33,6 +33,7 @@ mod tally;
 #[cfg(test)]
 mod testing;
 mod verify;
+mod watch;
 
 pub use chain::{
     CHECKPOINT_AFTER, CHECKPOINT_ENTRIES, ChainError, ChainId, Hash, Head, Index, Keys, Line, Mac,
@@ -47,3 +48,4 @@ pub use ocsf::{OCSF_VERSION, ocsf};
 pub use subject::{Label, Subject, SubjectError, SubjectKind};
 pub use tally::{Counted, Source, Tally};
 pub use verify::{Extent, Finding, Intact, Verifier};
+pub use watch::{Alert, Delivery, Due, Memory, Of, Rule, Rules, Used, Watch};

@@ -32,7 +32,7 @@ impl Class {
             Kind::Authenticated | Kind::AuthenticationFailed | Kind::TokenIssued => {
                 Self::Authentication
             }
-            Kind::Exposure | Kind::Tampered => Self::Finding,
+            Kind::Exposure | Kind::Tampered | Kind::Alert => Self::Finding,
             Kind::Redeem
             | Kind::Outcome
             | Kind::PermissionDenied

@@ -5,6 +5,7 @@
 //! `Authorization` header of every call and is marked sensitive, so that no layer prints it.
 
 mod access;
+mod alerts;
 mod client;
 mod convert;
 mod credentials;

@@ -61,7 +61,7 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::RemoveCredential
         | Rpc::BindCredential
         | Rpc::UnbindCredential => of(Scope::Credentials, &[Admin], &[]),
-        Rpc::ListAudit | Rpc::TailAudit | Rpc::ExportAudit | Rpc::VerifyAudit => {
+        Rpc::ListAlerts | Rpc::ListAudit | Rpc::TailAudit | Rpc::ExportAudit | Rpc::VerifyAudit => {
             of(Scope::AuditRead, &[Admin, Auditor], &[])
         }
         Rpc::CreatePolicy | Rpc::UpdatePolicy | Rpc::RetirePolicy => {

@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod alerts;
 mod audit;
 mod credentials;
 mod grants;
@@ -12,6 +13,7 @@ mod tools;
 mod trees;
 mod workers;
 
+pub(crate) use credentials::state as credential_state;
 pub(crate) use tools::wire_tool;
 
 use crate::{

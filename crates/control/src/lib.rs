@@ -24,18 +24,20 @@ mod sweep;
 pub mod temporal;
 mod view;
 mod walk;
+mod watch;
 
 pub use claims::ClaimChecker;
 pub use plane::Settings;
 pub use schedule::{CONTROL_QUEUE, WorkerError};
 pub use serve::{Limits, Listener, ServeError, TlsError, TlsFiles};
 pub use sweep::Swept;
+pub use watch::{Alerts, Webhook, WebhookSecret};
 pub use xylem_outbound::AddressPolicy;
 
 use plane::Plane;
 use std::{fmt, sync::Arc};
 use temporal::{Temporal, TemporalError};
-use xylem_audit::Log;
+use xylem_audit::{Log, Watch};
 use xylem_identity::Identity;
 use xylem_ids::{AgentId, IdError};
 use xylem_outbound::{Outbound, OutboundError};
@@ -73,6 +75,8 @@ pub struct Parts {
     pub policies: Arc<Policies>,
     /// The audit log.
     pub log: Arc<dyn Log>,
+    /// What the watch over it remembers.
+    pub watch: Arc<dyn Watch>,
     /// The Temporal namespace.
     pub temporal: Arc<dyn Temporal>,
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 use tonic::Code;
+use xylem_audit::Rule;
 use xylem_proto::v1::Rpc;
 
 const CODES: usize = 17;
@@ -31,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) signals: AtomicU64,
     pub(crate) swept: AtomicU64,
     pub(crate) sweeps: AtomicU64,
+    /// By rule.
+    alerts: Vec<AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -48,6 +51,7 @@ impl Default for Metrics {
             signals: AtomicU64::default(),
             swept: AtomicU64::default(),
             sweeps: AtomicU64::default(),
+            alerts: Rule::ALL.iter().map(|_| AtomicU64::default()).collect(),
         }
     }
 }
@@ -81,6 +85,13 @@ impl Metrics {
         }
         if let Some(time) = self.time.get(at) {
             add(time, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Counts one alert.
+    pub(crate) fn alert(&self, rule: Rule) {
+        if let Some(counter) = self.alerts.get(rule as usize) {
+            add(counter, 1);
         }
     }
 
@@ -194,6 +205,15 @@ impl Metrics {
             header(out, name, help);
             let _ = writeln!(out, "{name} {}", counter.load(Ordering::Relaxed));
         }
+        header(
+            out,
+            "xylem_alerts_total",
+            "Alerts that this process raised, by rule.",
+        );
+        for (rule, counter) in Rule::ALL.iter().zip(&self.alerts) {
+            let count = counter.load(Ordering::Relaxed);
+            let _ = writeln!(out, "xylem_alerts_total{{rule=\"{rule}\"}} {count}");
+        }
         text
     }
 
@@ -225,12 +245,14 @@ mod tests {
         metrics.call(Rpc::Redeem, Code::Ok, Duration::from_millis(2));
         metrics.call(Rpc::Redeem, Code::Ok, Duration::from_millis(1));
         metrics.call(Rpc::Redeem, Code::PermissionDenied, Duration::ZERO);
+        metrics.alert(Rule::Denials);
         let text = metrics.render();
         for line in [
             "xylem_calls_total{rpc=\"Redeem\",code=\"Ok\"} 2",
             "xylem_calls_total{rpc=\"Redeem\",code=\"PermissionDenied\"} 1",
             "xylem_call_seconds_total{rpc=\"Redeem\"} 0.003",
             "xylem_sweeps_total 0",
+            "xylem_alerts_total{rule=\"denials\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

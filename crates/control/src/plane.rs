@@ -8,6 +8,7 @@ use crate::{
     serve::Limits,
     sweep::Over,
     temporal::{Temporal, TemporalError},
+    watch::Alerts,
 };
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use xylem_audit::{Kind, Log, Reason, Source, Standing, Subject, SubjectKind, Tally};
+use xylem_audit::{Kind, Log, Reason, Source, Standing, Subject, SubjectKind, Tally, Watch};
 use xylem_identity::{Identity, Principal};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Origin, Slot, TreeId};
 use xylem_outbound::{AddressPolicy, Outbound};
@@ -62,8 +63,12 @@ pub struct Settings {
     pub limits: Limits,
     /// The pages that may ask from within a browser, by their origin.
     pub cors_origins: Vec<Origin>,
-    /// Which addresses may be asked: token endpoints may be at public ones.
+    /// Which addresses may be asked: token endpoints and receivers of alerts may be at public ones.
     pub addresses: AddressPolicy,
+    /// What raises alerts, and where they are sent.
+    pub alerts: Alerts,
+    /// How often the audit log is looked at for them.
+    pub watch_every: Duration,
 }
 
 impl Settings {
@@ -82,6 +87,8 @@ impl Settings {
             limits: Limits::default(),
             cors_origins: Vec::new(),
             addresses: AddressPolicy::default(),
+            alerts: Alerts::default(),
+            watch_every: Duration::from_secs(10),
         }
     }
 }
@@ -94,6 +101,7 @@ pub(crate) struct Plane {
     pub(crate) identity: Identity,
     pub(crate) policies: Arc<Policies>,
     pub(crate) log: Arc<dyn Log>,
+    pub(crate) watch: Arc<dyn Watch>,
     pub(crate) temporal: Arc<dyn Temporal>,
     pub(crate) claims: ClaimChecker,
     pub(crate) rotations: Rotations,
@@ -143,6 +151,7 @@ impl Plane {
             identity: parts.identity,
             policies: parts.policies,
             log: parts.log,
+            watch: parts.watch,
             temporal: parts.temporal,
             system,
         }

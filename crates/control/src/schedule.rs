@@ -31,6 +31,7 @@ use xylem_ids::{CredentialName, TreeId, Version};
 pub const CONTROL_QUEUE: &str = "xylem-control";
 
 const SCHEDULE: &str = "xylem-sweep";
+const WATCH_SCHEDULE: &str = "xylem-watch";
 const SWEEP: &str = "xylem.Sweep";
 /// One sweep of everything may take so long; then the next one begins anew.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -47,13 +48,14 @@ pub enum WorkerError {
     Worker(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Which trees to sweep, or which credential to spread.
+/// Which trees to sweep, or which credential to spread; or that the audit log is looked at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Scope {
     All,
     Tree(TreeId),
     Credential(CredentialName),
+    Watch,
 }
 
 /// Sweeps once.
@@ -84,6 +86,7 @@ impl Sweeper {
     async fn sweep(self: Arc<Self>, _: ActivityContext, scope: Scope) -> Result<(), ActivityError> {
         let swept = match &scope {
             Scope::All => self.0.sweep_all().await,
+            Scope::Watch => self.0.watch_all().await.map(|_| Swept::default()),
             Scope::Tree(tree) => self.0.sweep_tree(tree).await.map(|(_, swept)| swept),
             Scope::Credential(name) => self.0.spread(name).await.map(|failed| Swept {
                 failed,
@@ -167,8 +170,8 @@ impl Plane {
 }
 
 impl Control {
-    /// Makes the schedule of the sweep where there is none, and carries sweeps out until `stop` is
-    /// cancelled.
+    /// Makes the schedules of the sweep and of the watch where there are none, and carries both out
+    /// until `stop` is cancelled.
     ///
     /// # Errors
     /// The schedule cannot be made, or the worker fails.
@@ -178,7 +181,13 @@ impl Control {
         stop: CancellationToken,
     ) -> Result<(), WorkerError> {
         let client = cluster.client().clone();
-        ensure_schedule(&client, self.plane().settings.sweep_every).await?;
+        let settings = &self.plane().settings;
+        let note = "Signals current grants to nodes that a cascade missed, and renews grants.";
+        let sweep = (SCHEDULE, Scope::All, settings.sweep_every, note);
+        ensure_schedule(&client, sweep).await?;
+        let note = "Looks at what is new in the audit log, and raises alerts.";
+        let watch = (WATCH_SCHEDULE, Scope::Watch, settings.watch_every, note);
+        ensure_schedule(&client, watch).await?;
         let sweeper = Sweeper(Arc::clone(self.plane()));
         let (ended, end) = oneshot::channel();
         let tokio = tokio::runtime::Handle::current();
@@ -223,15 +232,18 @@ async fn run_worker(
 }
 
 /// Makes the schedule. An existing one keeps its interval: an operator may have changed it.
-async fn ensure_schedule(client: &Client, every: Duration) -> Result<(), WorkerError> {
-    let action = ScheduleAction::start_workflow(Sweep::run, Scope::All, CONTROL_QUEUE, SCHEDULE);
+async fn ensure_schedule(
+    client: &Client,
+    (id, scope, every, note): (&'static str, Scope, Duration, &'static str),
+) -> Result<(), WorkerError> {
+    let action = ScheduleAction::start_workflow(Sweep::run, scope, CONTROL_QUEUE, id);
     let options = CreateScheduleOptions::builder()
         .action(action)
         .spec(ScheduleSpec::from_interval(every))
         .overlap_policy(ScheduleOverlapPolicy::Skip)
-        .note("Signals current grants to nodes that a cascade missed, and renews grants.")
+        .note(note)
         .build();
-    match client.create_schedule(SCHEDULE, options).await {
+    match client.create_schedule(id, options).await {
         Ok(_) => Ok(()),
         Err(ScheduleError::Rpc(status)) if status.code() == Code::AlreadyExists => Ok(()),
         Err(error) => Err(WorkerError::Schedule(error)),

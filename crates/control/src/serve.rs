@@ -158,6 +158,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
         access_server::AccessServer, __rest_over_grpc_bridge_Access::AccessRestBridge;
         agents_server::AgentsServer, __rest_over_grpc_bridge_Agents::AgentsRestBridge;
         api_keys_server::ApiKeysServer, __rest_over_grpc_bridge_ApiKeys::ApiKeysRestBridge;
+        alerts_server::AlertsServer, __rest_over_grpc_bridge_Alerts::AlertsRestBridge;
         audit_server::AuditServer, __rest_over_grpc_bridge_Audit::AuditRestBridge;
         credentials_server::CredentialsServer, __rest_over_grpc_bridge_Credentials::CredentialsRestBridge;
         tools_server::ToolsServer, __rest_over_grpc_bridge_Tools::ToolsRestBridge;

@@ -5,6 +5,7 @@ mod batch;
 mod file;
 mod read;
 mod verify;
+mod watch;
 
 pub(crate) use append::Book;
 pub use append::OpenLogError;

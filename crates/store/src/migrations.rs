@@ -37,6 +37,7 @@ macro_rules! folder {
             31 "0031_access",
             40 "0040_credentials",
             41 "0041_credential_sources",
+            50 "0050_watch",
         }
     };
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod alert;
 mod audit;
 mod cascade;
 mod credential;
@@ -119,6 +120,9 @@ enum Command {
     /// Register who may ask the control plane
     #[command(subcommand)]
     Agent(agent::Command),
+    /// See what somebody should look at
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// Read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -184,6 +188,7 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
         Command::Access(command) => access::run(command, session).await,
         Command::Key(command) => key::run(command, session).await,
         Command::Agent(command) => agent::run(command, session).await,
+        Command::Alert(command) => alert::run(command, session).await,
         Command::Audit(command) => audit::run(command, session).await,
         Command::Doctor(arguments) => doctor::run(arguments, session).await,
         Command::Dev(_) | Command::Server(_) | Command::Worker(_) => Ok(()),

@@ -1,5 +1,6 @@
 //! The control plane, put together: database, vault, registry, audit log, listener, sweep.
 
+mod alerts;
 mod credentials;
 mod database;
 
@@ -7,6 +8,7 @@ use crate::{
     data::{DataDir, DataError},
     temporal::{TemporalError, TemporalOptions},
 };
+pub use alerts::{AlertsError, alerts};
 use credentials::Credentials;
 pub use database::{DATABASE_PASSWORD_VARIABLE, DATABASE_VARIABLE, Database, DatabaseError};
 use ipnet::IpNet;
@@ -23,8 +25,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::LogError;
 use xylem_control::{
-    AddressPolicy, Control, Listener, NewError, Parts, SYSTEM, ServeError, Settings, TlsFiles,
-    temporal::Cluster,
+    AddressPolicy, Alerts, Control, Listener, NewError, Parts, SYSTEM, ServeError, Settings,
+    TlsFiles, temporal::Cluster,
 };
 use xylem_identity::{Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, TaskQueue};
@@ -71,9 +73,11 @@ pub struct ServerConfig {
     /// The file that the audit log's checkpoints are copied to; one in the data directory where
     /// absent. Another volume than the database's is better.
     pub audit_checkpoints: Option<PathBuf>,
-    /// Private addresses that the control plane may ask, beside public ones: a token endpoint may be
-    /// there.
+    /// Private addresses that the control plane may ask, beside public ones: a token endpoint, or
+    /// whoever receives alerts, may be there.
     pub private_networks: Vec<IpNet>,
+    /// What raises alerts, and where they are sent.
+    pub alerts: Alerts,
 }
 
 impl ServerConfig {
@@ -92,6 +96,7 @@ impl ServerConfig {
             sweep_after_rotation: Some(Duration::from_secs(15)),
             audit_checkpoints: None,
             private_networks: Vec::new(),
+            alerts: Alerts::default(),
         }
     }
 }
@@ -132,6 +137,9 @@ pub enum ServerError {
     /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] IdError),
+    /// What raises alerts.
+    #[error(transparent)]
+    Alerts(#[from] AlertsError),
     /// The control plane cannot ask anything outside.
     #[error(transparent)]
     New(#[from] NewError),
@@ -194,6 +202,7 @@ impl Server {
                 development: config.development,
                 private: config.private_networks.clone(),
             },
+            alerts: config.alerts,
             ..Settings::new(namespace)
         };
         let parts = Parts {
@@ -202,6 +211,7 @@ impl Server {
             registry: Registry::new(storage.store.clone()),
             identity: storage.identity.issuing_as(&address),
             log: storage.store.clone(),
+            watch: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),
         };
         let control = Control::new(settings, parts)?;

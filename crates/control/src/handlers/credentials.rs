@@ -567,7 +567,7 @@ fn wire(status: CredentialStatus, now: SystemTime) -> v1::Credential {
     }
 }
 
-fn state(status: &CredentialStatus, now: UnixSeconds) -> v1::CredentialState {
+pub(crate) fn state(status: &CredentialStatus, now: UnixSeconds) -> v1::CredentialState {
     if status
         .source
         .as_ref()

@@ -142,6 +142,7 @@ impl Stack {
             registry: registry.clone(),
             identity: identity.clone(),
             log: store.clone(),
+            watch: store.clone(),
             temporal: used,
         };
         let control = Control::new(settings, parts).expect("a control plane");

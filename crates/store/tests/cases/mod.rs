@@ -16,3 +16,4 @@ pub(crate) mod registry;
 pub(crate) mod restart;
 pub(crate) mod schema;
 pub(crate) mod tamper;
+pub(crate) mod watch;

@@ -283,10 +283,13 @@ pub(crate) struct ServerArguments {
     /// database's is better [default: audit/checkpoints.jws in the data directory]
     #[arg(long, value_name = "FILE")]
     audit_checkpoints: Option<PathBuf>,
-    /// A network of private addresses that OAuth 2.0 token endpoints may be at, such as 10.1.0.0/16;
-    /// can be repeated
+    /// A network of private addresses that OAuth 2.0 token endpoints, or who receives alerts, may be at,
+    /// such as 10.1.0.0/16; can be repeated
     #[arg(long = "private-network", value_name = "CIDR")]
     private_networks: Vec<IpNet>,
+    /// What raises alerts and where they are sent, TOML; docs/alerts.md has the fields
+    #[arg(long, value_name = "FILE")]
+    alerts: Option<PathBuf>,
     #[command(flatten)]
     temporal: TemporalArguments,
 }
@@ -348,6 +351,8 @@ pub(crate) async fn server(
     if let Some(ServerCommand::Init(init)) = arguments.command {
         return initialise(&data, &init.temporal, session).await;
     }
+    let alerts = arguments.alerts.as_deref().map(server::alerts);
+    let alerts = alerts.transpose().map_err(ServerError::from)?;
     let shutdown = interrupted()?;
     let temporal = arguments.temporal.options()?;
     let resolved = temporal.resolve()?;
@@ -359,6 +364,7 @@ pub(crate) async fn server(
         cors_origins: arguments.listening.cors_origins,
         audit_checkpoints: arguments.audit_checkpoints,
         private_networks: arguments.private_networks,
+        alerts: alerts.unwrap_or_default(),
         ..ServerConfig::new(data.clone(), temporal)
     })
     .await?;

@@ -1,0 +1,300 @@
+//! Watching the audit log and the stored credentials, and telling somebody.
+//!
+//! Looked at is what was committed, from the log itself, so that nothing waits for it and every
+//! instance sees what any of them did. A schedule has it done; the database remembers how far it is.
+
+mod webhook;
+
+pub use webhook::{Webhook, WebhookSecret};
+
+use webhook::WebhookError;
+
+use crate::{Control, fault::Fault, handlers::credential_state, plane::Plane};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tonic::Status;
+use xylem_audit::{
+    Alert, Delivery, Due, Entry, Filter, Kind, PageToken, Record, Rule, Rules, Subject,
+    SubjectKind, Verdict,
+};
+use xylem_proto::v1::CredentialState;
+use xylem_vault::CredentialStatus;
+
+/// Entries that are looked at in one transaction.
+const PAGE: u32 = 200;
+/// Credentials per page.
+const CREDENTIALS: u32 = 200;
+/// Alerts that are sent in one round.
+const SENT: u32 = 50;
+/// What is compared within hours is forgotten after so long.
+const REMEMBERED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// The first pause before an alert is sent again; then it doubles,
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
+/// An alert that could not be sent for so many attempts, that is three days, is given up.
+const ATTEMPTS: u32 = 80;
+
+/// What raises alerts, and where they are sent.
+#[derive(Debug, Clone, Default)]
+pub struct Alerts {
+    /// What raises them.
+    pub rules: Rules,
+    /// Where they are sent; nowhere else than into the audit log where absent.
+    pub webhook: Option<Webhook>,
+}
+
+impl Control {
+    /// Watches once, as the schedule has it done every [`Settings::watch_every`]: looks at the entries
+    /// that were written since, and at the stored credentials, and sends what was raised. Answers how
+    /// many alerts were raised.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    ///
+    /// [`Settings::watch_every`]: crate::Settings::watch_every
+    pub async fn watch(&self) -> Result<u64, Status> {
+        Ok(self.plane().watch_all().await?)
+    }
+}
+
+impl Plane {
+    pub(crate) async fn watch_all(&self) -> Result<u64, Fault> {
+        // Counts of minutes that are over are to be seen as well.
+        self.flush_tally(false).await;
+        let mut raised = self.watch_log().await?;
+        raised += self.watch_credentials().await?;
+        if raised > 0 {
+            // What was just raised is to be sent too.
+            self.watch_log().await?;
+        }
+        self.forget_seen().await?;
+        if let Some(webhook) = &self.settings.alerts.webhook {
+            self.send_alerts(webhook).await?;
+        }
+        Ok(raised)
+    }
+
+    /// Looks at the entries that were written since the last time.
+    async fn watch_log(&self) -> Result<u64, Fault> {
+        let namespace = &self.settings.namespace;
+        let filter = Filter {
+            namespace: Some(namespace.clone()),
+            ..Filter::default()
+        };
+        let mut raised = 0;
+        loop {
+            let after = self.watch.watched(namespace).await?;
+            let page = self
+                .log
+                .list(&filter, Some(&PageToken::after(after)), PAGE)
+                .await?;
+            let Some(last) = page.records.last().and_then(place) else {
+                return Ok(raised);
+            };
+            raised += self.look_at(after, &page.records, last).await?;
+        }
+    }
+
+    /// Looks at a page, unless another instance has meanwhile.
+    async fn look_at(&self, after: u64, records: &[Record], last: u64) -> Result<u64, Fault> {
+        let namespace = &self.settings.namespace;
+        let Alerts { rules, webhook } = &self.settings.alerts;
+        let now = self.now();
+        let mut memory = self.watch.begin_watch().await?;
+        if memory.cursor(namespace).await? != after {
+            return Ok(0);
+        }
+        let mut entries = Vec::new();
+        for record in records {
+            let found = rules.look(&mut *memory, record, now).await?;
+            entries.extend(found);
+            if let (Kind::Alert, Some(seq), true) =
+                (record.entry.kind, place(record), webhook.is_some())
+            {
+                memory.deliver(namespace, seq, milliseconds(now)).await?;
+            }
+        }
+        memory.move_cursor(namespace, last).await?;
+        self.raised(entries, memory).await
+    }
+
+    /// Commits alerts, and says what was raised.
+    async fn raised(
+        &self,
+        mut entries: Vec<Entry>,
+        memory: Box<dyn xylem_audit::Memory>,
+    ) -> Result<u64, Fault> {
+        for entry in &mut entries {
+            entry.agent = Some(self.system.clone());
+        }
+        memory.commit(&entries).await?;
+        for entry in &entries {
+            let Some(rule) = rule(entry) else { continue };
+            self.metrics.alert(rule);
+            let subject = entry.subject.as_ref().map(ToString::to_string);
+            tracing::warn!(alert.rule = %rule, alert.subject = subject, "an alert was raised");
+        }
+        Ok(u64::try_from(entries.len()).unwrap_or(u64::MAX))
+    }
+
+    /// Looks at the stored credentials: no entry says that time has passed.
+    async fn watch_credentials(&self) -> Result<u64, Fault> {
+        let namespace = &self.settings.namespace;
+        let mut after = None;
+        let mut alerts = Vec::new();
+        loop {
+            let page = self
+                .vault
+                .credentials(namespace, after.as_ref(), CREDENTIALS);
+            let page = page.await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.credential.name.clone());
+            let now = self.now();
+            alerts.extend(page.iter().filter_map(|status| credential(status, now)));
+        }
+        if alerts.is_empty() {
+            return Ok(0);
+        }
+        let rules = &self.settings.alerts.rules;
+        let now = self.now();
+        let mut memory = self.watch.begin_watch().await?;
+        let mut entries = Vec::new();
+        for alert in alerts {
+            let quiet = rules.quiet_credential;
+            entries.extend(
+                rules
+                    .raise(&mut *memory, namespace, alert, quiet, now)
+                    .await?,
+            );
+        }
+        self.raised(entries, memory).await
+    }
+
+    async fn forget_seen(&self) -> Result<(), Fault> {
+        let rules = &self.settings.alerts.rules;
+        let kept = REMEMBERED
+            .max(rules.quiet)
+            .max(rules.quiet_credential)
+            .max(rules.denials_within);
+        let now = milliseconds(self.now());
+        let before = now.saturating_sub(whole(kept));
+        let hour = now.saturating_sub(whole(rules.rate_within)) / whole(HOUR);
+        let mut memory = self.watch.begin_watch().await?;
+        let namespace = &self.settings.namespace;
+        memory.forget(namespace, before, hour).await?;
+        Ok(memory.commit(&[]).await?)
+    }
+
+    /// Sends every alert once that is due by now.
+    async fn send_alerts(&self, webhook: &Webhook) -> Result<(), Fault> {
+        let namespace = &self.settings.namespace;
+        let mut memory = self.watch.begin_watch().await?;
+        let now = milliseconds(self.now());
+        let due = memory.due(namespace, now, SENT).await?;
+        // Noted before it is sent: whoever comes next leaves it alone, and a crash costs a pause.
+        for alert in &due {
+            let again = now.saturating_add(whole(pause(alert.attempts)));
+            memory.attempt(namespace, *alert, again).await?;
+        }
+        memory.commit(&[]).await?;
+        for alert in due {
+            self.send_alert(webhook, alert).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_alert(&self, webhook: &Webhook, due: Due) -> Result<(), Fault> {
+        let before = PageToken::after(due.seq.saturating_sub(1));
+        let filter = Filter {
+            namespace: Some(self.settings.namespace.clone()),
+            kind: Some(Kind::Alert),
+            ..Filter::default()
+        };
+        let page = self.log.list(&filter, Some(&before), 1).await?;
+        let found = page.records.into_iter().next();
+        let found = found.filter(|record| place(record) == Some(due.seq));
+        let sent = match &found {
+            Some(record) => webhook.send(&self.outbound, record, self.now()).await,
+            None => Err(WebhookError::Gone),
+        };
+        let attempts = due.attempts.saturating_add(1);
+        let delivery = match &sent {
+            Ok(()) => Delivery::Delivered,
+            Err(error) if *error == WebhookError::Gone || attempts >= ATTEMPTS => Delivery::GivenUp,
+            Err(error) => {
+                tracing::warn!(%error, alert = due.seq, attempts, "an alert was not received yet");
+                return Ok(());
+            }
+        };
+        let mut entries = Vec::new();
+        if delivery == Delivery::GivenUp {
+            entries.push(self.undelivered(due.seq, attempts));
+        }
+        let namespace = &self.settings.namespace;
+        let mut memory = self.watch.begin_watch().await?;
+        memory.settle(namespace, due.seq, delivery).await?;
+        Ok(memory.commit(&entries).await?)
+    }
+
+    fn undelivered(&self, seq: u64, attempts: u32) -> Entry {
+        let entry = Entry::new(self.now(), Kind::AlertUndelivered, Verdict::Failed);
+        let mut entry = entry.by(&self.system);
+        entry.namespace = Some(self.settings.namespace.clone());
+        entry.about = Some((seq, seq));
+        entry.count = attempts.into();
+        tracing::error!(alert = seq, attempts, "an alert is not sent any more");
+        entry
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// What is to be said about a credential.
+fn credential(status: &CredentialStatus, now: SystemTime) -> Option<Alert> {
+    let rule = match credential_state(status, now.into()) {
+        CredentialState::Overdue | CredentialState::Expired => Rule::CredentialOverdue,
+        CredentialState::Expiring => Rule::CredentialExpiring,
+        CredentialState::Broken => Rule::CredentialBroken,
+        _ => return None,
+    };
+    let seconds = |at: xylem_grant::UnixSeconds| at.0;
+    let now = milliseconds(now) / 1_000;
+    let active = status.active();
+    let ends = active.and_then(|active| active.expires_at).map(seconds);
+    let due = status.rotate_due().map(seconds);
+    let subject = Subject::new(SubjectKind::Credential, &status.credential.name);
+    let mut alert = Alert::new(rule, subject);
+    if let Some(active) = active {
+        alert = alert.number("version", active.version.0.into());
+    }
+    if let Some(ends) = ends.filter(|ends| *ends > now) {
+        alert = alert.number("ends_in_s", ends - now);
+    }
+    let past = [ends, due].into_iter().flatten().filter(|at| *at <= now);
+    if let Some(since) = past.min() {
+        alert = alert.number("overdue_s", now - since);
+    }
+    Some(alert)
+}
+
+/// The rule that raised an alert.
+pub(crate) fn rule(entry: &Entry) -> Option<Rule> {
+    Rule::from_code(entry.reason.as_ref()?.as_str())
+}
+
+fn place(record: &Record) -> Option<u64> {
+    record.id.as_str().parse().ok()
+}
+
+fn pause(attempts: u32) -> Duration {
+    let pause = FIRST_PAUSE.saturating_mul(1 << attempts.min(16));
+    pause.min(LONGEST_PAUSE)
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    whole(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn whole(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,263 @@
+//! Alerts: raised from what happened, listed, counted and sent.
+
+mod common;
+
+use axum::{Router, extract::State, http::HeaderMap, routing::post};
+use common::{Stack, start};
+use secrecy::SecretString;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+use xylem_client::{Client, Error, v1};
+use xylem_control::{Webhook, WebhookSecret};
+use xylem_ids::Role;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Who receives alerts.
+#[derive(Clone, Default)]
+struct Receiver {
+    seen: Arc<Mutex<Vec<(HeaderMap, String)>>>,
+    status: Arc<AtomicU16>,
+}
+
+impl Receiver {
+    async fn start(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let router = Router::new().route("/hook", post(receive));
+        let router = router.with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        url
+    }
+
+    fn answers(&self, status: u16) {
+        self.status.store(status, Ordering::SeqCst);
+    }
+
+    fn seen(&self) -> Vec<(HeaderMap, String)> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn receive(
+    State(receiver): State<Receiver>,
+    headers: HeaderMap,
+    body: String,
+) -> axum::http::StatusCode {
+    receiver.seen.lock().unwrap().push((headers, body));
+    let status = receiver.status.load(Ordering::SeqCst);
+    axum::http::StatusCode::from_u16(status).unwrap()
+}
+
+async fn stack() -> (Stack, Client, Receiver) {
+    let receiver = Receiver::default();
+    receiver.answers(204);
+    let url = receiver.start().await;
+    let stack = Stack::with(|settings| {
+        settings.addresses.development = true;
+        settings.alerts.webhook = Some(Webhook {
+            url: url.parse().unwrap(),
+            secrets: vec![WebhookSecret::parse(SECRET).unwrap()],
+        });
+    })
+    .await;
+    let admin = stack.admin().await;
+    (stack, admin, receiver)
+}
+
+async fn listed(client: &Client) -> Vec<v1::Alert> {
+    let page = client.list_alerts(v1::ListAlertsRequest::default()).await;
+    page.expect("listed").alerts
+}
+
+/// An agent asks ten times for what it may not have.
+async fn ten_denials(stack: &Stack) {
+    let user = stack.key_for(Role::User, "curious").await;
+    let user = Client::connect(&stack.address, &user).await.expect("in");
+    for _ in 0..10 {
+        let denied = user.list_agents(v1::ListAgentsRequest::default()).await;
+        assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
+    }
+    // Refused calls are counted per minute, and written when it is over.
+    stack.clock.advance(Duration::from_secs(61));
+}
+
+#[tokio::test]
+async fn denials_are_said_listed_counted_and_sent_once() {
+    let (stack, admin, receiver) = stack().await;
+    ten_denials(&stack).await;
+    assert_eq!(stack.control.watch().await.expect("watched"), 1);
+    let alerts = listed(&admin).await;
+    let [alert] = alerts.as_slice() else {
+        panic!("{alerts:?}")
+    };
+    assert_eq!(
+        (alert.rule.as_str(), alert.subject.as_str()),
+        ("denials", "agent:curious")
+    );
+    assert_eq!(alert.numbers["denials"], 10);
+    assert_eq!(alert.delivery(), v1::AlertDelivery::Delivered);
+    assert_eq!(stack.control.watch().await.expect("watched"), 0);
+    let seen = receiver.seen();
+    let [(headers, body)] = seen.as_slice() else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(headers["webhook-id"], format!("alert_{}", alert.id));
+    assert!(
+        headers["webhook-signature"]
+            .to_str()
+            .unwrap()
+            .starts_with("v1,")
+    );
+    assert!(body.contains(r#""type":"xylem.alert.denials""#), "{body}");
+    assert!(!body.contains("127.0.0.1"), "{body}");
+    let metrics = reqwest::Client::new()
+        .get(format!("{}/metrics", stack.address))
+        .bearer_auth(stack.admin_key());
+    let metrics = metrics.send().await.expect("an answer").text().await;
+    let metrics = metrics.expect("a body");
+    assert!(
+        metrics.contains("xylem_alerts_total{rule=\"denials\"} 1"),
+        "{metrics}"
+    );
+    for role in [
+        Role::User,
+        Role::Worker,
+        Role::ToolPublisher,
+        Role::PolicyAdmin,
+    ] {
+        let other = stack.client(role).await;
+        let refused = other.list_alerts(v1::ListAlertsRequest::default()).await;
+        assert!(matches!(refused, Err(Error::Denied(_))), "{role:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_alert_is_sent_again_until_it_is_received() {
+    let (stack, admin, receiver) = stack().await;
+    receiver.answers(307);
+    ten_denials(&stack).await;
+    stack.control.watch().await.expect("watched");
+    assert_eq!(
+        listed(&admin).await[0].delivery(),
+        v1::AlertDelivery::Pending
+    );
+    // Not before the pause is over.
+    stack.control.watch().await.expect("watched");
+    assert_eq!(receiver.seen().len(), 1);
+    receiver.answers(200);
+    stack.clock.advance(Duration::from_secs(11));
+    stack.control.watch().await.expect("watched");
+    let alert = listed(&admin).await.remove(0);
+    assert_eq!(
+        (alert.delivery(), alert.attempts),
+        (v1::AlertDelivery::Delivered, 2)
+    );
+    let seen = receiver.seen();
+    assert_eq!(seen[0].0["webhook-id"], seen[1].0["webhook-id"]);
+    assert_eq!(seen[0].1, seen[1].1);
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_not_asked_again_and_that_is_in_the_log() {
+    let (stack, admin, receiver) = stack().await;
+    receiver.answers(410);
+    ten_denials(&stack).await;
+    stack.control.watch().await.expect("watched");
+    assert_eq!(
+        listed(&admin).await[0].delivery(),
+        v1::AlertDelivery::GivenUp
+    );
+    stack.clock.advance(Duration::from_secs(3_600));
+    stack.control.watch().await.expect("watched");
+    assert_eq!(receiver.seen().len(), 1);
+    let filter = v1::AuditFilter {
+        action: "alert_undelivered".to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    let request = v1::ListAuditRequest {
+        filter: Some(filter),
+        ..v1::ListAuditRequest::default()
+    };
+    let page = admin.list_audit(request).await.expect("listed");
+    assert_eq!(page.entries.len(), 1);
+}
+
+#[tokio::test]
+async fn a_receiver_at_a_private_address_gets_nothing() {
+    let stack = Stack::with(|settings| {
+        settings.alerts.webhook = Some(Webhook {
+            url: "https://169.254.169.254/hook".parse().unwrap(),
+            secrets: vec![WebhookSecret::parse(SECRET).unwrap()],
+        });
+    })
+    .await;
+    ten_denials(&stack).await;
+    stack.control.watch().await.expect("watched");
+    let alert = listed(&stack.admin().await).await.remove(0);
+    assert_eq!(
+        (alert.delivery(), alert.attempts),
+        (v1::AlertDelivery::Pending, 1)
+    );
+}
+
+#[tokio::test]
+async fn an_overdue_credential_is_said_once_a_day() {
+    let (stack, admin, _receiver) = stack().await;
+    let new = v1::CreateCredentialRequest {
+        name: "acme".to_owned(),
+        audiences: vec![common::API.to_owned()],
+        rotate_every: Some(xylem_client::Duration {
+            seconds: 86_400,
+            nanos: 0,
+        }),
+        ..v1::CreateCredentialRequest::default()
+    };
+    let secret = SecretString::from(common::TOKEN_1);
+    admin.create_credential(new, &secret).await.expect("made");
+    assert_eq!(stack.control.watch().await.expect("watched"), 0);
+    stack.clock.advance(Duration::from_secs(86_400 + 600));
+    assert_eq!(stack.control.watch().await.expect("watched"), 1);
+    assert_eq!(stack.control.watch().await.expect("watched"), 0);
+    let alert = listed(&admin).await.remove(0);
+    assert_eq!(
+        (alert.rule.as_str(), alert.subject.as_str()),
+        ("credential_overdue", "credential:acme")
+    );
+    assert_eq!(alert.numbers["overdue_s"], 600);
+    stack.clock.advance(Duration::from_secs(86_400));
+    assert_eq!(stack.control.watch().await.expect("watched"), 1);
+}
+
+#[tokio::test]
+async fn what_trees_do_is_watched_too() {
+    let (stack, admin, _receiver) = stack().await;
+    stack.worker().await;
+    stack.tool().await;
+    admin.start_tree(start("train")).await.expect("a tree");
+    assert_eq!(stack.control.watch().await.expect("watched"), 0);
+    let worker = stack.worker().await;
+    let rejected = v1::NewAuditEntry {
+        action: "signal.rejected".to_owned(),
+        reason: "raw_token".to_owned(),
+        slot: "default".to_owned(),
+        count: 3,
+        ..v1::NewAuditEntry::default()
+    };
+    stack.temporal.activity("train", "1", 1);
+    let claims = stack.claims("train", "1");
+    worker
+        .append_audit(claims, vec![rejected])
+        .await
+        .expect("said");
+    assert_eq!(stack.control.watch().await.expect("watched"), 1);
+    let alert = listed(&admin).await.remove(0);
+    assert_eq!(alert.rule, "exposed_token");
+    assert_eq!(alert.numbers["count"], 3);
+    assert_eq!(alert.tree.expect("a tree").workflow_id, "train");
+}

@@ -1,0 +1,211 @@
+//! The file that says what raises alerts and where they are sent.
+
+use crate::data::{DataError, read_secret};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use url::Url;
+use xylem_audit::{Rule, Rules};
+use xylem_control::{Alerts, Webhook, WebhookSecret};
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AlertsError {
+    /// The file, or one with a secret, cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// It is not what it is to be. The text names the field and the rule.
+    #[error("{}: {rule}", .file.display())]
+    Field {
+        /// The file.
+        file: PathBuf,
+        /// What it says.
+        rule: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Fields {
+    off: Vec<String>,
+    denials: u64,
+    #[serde(deserialize_with = "duration")]
+    denials_within: Duration,
+    #[serde(deserialize_with = "duration")]
+    network_unused: Duration,
+    #[serde(deserialize_with = "duration")]
+    superseded: Duration,
+    rate_factor: u64,
+    #[serde(deserialize_with = "duration")]
+    rate_within: Duration,
+    rate_hours: u64,
+    rate_calls: u64,
+    #[serde(deserialize_with = "duration")]
+    quiet: Duration,
+    #[serde(deserialize_with = "duration")]
+    quiet_credential: Duration,
+    webhook: Option<WebhookFields>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WebhookFields {
+    url: String,
+    secret_file: PathBuf,
+    previous_secret_file: Option<PathBuf>,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        let rules = Rules::default();
+        Self {
+            off: Vec::new(),
+            denials: rules.denials,
+            denials_within: rules.denials_within,
+            network_unused: rules.network_unused,
+            superseded: rules.superseded,
+            rate_factor: rules.rate_factor,
+            rate_within: rules.rate_within,
+            rate_hours: rules.rate_hours,
+            rate_calls: rules.rate_calls,
+            quiet: rules.quiet,
+            quiet_credential: rules.quiet_credential,
+            webhook: None,
+        }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    let parsed = humantime::parse_duration(&text);
+    parsed.map_err(|_| D::Error::custom("expected a duration with its unit, such as 60s or 30d"))
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// It, or a file it names, cannot be read, or a field breaks its rule.
+pub fn alerts(file: &Path) -> Result<Alerts, AlertsError> {
+    let text = fs::read_to_string(file).map_err(|source| DataError::io("read", file, source))?;
+    let wrong = |rule: String| AlertsError::Field {
+        file: file.to_owned(),
+        rule,
+    };
+    let fields: Fields =
+        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+    let mut off = std::collections::BTreeSet::new();
+    for code in &fields.off {
+        let codes: Vec<_> = Rule::ALL.iter().map(|rule| rule.code()).collect();
+        let rule = Rule::from_code(code)
+            .ok_or_else(|| wrong(format!("off must be some of {}", codes.join(", "))))?;
+        off.insert(rule);
+    }
+    if fields.denials == 0 || fields.rate_factor == 0 || fields.rate_calls == 0 {
+        let rule = "denials, rate_factor and rate_calls must be at least 1";
+        return Err(wrong(rule.to_owned()));
+    }
+    let webhook = fields.webhook.map(|webhook| hook(webhook, &wrong));
+    Ok(Alerts {
+        rules: Rules {
+            off,
+            denials: fields.denials,
+            denials_within: fields.denials_within,
+            network_unused: fields.network_unused,
+            superseded: fields.superseded,
+            rate_factor: fields.rate_factor,
+            rate_within: fields.rate_within,
+            rate_hours: fields.rate_hours,
+            rate_calls: fields.rate_calls,
+            quiet: fields.quiet,
+            quiet_credential: fields.quiet_credential,
+        },
+        webhook: webhook.transpose()?,
+    })
+}
+
+fn hook(
+    fields: WebhookFields,
+    wrong: &dyn Fn(String) -> AlertsError,
+) -> Result<Webhook, AlertsError> {
+    let url = Url::parse(&fields.url).ok();
+    let url = url.filter(|url| url.scheme() == "https");
+    let url = url.ok_or_else(|| wrong("webhook.url must be an https URL".to_owned()))?;
+    let files = [Some(fields.secret_file), fields.previous_secret_file];
+    let mut secrets = Vec::new();
+    for file in files.into_iter().flatten() {
+        let text = read_secret(&file)?;
+        let secret = WebhookSecret::parse(text.expose_secret());
+        let rule = || {
+            let file = file.display();
+            wrong(format!(
+                "{file} must hold whsec_ and 24 to 64 bytes in base64: (echo -n whsec_; openssl rand \
+                 -base64 32) > {file}"
+            ))
+        };
+        secrets.push(secret.ok_or_else(rule)?);
+    }
+    Ok(Webhook { url, secrets })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn of(text: &str) -> Result<Alerts, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("hook.secret");
+        fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let file = folder.path().join("alerts.toml");
+        let text = text.replace("SECRET", &secret.display().to_string());
+        fs::write(&file, text).unwrap();
+        alerts(&file).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_threshold_can_be_said_and_the_others_stay() {
+        let given = of(
+            "off = [\"new_tool\"]\ndenials = 3\ndenials_within = \"5m\"\n\
+             [webhook]\nurl = \"https://siem.example/xylem\"\nsecret_file = \"SECRET\"\n\
+             previous_secret_file = \"SECRET\"\n",
+        )
+        .unwrap();
+        let expected = Rules {
+            off: [Rule::NewTool].into(),
+            denials: 3,
+            denials_within: Duration::from_secs(300),
+            ..Rules::default()
+        };
+        assert_eq!(given.rules, expected);
+        let webhook = given.webhook.unwrap();
+        assert_eq!(webhook.url.as_str(), "https://siem.example/xylem");
+        assert_eq!(webhook.secrets.len(), 2);
+        assert_eq!(of("").unwrap().rules, Rules::default());
+    }
+
+    #[test]
+    fn what_is_no_field_or_no_value_is_refused_by_name() {
+        for (text, expected) in [
+            ("denial = 3", "denial"),
+            ("denials = 0", "denials"),
+            ("denials_within = \"soon\"", "duration"),
+            ("off = [\"all\"]", "off must be some of denials"),
+            (
+                "[webhook]\nurl = \"http://siem.example\"\nsecret_file = \"SECRET\"",
+                "webhook.url",
+            ),
+            (
+                "[webhook]\nurl = \"https://siem.example\"\nsecret_file = \"/nowhere\"",
+                "/nowhere",
+            ),
+        ] {
+            let error = of(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
