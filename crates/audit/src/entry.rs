@@ -48,8 +48,22 @@ codes!(
         Tampered = "tampered",
         /// A new epoch began.
         EpochRaised = "epoch_raised",
-        /// A tool was registered or replaced.
+        /// A tool was proposed; before tools were approved, registered or replaced.
         ToolRegistered = "tool_registered",
+        /// A new version of a tool was proposed.
+        ToolUpdated = "tool_updated",
+        /// The definition of a tool was approved.
+        ToolApproved = "tool_approved",
+        /// A proposed definition was turned down.
+        ToolRejected = "tool_rejected",
+        /// A proposed definition was taken back.
+        ToolReverted = "tool_reverted",
+        /// A tool was retired.
+        ToolRetired = "tool_retired",
+        /// A retired tool was deleted.
+        ToolDeleted = "tool_deleted",
+        /// The control plane serves an installation that declares a single operator.
+        SingleOperator = "single_operator",
         /// A worker registered what its workflow types declare.
         DefinitionsRegistered = "definitions_registered",
         /// An agent was created.

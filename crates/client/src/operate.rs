@@ -353,7 +353,7 @@ impl Client {
 
 /// Tools.
 impl Client {
-    /// Registers a tool, or changes one of that name.
+    /// Proposes a tool. It is called once it is approved.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the definition breaks a rule.
@@ -366,16 +366,129 @@ impl Client {
         .await
     }
 
-    /// One tool.
+    /// Publishes the next version of a tool; with `staged`, calls go on with the approved one until
+    /// then.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is none of that name.
-    pub async fn get_tool(&self, name: &ToolName) -> Result<v1::Tool, Error> {
-        let message = v1::GetToolRequest {
+    /// [`Error::Denied`] where the tool belongs to somebody else.
+    pub async fn update_tool(&self, tool: v1::Tool, staged: bool) -> Result<v1::Tool, Error> {
+        let message = v1::UpdateToolRequest {
+            name: tool.name.clone(),
+            tool: Some(tool),
+            expected_version: None,
+            staged,
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.update_tool(request)).await
+    }
+
+    /// Approves the definition that was read: its version and hash are sent along.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the caller published it, [`Error::Conflict`] where another definition
+    /// waits for approval.
+    pub async fn approve_tool(&self, read: &v1::Tool) -> Result<v1::Tool, Error> {
+        let message = v1::ApproveToolRequest {
+            name: read.name.clone(),
+            version: read.version,
+            hash: read.hash.clone(),
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.approve_tool(request)).await
+    }
+
+    /// Turns down the version that waits for approval.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where that version does not wait for approval.
+    pub async fn reject_tool(&self, read: &v1::Tool, reason: &str) -> Result<v1::Tool, Error> {
+        let message = v1::RejectToolRequest {
+            name: read.name.clone(),
+            version: read.version,
+            reason: reason.to_owned(),
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.reject_tool(request)).await
+    }
+
+    /// Takes back what waits for approval.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where nothing was ever approved.
+    pub async fn revert_tool(&self, name: &ToolName) -> Result<v1::Tool, Error> {
+        let message = v1::RevertToolRequest {
             name: name.to_string(),
         };
         let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.revert_tool(request)).await
+    }
+
+    /// Keeps new trees from using a tool; with `stop_calls`, all trees from calling it.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the tool belongs to somebody else.
+    pub async fn retire_tool(&self, name: &ToolName, stop_calls: bool) -> Result<v1::Tool, Error> {
+        let message = v1::RetireToolRequest {
+            name: name.to_string(),
+            stop_calls,
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.retire_tool(request)).await
+    }
+
+    /// Deletes a retired tool that no tree uses.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it is not retired, or a tree uses it.
+    pub async fn delete_tool(&self, name: &ToolName) -> Result<v1::DeleteToolResponse, Error> {
+        let message = v1::DeleteToolRequest {
+            name: name.to_string(),
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.delete_tool(request)).await
+    }
+
+    /// One tool, with its latest definition or that of a version.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none of that name.
+    pub async fn get_tool(&self, name: &ToolName, version: Option<u32>) -> Result<v1::Tool, Error> {
+        let message = v1::GetToolRequest {
+            name: name.to_string(),
+            version,
+            callable: false,
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
         call(message, CALL_TIMEOUT, |request| tools.get_tool(request)).await
+    }
+
+    /// The definition of a tool that is called.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where none is.
+    pub async fn callable_tool(&self, name: &ToolName) -> Result<v1::Tool, Error> {
+        let message = v1::GetToolRequest {
+            name: name.to_string(),
+            version: None,
+            callable: true,
+        };
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| tools.get_tool(request)).await
+    }
+
+    /// One page of a tool's versions, the newest first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none of that name.
+    pub async fn list_tool_versions(
+        &self,
+        request: v1::ListToolVersionsRequest,
+    ) -> Result<v1::ListToolVersionsResponse, Error> {
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(request, CALL_TIMEOUT, |request| {
+            tools.list_tool_versions(request)
+        })
+        .await
     }
 
     /// One page of tools, by name.

@@ -17,9 +17,6 @@ pub(crate) struct Rule {
     pub(crate) own: &'static [Role],
 }
 
-/// Every role but that of workers.
-const PEOPLE: &[Role] = &[Admin, ToolPublisher, PolicyAdmin, User, Auditor];
-
 pub(crate) const fn rule(rpc: Rpc) -> Rule {
     match rpc {
         Rpc::StartTree | Rpc::StopTree | Rpc::AllowTools | Rpc::TransferTree => {
@@ -35,9 +32,21 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::RollbackToken => of(Scope::Tokens, &[Admin], &[User]),
         Rpc::GetTokenStatus => of(Scope::TokensRead, &[Admin, Auditor], &[User]),
         Rpc::RegisterTool => of(Scope::Tools, &[], &[ToolPublisher]),
-        Rpc::GetTool => of(Scope::ToolsRead, &Role::ALL, &[]),
-        Rpc::ListTools => of(Scope::ToolsRead, PEOPLE, &[]),
+        Rpc::UpdateTool | Rpc::RevertTool | Rpc::RetireTool | Rpc::DeleteTool => {
+            of(Scope::Tools, &[Admin], &[ToolPublisher])
+        }
+        Rpc::ApproveTool | Rpc::RejectTool => of(Scope::Tools, &[Admin, PolicyAdmin], &[]),
+        Rpc::GetTool => of(
+            Scope::ToolsRead,
+            &[Admin, ToolPublisher, PolicyAdmin, Worker, Auditor],
+            &[User],
+        ),
         Rpc::CreateAgent | Rpc::UpdateAgent | Rpc::RetireAgent => of(Scope::Agents, &[Admin], &[]),
+        Rpc::ListTools | Rpc::ListToolVersions => of(
+            Scope::ToolsRead,
+            &[Admin, ToolPublisher, PolicyAdmin, Auditor],
+            &[User],
+        ),
         Rpc::ListAgents => of(Scope::AgentsRead, &[Admin, PolicyAdmin, Auditor], &[]),
         Rpc::CreateApiKey => of(Scope::Keys, &[Admin], &[ToolPublisher, PolicyAdmin, User]),
         Rpc::RotateApiKey | Rpc::RevokeApiKey => of(

@@ -9,7 +9,7 @@ use tonic::{
 use tonic_types::{ErrorDetails, StatusExt};
 use xylem_audit::LogError;
 use xylem_identity::IdentityError;
-use xylem_registry::{Invalid, RegistryError, StorageError};
+use xylem_registry::{Invalid, RegistryError, StorageError, Unchanged};
 use xylem_vault::{ClaimError, VaultError};
 
 /// The metadata that carries the stable reason.
@@ -176,7 +176,10 @@ impl From<RegistryError> for Fault {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::Invalid(invalid) => invalid.into(),
-            RegistryError::Exists { .. } => Self::conflict("exists", error.to_string()),
+            RegistryError::ToolExists => Self::conflict("exists", error.to_string()),
+            RegistryError::Unchanged(why) => unchanged(why),
+            RegistryError::NotCallable(why) => Self::refused(why.code(), why.to_string()),
+            RegistryError::InUse => Self::refused("tool_in_use", error.to_string()),
             RegistryError::NotFound { what } => Self::not_found(what),
             RegistryError::Storage(StorageError::Unavailable(_)) => database(error),
             RegistryError::Storage(_) => Self::internal(error),
@@ -294,6 +297,18 @@ impl From<TemporalError> for Fault {
                 "Temporal does not answer: try again",
                 error,
             ),
+        }
+    }
+}
+
+fn unchanged(why: Unchanged) -> Fault {
+    match why {
+        Unchanged::NotOwner | Unchanged::OwnProposal => Fault::denied(why.code(), why.to_string()),
+        Unchanged::OtherVersion | Unchanged::NotProposed => {
+            Fault::conflict(why.code(), why.to_string())
+        }
+        Unchanged::NothingApproved | Unchanged::Retired | Unchanged::NotRetired => {
+            Fault::refused(why.code(), why.to_string())
         }
     }
 }

@@ -14,7 +14,7 @@ mod trees;
 mod workers;
 
 pub(crate) use credentials::state as credential_state;
-pub(crate) use tools::wire_tool;
+pub(crate) use tools::wire_definition;
 
 use crate::{
     caller::{Reach, during_call, reach, reaches},

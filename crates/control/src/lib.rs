@@ -42,7 +42,7 @@ use xylem_identity::Identity;
 use xylem_ids::{AgentId, IdError};
 use xylem_outbound::{Outbound, OutboundError};
 use xylem_policy::Policies;
-use xylem_registry::Registry;
+use xylem_registry::{Registry, Tools};
 use xylem_vault::Vault;
 
 /// The agent that sweeps, and that trees belong to whose root somebody started without asking.
@@ -67,12 +67,14 @@ pub enum NewError {
 pub struct Parts {
     /// Keeps and hands out tokens.
     pub vault: Arc<Vault>,
-    /// Tools and definitions.
+    /// What workflow types declare.
     pub registry: Registry,
     /// Agents and their keys.
     pub identity: Identity,
     /// Who may do what.
     pub policies: Arc<Policies>,
+    /// Tools.
+    pub tools: Tools,
     /// The audit log.
     pub log: Arc<dyn Log>,
     /// What the watch over it remembers.

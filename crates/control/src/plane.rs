@@ -21,13 +21,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use xylem_audit::{Kind, Log, Reason, Source, Standing, Subject, SubjectKind, Tally, Watch};
+use xylem_audit::{
+    Entry, Kind, Log, LogError, Reason, Source, Standing, Subject, SubjectKind, Tally, Verdict,
+    Watch,
+};
 use xylem_identity::{Identity, Principal};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Origin, Slot, TreeId};
 use xylem_outbound::{AddressPolicy, Outbound};
 use xylem_policy::Policies;
 use xylem_proto::v1::Check;
-use xylem_registry::Registry;
+use xylem_registry::{Registry, Tools};
 use xylem_vault::Vault;
 
 /// What has to work before calls make sense.
@@ -50,7 +53,7 @@ pub struct Settings {
     /// Where a taken-in token may be sent, where neither an earlier version nor the tree's tools
     /// say it.
     pub intake_audiences: Vec<Audience>,
-    /// Whether one person operates the installation, who then approves their own.
+    /// Whether one person operates the installation, who then approves their own tools and requests.
     pub single_operator: bool,
     /// How long a grant is valid, where its deposit does not say. Such grants are issued again
     /// when a third of it is left.
@@ -72,7 +75,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// For production: no intake, grants for a day, a sweep each minute.
+    /// For production: nobody approves their own, no intake, grants for a day, a sweep each minute.
     #[must_use]
     pub fn new(namespace: Namespace) -> Self {
         Self {
@@ -100,6 +103,7 @@ pub(crate) struct Plane {
     pub(crate) registry: Registry,
     pub(crate) identity: Identity,
     pub(crate) policies: Arc<Policies>,
+    pub(crate) tools: Tools,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) watch: Arc<dyn Watch>,
     pub(crate) temporal: Arc<dyn Temporal>,
@@ -150,6 +154,7 @@ impl Plane {
             registry: parts.registry,
             identity: parts.identity,
             policies: parts.policies,
+            tools: parts.tools,
             log: parts.log,
             watch: parts.watch,
             temporal: parts.temporal,
@@ -238,6 +243,32 @@ impl Plane {
         }
     }
 
+    /// That a single operator is declared stands in the log, again at every start.
+    pub(crate) async fn note_single_operator(&self) -> Result<(), LogError> {
+        if !self.settings.single_operator {
+            return Ok(());
+        }
+        let mut entry = Entry::new(self.now(), Kind::SingleOperator, Verdict::Granted);
+        entry.agent = Some(self.system.clone());
+        entry.namespace = Some(self.settings.namespace.clone());
+        self.log.append(&[entry]).await
+    }
+
+    /// Who may approve what.
+    fn approvals(&self) -> Check {
+        let detail = if self.settings.single_operator {
+            "a single operator is declared: anybody with the role approves their own"
+        } else {
+            "by somebody other than who published or asked"
+        };
+        Check {
+            name: "approvals".to_owned(),
+            ok: true,
+            detail: detail.to_owned(),
+            advice: String::new(),
+        }
+    }
+
     /// How far the log is sealed.
     fn told(&self, log: &Standing) -> String {
         let entries = log.entries;
@@ -280,6 +311,7 @@ impl Plane {
                 temporal.map(|_| "XylemTokens is registered".to_owned()),
                 "temporal operator search-attribute create --name XylemTokens --type KeywordList",
             ),
+            self.approvals(),
         ]
     }
 }

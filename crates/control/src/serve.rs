@@ -39,13 +39,14 @@ impl Control {
     /// dropping this cuts them off.
     ///
     /// # Errors
-    /// The listener fails.
+    /// The listener fails, or the declaration of a single operator cannot be written to the audit log.
     pub async fn serve(
         &self,
         listener: Listener,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
         let plane = self.plane();
+        plane.note_single_operator().await?;
         let tls = listener.tls.clone();
         let shared = Shared {
             router: self.router(),

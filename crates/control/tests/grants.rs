@@ -459,7 +459,7 @@ async fn a_slot_that_holds_no_token_says_which_and_what_to_do() {
         slot: "github".to_owned(),
         ..v1::Tool::default()
     };
-    admin.register_tool(tool).await.expect("a tool");
+    scene.stack.offer(tool).await;
     let name = tree("train");
     let allowed = admin.allow_tools(&name, vec![id("git.pull")]).await;
     allowed.expect("allowed");

@@ -100,7 +100,9 @@ pub enum Denied {
     #[error("the tool is registered for another slot: call it with that one")]
     OtherSlot,
     /// The agent that owns the tree is retired.
-    #[error("the agent that owns the tree is retired: somebody else has to start it anew")]
+    #[error(
+        "the agent that owns the tree is retired: `xylem tree transfer` gives it another owner"
+    )]
     OwnerRetired,
     /// The policies say so.
     #[error(transparent)]

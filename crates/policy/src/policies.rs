@@ -526,6 +526,31 @@ impl Policies {
         Ok(engine.check(&ask, &facts))
     }
 
+    /// Which of these tools an agent may know of: those that it may conceivably read or call.
+    ///
+    /// # Errors
+    /// The storage failed, or what is stored was edited.
+    pub async fn visible(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        tools: &[ToolFacts],
+    ) -> Result<Vec<bool>, PolicyError> {
+        let mut rows = self.storage.begin_look().await?;
+        let current = self.current(&mut *rows, namespace).await?;
+        let known = self.agent(&mut *rows, namespace, agent).await?;
+        let may_see = |tool| {
+            current.engine.may_see(&Ask {
+                agent,
+                kind: known.kind.code(),
+                roles: &known.roles,
+                action: Action::Read,
+                resource: Resource::Tool(tool),
+            })
+        };
+        Ok(tools.iter().map(may_see).collect())
+    }
+
     /// An engine with one document more, or another version of one.
     fn tried(&self, current: &Loaded, document: &Document) -> Result<Engine, PolicyError> {
         let living = current.records.iter().filter(|record| !record.retired);

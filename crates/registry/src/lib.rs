@@ -14,13 +14,22 @@
 )]
 
 mod definition;
+mod record;
 mod registry;
 mod schema;
 mod storage;
 mod tool;
+mod tools;
 
 pub use definition::WorkflowDefinition;
-pub use registry::{Existing, Registered, Registry, RegistryError};
+pub use record::{
+    Approval, Callable, Edited, Editor, NotCallable, Published, RecordRow, Retirement, ToolRecord,
+    ToolSeal, ToolState, Unchanged,
+};
+pub use registry::{Registry, RegistryError};
 pub use schema::MAX_SCHEMA_BYTES;
 pub use storage::{Storage, StorageError};
 pub use tool::{Auth, DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};
+pub use tools::{
+    Act, Decided, Decision, KnownTool, ToolChange, ToolFilter, ToolStorage, ToolVersion, Tools,
+};

@@ -1,6 +1,7 @@
 //! The JSON Schema of a tool's parameters.
 
 use crate::Invalid;
+use jsonschema::PatternOptions;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use xylem_ids::is_parameter_name;
@@ -35,9 +36,18 @@ pub(crate) fn check(schema: &Value) -> Result<(), Invalid> {
             "a JSON Schema whose property names are 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'",
         ));
     }
-    jsonschema::validator_for(schema)
+    // As a worker compiles it before a call.
+    jsonschema::options()
+        .offline()
+        .with_pattern_options(PatternOptions::regex())
+        .build(schema)
         .map(|_| ())
-        .map_err(|_| Invalid::new(FIELD, "a valid JSON Schema"))
+        .map_err(|_| {
+            Invalid::new(
+                FIELD,
+                "a valid JSON Schema, without look-around in patterns",
+            )
+        })
 }
 
 /// The names of the properties the schema describes.

@@ -1,9 +1,8 @@
 //! The storage that the registry needs.
 
-use crate::{Existing, Registered, Tool, WorkflowDefinition};
+use crate::WorkflowDefinition;
 use async_trait::async_trait;
-use std::time::SystemTime;
-use xylem_ids::{Namespace, TaskQueue, ToolName};
+use xylem_ids::{Namespace, TaskQueue};
 
 /// Why the storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -20,45 +19,17 @@ pub enum StorageError {
     /// Something else exists under this name.
     #[error("something else exists under this name")]
     Exists,
+    /// Somebody else changed it in between.
+    #[error("somebody else changed it in between")]
+    Changed,
+    /// Something relies on it.
+    #[error("something relies on it")]
+    InUse,
 }
 
 /// What the registry keeps. Every method is one transaction.
 #[async_trait]
 pub trait Storage: Send + Sync {
-    /// Stores a tool.
-    ///
-    /// # Errors
-    /// [`StorageError::Exists`] where another definition has the name and [`Existing::Refuse`] was
-    /// asked for.
-    async fn put_tool(
-        &self,
-        namespace: &Namespace,
-        tool: &Tool,
-        existing: Existing,
-        now: SystemTime,
-    ) -> Result<Registered, StorageError>;
-
-    /// The tool of this name.
-    ///
-    /// # Errors
-    /// The storage did not answer, or the row cannot be read.
-    async fn tool(
-        &self,
-        namespace: &Namespace,
-        name: &ToolName,
-    ) -> Result<Option<Tool>, StorageError>;
-
-    /// Tools in the order of their names, beginning after `after`.
-    ///
-    /// # Errors
-    /// The storage did not answer, or a row cannot be read.
-    async fn tools(
-        &self,
-        namespace: &Namespace,
-        after: Option<&ToolName>,
-        limit: u32,
-    ) -> Result<Vec<Tool>, StorageError>;
-
     /// Stores what types on a task queue declare, each replacing what that type declared there.
     ///
     /// # Errors

@@ -11,9 +11,12 @@ use std::{
 };
 use url::{Host, Url};
 use xylem_ids::{
-    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, may_carry_parameter,
-    may_carry_token, may_reach_workflow,
+    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, ToolTag,
+    may_carry_parameter, may_carry_token, may_reach_workflow,
 };
+
+/// The most tags of a tool.
+pub(crate) const MAX_TAGS: usize = 20;
 
 /// A field that breaks its rule. Never quotes the field's content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +65,7 @@ impl Method {
         }
     }
 
-    fn has_body(self) -> bool {
+    pub(crate) fn has_body(self) -> bool {
         matches!(self, Self::Post | Self::Put | Self::Patch)
     }
 }
@@ -124,6 +127,9 @@ pub struct ToolDefinition {
     /// For people; at most 2,000 characters.
     #[serde(default)]
     pub description: String,
+    /// What it is found by, beside its name and description; at most 20.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<ToolTag>,
     /// Where the API is: https, or http on loopback; without query, fragment and user.
     pub base_url: String,
     /// Appended to the base URL; see [`PathTemplate`].
@@ -152,11 +158,31 @@ pub struct ToolDefinition {
     pub max_response_bytes: u64,
 }
 
+impl ToolDefinition {
+    /// How long a call may take where nothing is said, in seconds.
+    pub const TIMEOUT_SECONDS: u32 = 30;
+    /// The largest response that is read where nothing is said, in bytes.
+    pub const RESPONSE_BYTES: u64 = 1024 * 1024;
+
+    /// The hash of the definition as it is: what an approval pins.
+    #[must_use]
+    pub fn hash(&self) -> DefinitionHash {
+        hash(self)
+    }
+}
+
 /// SHA-256 over the canonical form of a definition, as 64 hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DefinitionHash(String);
 
 impl DefinitionHash {
+    /// Reads a hash; `None` where it is not 64 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 64 && text.bytes().all(digit)).then(|| Self(text.to_owned()))
+    }
+
     /// The hash as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -282,10 +308,13 @@ fn check_text(definition: &ToolDefinition) -> Result<(), Invalid> {
             "at most 2000 printable characters",
         ));
     }
+    if definition.tags.len() > MAX_TAGS {
+        return Err(Invalid::new("tags", "at most 20"));
+    }
     Ok(())
 }
 
-fn check_base_url(text: &str) -> Result<Origin, Invalid> {
+pub(crate) fn check_base_url(text: &str) -> Result<Origin, Invalid> {
     const RULE: Invalid = Invalid::new(
         "base_url",
         "https (http on a loopback host) with a host and an optional path, without user, query, fragment or dot segments",

@@ -16,6 +16,7 @@ mod registry;
 mod row;
 mod sql;
 mod sqlite;
+mod tools;
 mod vault;
 
 pub use audit::OpenLogError;

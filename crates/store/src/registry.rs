@@ -2,13 +2,13 @@
 
 use crate::{
     Store,
-    row::{Columns, RowError, json, seconds},
+    row::{Columns, RowError},
     sql::{Row, Work, statement},
 };
 use async_trait::async_trait;
-use std::{collections::BTreeSet, time::SystemTime};
-use xylem_ids::{Namespace, TaskQueue, ToolName, WorkflowType};
-use xylem_registry::{Existing, Registered, Storage, StorageError, Tool, WorkflowDefinition};
+use std::collections::BTreeSet;
+use xylem_ids::{Namespace, TaskQueue, WorkflowType};
+use xylem_registry::{Storage, StorageError, WorkflowDefinition};
 
 type Stored<T> = Result<T, StorageError>;
 
@@ -16,64 +16,8 @@ fn unavailable(error: sqlx::Error) -> StorageError {
     RowError::Sql(error).into()
 }
 
-/// What is read of a table, named column by column.
-macro_rules! select {
-    (tools $rest:literal) => {
-        concat!("SELECT hash, definition FROM tools ", $rest)
-    };
-}
-
 #[async_trait]
 impl Storage for Store {
-    async fn put_tool(
-        &self,
-        namespace: &Namespace,
-        tool: &Tool,
-        existing: Existing,
-        now: SystemTime,
-    ) -> Stored<Registered> {
-        let mut work = self.write().await.map_err(unavailable)?;
-        let hash = statement("SELECT hash FROM tools WHERE namespace = $1 AND name = $2")
-            .bind(namespace.as_str())
-            .bind(tool.name().as_str());
-        let known = work.one(hash).await.map_err(unavailable)?;
-        let known: Option<String> = known
-            .map(|row| Columns::new(&row, "tool").raw("hash"))
-            .transpose()?;
-        let registered = match (known, existing) {
-            (None, _) => Registered::Created,
-            (Some(hash), _) if hash == tool.hash().as_str() => return Ok(Registered::Unchanged),
-            (Some(_), Existing::Refuse) => return Err(StorageError::Exists),
-            (Some(_), Existing::Replace) => Registered::Replaced,
-        };
-        upsert_tool(&mut work, namespace, tool, now)
-            .await
-            .map_err(unavailable)?;
-        work.commit().await.map_err(unavailable)?;
-        Ok(registered)
-    }
-
-    async fn tool(&self, namespace: &Namespace, name: &ToolName) -> Stored<Option<Tool>> {
-        let query = statement(select!(tools "WHERE namespace = $1 AND name = $2"))
-            .bind(namespace.as_str())
-            .bind(name.as_str());
-        self.find(query, tool).await
-    }
-
-    async fn tools(
-        &self,
-        namespace: &Namespace,
-        after: Option<&ToolName>,
-        limit: u32,
-    ) -> Stored<Vec<Tool>> {
-        let query =
-            statement(select!(tools "WHERE namespace = $1 AND name > $2 ORDER BY name LIMIT $3"))
-                .bind(namespace.as_str())
-                .bind(after.map_or("", ToolName::as_str))
-                .bind(limit);
-        self.find_all(query, tool).await
-    }
-
     async fn put_definitions(
         &self,
         namespace: &Namespace,
@@ -108,28 +52,6 @@ impl Storage for Store {
             .map_err(unavailable)?;
         Ok(definitions(&rows)?)
     }
-}
-
-async fn upsert_tool(
-    work: &mut Work,
-    namespace: &Namespace,
-    tool: &Tool,
-    now: SystemTime,
-) -> Result<(), sqlx::Error> {
-    let query = statement(
-        "INSERT INTO tools (namespace, name, slot, hash, definition, created_at, changed_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $6)
-         ON CONFLICT (namespace, name) DO UPDATE SET slot = excluded.slot, hash = excluded.hash,
-            definition = excluded.definition, changed_at = excluded.changed_at",
-    )
-    .bind(namespace.as_str())
-    .bind(tool.name().as_str())
-    .bind(tool.slot().as_str())
-    .bind(tool.hash().as_str())
-    .bind(json(tool.definition()))
-    .bind(seconds(now));
-    work.run(query).await?;
-    Ok(())
 }
 
 async fn put_definition(
@@ -169,17 +91,6 @@ async fn put_definition(
         work.run(query).await?;
     }
     Ok(())
-}
-
-/// A definition is checked again as it is read: what was edited into it breaks a rule or the hash.
-fn tool(row: &Row) -> Result<Tool, RowError> {
-    let columns = Columns::new(row, "tool");
-    let tool = Tool::new(columns.json("definition")?).map_err(|_| columns.unreadable())?;
-    if tool.hash().as_str() == columns.raw::<&str>("hash")? {
-        Ok(tool)
-    } else {
-        Err(columns.unreadable())
-    }
 }
 
 fn definitions(rows: &[Row]) -> Result<Vec<(TaskQueue, WorkflowDefinition)>, RowError> {

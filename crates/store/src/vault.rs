@@ -8,16 +8,14 @@ use crate::{
     Store,
     row::{Columns, RowError, integer},
     sql::{Row, Statement, Work, statement},
+    tools::{record_and_approved, record_row},
 };
 use async_trait::async_trait;
 use read::{epoch_row, key_row, lease_row, secret_row, select, slot_row, tree_row, version_row};
-use serde::Deserialize;
-use std::collections::BTreeSet;
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
-    AgentId, Audience, KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, ToolTag, TreeId,
-    Version, WorkflowId, WorkflowType,
+    KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId, WorkflowType,
 };
 use xylem_vault::{
     EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId, SecretId, SecretRow, SlotRow,
@@ -350,22 +348,9 @@ impl Transaction for StoreTransaction {
         Ok(found.unwrap_or(SlotUse::Undeclared))
     }
 
-    async fn is_retired(&mut self, namespace: &Namespace, agent: &AgentId) -> Stored<bool> {
-        let query = statement(
-            "SELECT retired_at FROM agents WHERE namespace = $1 AND id = $2
-                AND retired_at IS NOT NULL",
-        );
-        let query = query.bind(text(namespace)).bind(text(agent));
-        let found = self.one(query, |_| Ok(())).await?;
-        Ok(found.is_some())
-    }
-
     async fn tool(&mut self, namespace: &Namespace, name: &ToolName) -> Stored<Option<ToolFacts>> {
-        let query = statement(
-            "SELECT name, slot, hash, definition FROM tools WHERE namespace = $1 AND name = $2",
-        );
-        let query = query.bind(text(namespace)).bind(text(name));
-        self.one(query, tool_facts).await
+        self.one(record_and_approved(namespace, name), tool_facts)
+            .await
     }
 }
 
@@ -388,26 +373,10 @@ fn slot_use(row: &Row) -> Result<SlotUse, RowError> {
 
 fn tool_facts(row: &Row) -> Result<ToolFacts, RowError> {
     let columns = Columns::new(row, "tool");
-    let aim: Aim = columns.json("definition")?;
-    let base: Audience = aim.base_url.parse().map_err(|_| columns.unreadable())?;
+    let definition: Option<&str> = columns.raw("definition")?;
+    let read = |text| serde_json::from_str(text).map_err(|_| columns.unreadable());
     Ok(ToolFacts {
-        slot: columns.parsed("slot")?,
-        hash: columns.raw("hash")?,
-        about: xylem_policy::ToolFacts {
-            name: columns.parsed("name")?,
-            tags: aim.tags,
-            origin: base.origin().to_string(),
-            method: aim.method,
-            owner: None,
-        },
+        record: record_row(row)?,
+        approved: definition.map(read).transpose()?,
     })
-}
-
-/// What policies can say about a tool's definition. The rest of it is not read here.
-#[derive(Deserialize)]
-struct Aim {
-    base_url: String,
-    method: String,
-    #[serde(default)]
-    tags: BTreeSet<ToolTag>,
 }

@@ -78,9 +78,18 @@ impl Stack {
             _place: place,
         };
         for tool in acme_tools(&stack.acme.url()) {
-            stack.control.register_tool(tool).await?;
+            stack.offer(tool).await?;
         }
         Ok(stack)
+    }
+
+    /// Registers a tool and approves it.
+    ///
+    /// # Errors
+    /// The definition breaks a rule, or the control plane does not answer.
+    pub async fn offer(&self, tool: v1::Tool) -> anyhow::Result<v1::Tool> {
+        let proposed = self.control.register_tool(tool).await?;
+        Ok(self.control.approve_tool(&proposed).await?)
     }
 
     /// Stops everything and waits for it.

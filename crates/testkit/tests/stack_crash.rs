@@ -71,7 +71,8 @@ impl Scene {
             timeout: Some(seconds(tool_timeout)),
             ..v1::Tool::default()
         };
-        control.register_tool(tool).await?;
+        let proposed = control.register_tool(tool).await?;
+        control.approve_tool(&proposed).await?;
         let policy = v1::Policy {
             name: "trees-of-the-administrator".to_owned(),
             effect: "allow".to_owned(),
@@ -99,6 +100,7 @@ impl Scene {
             .open(self.data.path().join("server.log"))?;
         let process = Command::new(env!("CARGO_BIN_EXE_testkit-xylem"))
             .arg("server")
+            .arg("--single-operator")
             .args(["--listen", &self.listen.to_string()])
             .args(["--temporal-address", &self.temporal.address()])
             .arg("--data-dir")

@@ -97,7 +97,7 @@ async fn a_cancelled_call_gives_its_lease_back_at_once() -> anyhow::Result<()> {
         }),
         ..v1::Tool::default()
     };
-    stack.control.register_tool(patient).await?;
+    stack.offer(patient).await?;
     let tree = stack.tree("slow").tools(&["acme.patient"]);
     let tree = tree.walk(Vec::new()).await?;
     let root = tree.node("");

@@ -40,6 +40,7 @@ impl Scene {
         let any = (Ipv4Addr::LOCALHOST, 0).into();
         let mut config = ServerConfig {
             development: true,
+            single_operator: true,
             listen: vec![any],
             sweep_after_rotation: Some(Duration::from_secs(2)),
             ..ServerConfig::new(data, options.clone())
@@ -138,7 +139,8 @@ async fn calls_wait_for_the_control_plane_and_no_rotation_is_lost() -> anyhow::R
         path: "/v1/status".to_owned(),
         ..v1::Tool::default()
     };
-    control.register_tool(tool).await?;
+    let proposed = control.register_tool(tool).await?;
+    control.approve_tool(&proposed).await?;
     let orders = vec![Order::Grow {
         name: "a".to_owned(),
         orders: Vec::new(),

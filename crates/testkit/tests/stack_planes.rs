@@ -36,6 +36,7 @@ impl Planes {
         let data = DataDir::at(place.join("data"));
         let config = ServerConfig {
             development: true,
+            single_operator: true,
             database: Database::Postgres(Box::new(url.parse()?)),
             listen: vec![any],
             sweep_after_rotation: Some(Duration::from_secs(2)),
@@ -150,7 +151,8 @@ async fn a_tree_is_served_by_whichever_control_plane_is_asked() -> anyhow::Resul
         planes.client(&planes.two).await?,
     );
 
-    one.register_tool(planes.tool()).await?;
+    let proposed = one.register_tool(planes.tool()).await?;
+    two.approve_tool(&proposed).await?;
     two.start_tree(planes.tree()?).await?;
     assert_eq!(planes.call(1).await?, [1]);
 

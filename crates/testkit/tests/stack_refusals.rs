@@ -22,7 +22,7 @@ async fn a_token_goes_where_tree_tool_and_audience_agree_and_nowhere_else() -> a
         allowed_api_urls: vec![other.url()],
         ..v1::Tool::default()
     };
-    stack.control.register_tool(regional).await?;
+    stack.offer(regional).await?;
     let tree = stack
         .tree("places")
         .tools(&["acme.status", "acme.regional"])

@@ -42,7 +42,7 @@ async fn a_canary_is_found_wherever_it_is_planted() -> anyhow::Result<()> {
         path: "/v1/status".to_owned(),
         ..v1::Tool::default()
     };
-    stack.control.register_tool(tool).await?;
+    stack.offer(tool).await?;
     let log = stack.data().temporal_log();
     writeln!(
         OpenOptions::new().append(true).open(log)?,

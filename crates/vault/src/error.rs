@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use xylem_grant::{IssuerError, Reject, UnixSeconds};
 use xylem_ids::Version;
 use xylem_policy::{Denied, PolicyError};
+use xylem_registry::NotCallable;
 use xylem_seal::CryptoError;
 
 /// Why a node gets no token, or may not do what it asked.
@@ -31,11 +32,6 @@ pub enum Refusal {
     /// The tree was stopped.
     #[error("the tree was stopped: its tokens are destroyed")]
     TreeStopped,
-    /// The agent that owns the tree was retired.
-    #[error(
-        "the agent that owns the tree was retired: `xylem tree transfer` gives it another owner"
-    )]
-    OwnerRetired,
     /// The node's type does not declare the slot.
     #[error("the workflow type does not declare this slot: declare it and restart its worker")]
     Undeclared,
@@ -48,6 +44,9 @@ pub enum Refusal {
     /// The tool is not registered.
     #[error("the tool is not registered in this namespace: register it, or correct its name")]
     UnknownTool,
+    /// The tool is not called at present.
+    #[error(transparent)]
+    Tool(#[from] NotCallable),
     /// The depositor does not let the token go there.
     #[error(
         "the token's audiences do not include where the tool sends it: deposit it for that \
@@ -96,11 +95,11 @@ impl Refusal {
             Self::QueueNotServed => "queue_not_served",
             Self::UnknownTree => "unknown_tree",
             Self::TreeStopped => "tree_stopped",
-            Self::OwnerRetired => "owner_retired",
             Self::Undeclared => "slot_undeclared",
             Self::TransitOnly => "slot_transit_only",
             Self::Excluded => "excluded",
             Self::UnknownTool => "unknown_tool",
+            Self::Tool(why) => why.code(),
             Self::OtherAudience => "other_audience",
             Self::NoToken => "no_token",
             Self::TokenRevoked => "token_revoked",

@@ -13,6 +13,7 @@ use xylem_ids::{
     AgentId, Audience, Fingerprint, LeaseId, Order, Origin, Slot, TaskQueue, ToolName,
 };
 use xylem_policy::{Bounds, Call, CallFacts, Denied, Permit, Policies, PolicyError, Refused};
+use xylem_registry::{Callable, DefinitionHash, Edited};
 use xylem_seal::random_id;
 
 /// Leases that get their outcome in one transaction when nobody released them.
@@ -65,7 +66,7 @@ pub struct Redeemed {
     pub fingerprint: Fingerprint,
     /// Where the token may be sent.
     pub audiences: Vec<Audience>,
-    /// The hash of the tool's definition as this transaction saw it.
+    /// The hash of the tool's approved definition as this transaction saw it.
     pub tool_hash: String,
     /// The newest grant.
     pub grant: VerifiedGrant,
@@ -233,20 +234,15 @@ impl Vault {
     ) -> Result<(LeaseRow, Redeemed, Permit), VaultError> {
         let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
         entry.owner = Some(owner.tree.owner.clone());
-        let (namespace, agent) = (&owner.tree.namespace, &owner.tree.owner);
-        if tx.is_retired(namespace, agent).await? {
-            return Err(Refusal::OwnerRetired.into());
-        }
         if grant.claims().tree != *claims.tree() {
             return Err(Refusal::OtherTree.into());
         }
         self.check_entitled(tx, &owner, claims, grant.slot())
             .await?;
-        let tool = tx.tool(&owner.tree.namespace, &redemption.tool).await?;
-        let tool = tool.ok_or(Refusal::UnknownTool)?;
+        let (tool, about) = self.callable(tx, &owner, &redemption.tool).await?;
         let version = self.redeemable(tx, &owner, grant.slot()).await;
         let deposited = version.as_ref().ok().map(|row| row.info.deposited_at);
-        let facts = self.facts(redemption, claims, &owner, &tool, deposited);
+        let facts = self.facts(redemption, claims, &owner, &about, deposited);
         let call = Call {
             tree: claims.tree(),
             node: &claims.node(),
@@ -255,7 +251,7 @@ impl Vault {
         };
         let bounds = Bounds {
             allowed: &owner.tree.tools,
-            tool_slot: &tool.slot,
+            tool_slot: tool.slot(),
         };
         let permit = policies.permit(tx, call, bounds, facts).await?;
         let permit = permit.map_err(Refusal::from)?;
@@ -267,7 +263,7 @@ impl Vault {
         check_audience(&version, &redemption.destination)?;
         let lease = self.lease(redemption, claims, &owner, &version, &permit)?;
         let redeemed = self
-            .hand_out(tx, &owner, version, &lease, &grant, tool.hash)
+            .hand_out(tx, &owner, version, &lease, &grant, tool.hash())
             .await?;
         Ok((lease, redeemed, permit))
     }
@@ -279,13 +275,13 @@ impl Vault {
         redemption: &'a Redemption,
         claims: &'a ConfirmedClaims,
         owner: &'a TreeRow,
-        tool: &'a ToolFacts,
+        about: &'a xylem_policy::ToolFacts,
         deposited: Option<UnixSeconds>,
     ) -> CallFacts<'a> {
         let now = self.seconds().0;
         CallFacts {
             owner: &owner.tree.owner,
-            tool: &tool.about,
+            tool: about,
             now,
             workflow_type: &claims.claims().workflow_type,
             task_queue: &claims.claims().task_queue,
@@ -311,6 +307,30 @@ impl Vault {
         Ok(presented
             .filter(|row| row.info.state != VersionState::Active)
             .map(|row| self.seconds().0.saturating_sub(row.info.state_since.0)))
+    }
+
+    /// The proof that the tool's definition was approved and may be called, and what policies can say
+    /// about it.
+    async fn callable(
+        &self,
+        tx: &mut dyn Transaction,
+        owner: &TreeRow,
+        name: &ToolName,
+    ) -> Result<(Callable, xylem_policy::ToolFacts), VaultError> {
+        let edited = || VaultError::tampered("tool", name);
+        let namespace = &owner.tree.namespace;
+        let facts = tx.tool(namespace, name).await?;
+        let ToolFacts { record, approved } = facts.ok_or(Refusal::UnknownTool)?;
+        let tool = self.tools.open(namespace, record);
+        let tool = tool.map_err(|Edited| edited())?;
+        if tool.row().deleted {
+            return Err(Refusal::UnknownTool.into());
+        }
+        let callable = tool.callable().map_err(Refusal::from)?;
+        let approved = approved.filter(|approved| approved.hash() == *callable.hash());
+        let approved = approved.ok_or_else(edited)?;
+        let about = tool.facts(&approved).map_err(|_| edited())?;
+        Ok((callable, about))
     }
 
     async fn check_entitled(
@@ -400,7 +420,7 @@ impl Vault {
         version: VersionRow,
         lease: &LeaseRow,
         presented: &VerifiedGrant,
-        tool_hash: String,
+        approved: &DefinitionHash,
     ) -> Result<Redeemed, VaultError> {
         let key = self.data_key(tx, owner).await?;
         let token = self.open_token(tx, &key, &owner.tree, &version).await?;
@@ -417,7 +437,7 @@ impl Vault {
             order: version.info.order(),
             fingerprint: version.info.fingerprint,
             audiences: version.info.audiences,
-            tool_hash,
+            tool_hash: approved.to_string(),
             grant,
             newer: !current,
         })

@@ -8,6 +8,7 @@ use xylem_ids::{
     AgentId, Epoch, KeyId, LeaseId, Namespace, RunId, Slot, TaskQueue, ToolName, TreeId, Version,
     WorkflowId, WorkflowType,
 };
+use xylem_registry::{RecordRow, ToolDefinition};
 use xylem_seal::{Mac, Sealed};
 
 /// Why the storage did not do what it was asked.
@@ -193,14 +194,12 @@ pub enum SlotUse {
 }
 
 /// What the registry knows of a tool, in the same transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ToolFacts {
-    /// The slot it is registered for.
-    pub slot: Slot,
-    /// The hash of its definition.
-    pub hash: String,
-    /// What policies can say about it.
-    pub about: xylem_policy::ToolFacts,
+    /// What is known of it, as it is stored.
+    pub record: RecordRow,
+    /// The definition that was approved, as it is stored.
+    pub approved: Option<ToolDefinition>,
 }
 
 type Stored<T> = Result<T, StorageError>;
@@ -309,8 +308,6 @@ pub trait Transaction: CredentialRows + xylem_policy::Rows {
         workflow_type: &WorkflowType,
         slot: &Slot,
     ) -> Stored<SlotUse>;
-    /// Whether the agent was retired.
-    async fn is_retired(&mut self, namespace: &Namespace, agent: &AgentId) -> Stored<bool>;
     /// What the registry knows of a tool.
     async fn tool(&mut self, namespace: &Namespace, name: &ToolName) -> Stored<Option<ToolFacts>>;
 }

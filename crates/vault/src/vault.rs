@@ -18,6 +18,7 @@ use std::{
 use xylem_audit::{Entry, Kind, Verdict};
 use xylem_grant::{IssuerKey, IssuerSet, Reject, UnixSeconds, UnverifiedGrant, VerifiedGrant};
 use xylem_ids::{AgentId, Epoch, KeyId, TreeId};
+use xylem_registry::ToolSeal;
 use xylem_seal::{CipherKey, Fields, SubKey, random_id, random_key};
 use zeroize::Zeroizing;
 
@@ -26,6 +27,7 @@ pub struct Vault {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) derived: Derived,
+    pub(crate) tools: ToolSeal,
     provider: Arc<dyn KeyProvider>,
     issuers: RwLock<Arc<Issuers>>,
     audit_keys: xylem_audit::Keys,
@@ -58,6 +60,7 @@ impl Vault {
         }
         tx.commit().await?;
         Ok(Self {
+            tools: ToolSeal::new(&derived.room(Room::Registry)?)?,
             storage,
             clock,
             derived,
@@ -113,6 +116,14 @@ impl Vault {
     /// The cryptographic library failed.
     pub fn subkey(&self, room: Room) -> Result<SubKey, VaultError> {
         self.derived.room(room)
+    }
+
+    /// Seals what is known of tools. A redemption checks the same seal.
+    ///
+    /// # Errors
+    /// The cryptographic library failed.
+    pub fn tool_seal(&self) -> Result<ToolSeal, VaultError> {
+        Ok(ToolSeal::new(&self.subkey(Room::Registry)?)?)
     }
 
     /// The epoch that grants are issued in.

@@ -59,7 +59,7 @@ struct Cli {
 const FIRST_STEPS: &str = "\
 Examples:
   xylem dev                                      in one terminal
-  xylem tool add --file tools.json               in another one
+  xylem tool add --approve --file tools.json     in another one
   xylem tree start --workflow-id train-1 --type ToolTree --input-file tree.json \\
     --tool acme.status --audience https://api.acme.example --token-file v1.token
   xylem token rotate train-1 --token-file v2.token --wait

@@ -179,6 +179,7 @@ impl Dev {
         progress("starting the control plane");
         let server = Server::start(ServerConfig {
             development: true,
+            single_operator: true,
             listen: control_addresses(&config, before.as_ref()),
             sweep_after_rotation: config.sweep_after_rotation,
             ..ServerConfig::new(data.clone(), options.clone())

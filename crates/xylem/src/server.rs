@@ -31,7 +31,7 @@ use xylem_control::{
 use xylem_identity::{Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, TaskQueue};
 use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
-use xylem_registry::Registry;
+use xylem_registry::{Registry, Tools};
 use xylem_store::{OpenLogError, Store};
 use xylem_vault::{KeyError, KeyRing, Room, SystemClock, Vault, VaultError};
 
@@ -68,6 +68,8 @@ pub struct ServerConfig {
     /// Makes keys and an administrator where there are none, and takes raw tokens in from signals
     /// where a tree does not say otherwise.
     pub development: bool,
+    /// Declares that one person operates the installation, and may approve what they published.
+    pub single_operator: bool,
     /// How long after a rotation a tree is swept on its own; not at all where absent.
     pub sweep_after_rotation: Option<Duration>,
     /// The file that the audit log's checkpoints are copied to; one in the data directory where
@@ -93,6 +95,7 @@ impl ServerConfig {
             public_url: None,
             cors_origins: Vec::new(),
             development: false,
+            single_operator: false,
             sweep_after_rotation: Some(Duration::from_secs(15)),
             audit_checkpoints: None,
             private_networks: Vec::new(),
@@ -194,6 +197,7 @@ impl Server {
 
         let cluster = Cluster::new(temporal);
         let settings = Settings {
+            single_operator: config.single_operator,
             intake: config.development,
             intake_adopted: config.development,
             sweep_after_rotation: config.sweep_after_rotation,
@@ -205,10 +209,12 @@ impl Server {
             alerts: config.alerts,
             ..Settings::new(namespace)
         };
+        let seal = storage.vault.tool_seal()?;
         let parts = Parts {
             vault: Arc::new(storage.vault),
             policies: Arc::new(storage.policies),
             registry: Registry::new(storage.store.clone()),
+            tools: Tools::new(storage.store.clone(), seal),
             identity: storage.identity.issuing_as(&address),
             log: storage.store.clone(),
             watch: storage.store.clone(),

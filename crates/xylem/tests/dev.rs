@@ -136,7 +136,8 @@ impl Place {
         let file = self.directory.path().join("tools.json");
         fs::write(&file, tool.to_string()).expect("written");
         let file = file.to_str().expect("text");
-        self.answer(&["tool", "add", "--file", file]).await
+        self.answer(&["tool", "add", "--approve", "--file", file])
+            .await
     }
 
     /// Starts a tree of a root and three children that call the tool again and again.

@@ -1,6 +1,6 @@
 //! Requests for access.
 
-use super::{Handlers, answer, next, policies::tool_facts};
+use super::{Handlers, answer, next};
 use crate::{
     caller::{Reach, caller, during_call, reach, reaches},
     convert,
@@ -73,10 +73,10 @@ impl Handlers {
         let lasts = convert::duration(given.lasts, "lasts", SHORTEST_ACCESS, LONGEST_ACCESS)?;
         let act = self.act(&given.reason)?;
         let namespace = &self.settings.namespace;
-        let tool = self.registry.tool(namespace, &tool).await?;
+        let tool = self.asked_about(&tool).await?;
         let new = NewAccess {
             agent: &agent,
-            tool: &tool_facts(&tool),
+            tool: &tool.record.facts(tool.tool.definition())?,
             action: action.unwrap_or(Action::Execute),
             policy: policy.as_ref(),
             lasts: lasts.unwrap_or(USUAL_ACCESS),

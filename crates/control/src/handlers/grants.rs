@@ -1,13 +1,13 @@
 //! What activities ask on behalf of a node.
 
-use super::{Handlers, answer, wire_tool, worker};
+use super::{Handlers, answer, wire_definition, worker};
 use crate::{
     caller::{caller, caller_address, during_call},
     convert,
     fault::Fault,
 };
 use secrecy::{ExposeSecret, SecretString};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tonic::{Request, Response, Status};
 use v1::grants_server::Grants;
 use xylem_audit::{Entry, Kind, Reason, Verdict};
@@ -15,10 +15,10 @@ use xylem_grant::{UnixSeconds, VerifiedGrant};
 use xylem_identity::Principal;
 use xylem_ids::{Audience, LeaseId, Order, Origin, Slot, ToolName, TreeId, WorkflowId};
 use xylem_proto::v1::{self, CallOutcome};
-use xylem_registry::{RegistryError, Tool};
+use xylem_registry::{KnownTool, RegistryError, StorageError, Tool};
 use xylem_vault::{
-    Audiences, CallEnd, Claims, ConfirmedClaims, Redeemed, Redemption, Released, SelectedBy,
-    Selection, TakeIn, Tree, VaultError,
+    Audiences, CallEnd, Claims, ConfirmedClaims, Redeemed, Redemption, Refusal, Released,
+    SelectedBy, Selection, TakeIn, Tree, VaultError,
 };
 
 /// A lease outlasts the tool's timeout by what redaction, audit and release take.
@@ -146,14 +146,9 @@ impl Handlers {
         name: &ToolName,
         api_url: Option<&str>,
     ) -> Result<(Tool, Origin), Fault> {
-        let tool = match self.registry.tool(&self.settings.namespace, name).await {
-            Err(RegistryError::NotFound { .. }) => {
-                let refusal = xylem_vault::Refusal::UnknownTool;
-                self.note_denied(principal, claims, name, refusal.code())
-                    .await?;
-                return Err(Fault::denied(refusal.code(), refusal.to_string()));
-            }
-            found => found?,
+        let tool = match self.tools.callable(&self.settings.namespace, name).await {
+            Ok(known) => known.tool,
+            Err(error) => return Err(self.not_callable(principal, claims, name, error).await?),
         };
         match tool.destination(api_url) {
             Ok(destination) => Ok((tool, destination)),
@@ -164,6 +159,29 @@ impl Handlers {
         }
     }
 
+    async fn not_callable(
+        &self,
+        principal: &Principal,
+        claims: &Claims,
+        name: &ToolName,
+        error: RegistryError,
+    ) -> Result<Fault, Fault> {
+        let refusal = match error {
+            RegistryError::NotFound { .. } => Refusal::UnknownTool,
+            RegistryError::NotCallable(why) => Refusal::Tool(why),
+            RegistryError::Storage(StorageError::Unreadable { what }) => {
+                let mut entry = call_entry(self.now(), principal, claims, name).because(what);
+                entry.kind = Kind::Tampered;
+                self.log.append(&[entry]).await?;
+                return Ok(error.into());
+            }
+            error => return Ok(error.into()),
+        };
+        self.note_denied(principal, claims, name, refusal.code())
+            .await?;
+        Ok(Fault::denied(refusal.code(), refusal.to_string()))
+    }
+
     async fn note_denied(
         &self,
         principal: &Principal,
@@ -171,15 +189,7 @@ impl Handlers {
         tool: &ToolName,
         reason: &'static str,
     ) -> Result<(), Fault> {
-        let entry = Entry::new(self.now(), Kind::Redeem, Verdict::Denied).because(reason);
-        let mut entry = during_call(entry).by(principal.agent());
-        entry.namespace = Some(claims.namespace.clone());
-        entry.node = Some(xylem_audit::NodeRun {
-            workflow_id: claims.workflow_id.clone(),
-            run_id: Some(claims.run_id.clone()),
-        });
-        entry.activity = Some(claims.activity.clone());
-        entry.tool = Some(tool.clone());
+        let entry = call_entry(self.now(), principal, claims, tool).because(reason);
         Ok(self.log.append(&[entry]).await?)
     }
 
@@ -230,6 +240,20 @@ impl Handlers {
     }
 }
 
+/// The entry for a redemption that is refused before the vault is asked.
+fn call_entry(at: SystemTime, principal: &Principal, claims: &Claims, tool: &ToolName) -> Entry {
+    let entry = during_call(Entry::new(at, Kind::Redeem, Verdict::Denied));
+    let mut entry = entry.by(principal.agent());
+    entry.namespace = Some(claims.namespace.clone());
+    entry.node = Some(xylem_audit::NodeRun {
+        workflow_id: claims.workflow_id.clone(),
+        run_id: Some(claims.run_id.clone()),
+    });
+    entry.activity = Some(claims.activity.clone());
+    entry.tool = Some(tool.clone());
+    entry
+}
+
 /// What a refused redemption is about: what the node wanted to call, and under which grant.
 fn call(claims: &Claims, tool: &ToolName, presented: Option<&VerifiedGrant>) -> String {
     let Some(grant) = presented.map(VerifiedGrant::claims) else {
@@ -260,7 +284,7 @@ fn wire_redeemed(
         order: Some(convert::order(redeemed.order)),
         fingerprint: redeemed.fingerprint.into(),
         newer_grant: redeemed.newer.then(|| redeemed.grant.as_str().to_owned()),
-        tool: Some(wire_tool(tool)),
+        tool: Some(wire_definition(tool)),
         audiences: convert::audiences(&agreed),
         tree: Some(convert::tree_id(tree)),
     }
@@ -309,7 +333,7 @@ impl Handlers {
         let (claims, local) = convert::claims(given)?;
         self.check_namespace(&claims)?;
         if !principal.queues().contains(&claims.task_queue) {
-            let refusal = xylem_vault::Refusal::QueueNotServed;
+            let refusal = Refusal::QueueNotServed;
             return Err(Fault::denied(refusal.code(), refusal.to_string()));
         }
         let confirmed = if local {
@@ -423,8 +447,8 @@ impl Handlers {
         }
         let mut list = Vec::new();
         for name in &tree.tools {
-            let tool = self.registry.tool(namespace, name).await;
-            if let Ok(tool) = tool
+            let known = self.tools.callable(namespace, name).await;
+            if let Ok(KnownTool { tool, .. }) = known
                 && tool.slot() == slot
             {
                 list.extend(tool.definition().base_url.parse::<Audience>());

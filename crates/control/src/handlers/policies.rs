@@ -10,7 +10,6 @@ use crate::{
 };
 use document::{document, wire};
 use std::{
-    collections::BTreeSet,
     net::IpAddr,
     time::{Duration, UNIX_EPOCH},
 };
@@ -18,11 +17,10 @@ use tonic::{Request, Response, Status};
 use v1::policies_server::Policies;
 use xylem_ids::{AgentId, PolicyName, TaskQueue, ToolName, WorkflowId, WorkflowType};
 use xylem_policy::{
-    Action, Author, By, Condition, Facts, Finding, Question, Record, Report, SCHEMA, ToolFacts,
-    Usage,
+    Action, Author, By, Condition, Facts, Finding, Question, Record, Report, SCHEMA, Usage,
 };
 use xylem_proto::v1;
-use xylem_registry::Tool;
+use xylem_registry::{KnownTool, RegistryError};
 
 /// An age that is asked about.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
@@ -180,7 +178,7 @@ impl Handlers {
         }
         let with = given.with.map(document).transpose()?;
         let name: ToolName = convert::id(given.tool, "tool")?;
-        let tool = self.registry.tool(&self.settings.namespace, &name).await?;
+        let tool = self.asked_about(&name).await?;
         let tree: Option<WorkflowId> = convert::optional(given.tree, "tree")?;
         let workflow_type: Option<WorkflowType> =
             convert::optional(given.workflow_type, "workflow_type")?;
@@ -192,7 +190,7 @@ impl Handlers {
         let question = Question {
             agent: &agent,
             action: action.unwrap_or(Action::Execute),
-            tool: &tool_facts(&tool),
+            tool: &tool.record.facts(tool.tool.definition())?,
             facts: Facts {
                 now: self.moment(given.at)?,
                 tree: tree.as_ref().map(WorkflowId::as_str),
@@ -210,6 +208,15 @@ impl Handlers {
         let namespace = &self.settings.namespace;
         let report = self.policies.check(namespace, &question, with.as_ref());
         Ok(wire_report(report.await?))
+    }
+
+    /// The definition that is called; where none is, the one that waits for approval.
+    pub(super) async fn asked_about(&self, name: &ToolName) -> Result<KnownTool, Fault> {
+        let namespace = &self.settings.namespace;
+        match self.tools.callable(namespace, name).await {
+            Err(RegistryError::NotCallable(_)) => Ok(self.tools.get(namespace, name).await?),
+            known => Ok(known?),
+        }
     }
 
     /// The moment that is asked about, in seconds since 1970.
@@ -232,18 +239,6 @@ fn address(text: &str) -> Result<Option<IpAddr>, Fault> {
     let read = (!text.is_empty()).then(|| text.parse());
     read.transpose()
         .map_err(|_| Fault::invalid("address", rule))
-}
-
-/// A tool as policies see it.
-pub(crate) fn tool_facts(tool: &Tool) -> ToolFacts {
-    let origin = tool.destination(None);
-    ToolFacts {
-        name: tool.name().clone(),
-        tags: BTreeSet::new(),
-        origin: origin.map_or_else(|_| String::new(), |origin| origin.to_string()),
-        method: tool.definition().method.as_str().to_owned(),
-        owner: None,
-    }
 }
 
 fn wire_record(record: Record) -> Result<v1::PolicyRecord, Fault> {

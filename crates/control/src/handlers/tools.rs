@@ -1,17 +1,26 @@
 //! Registered tools.
 
 use super::{Handlers, answer};
-use crate::{caller::caller, convert, fault::Fault};
+use crate::{
+    caller::{Reach, caller, during_call, reach},
+    convert,
+    fault::Fault,
+};
 use std::time::Duration;
 use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
-use xylem_audit::{Entry, Kind, Verdict};
-use xylem_ids::ToolName;
+use xylem_audit::{Kind, Note, Verdict};
+use xylem_ids::{ToolName, ToolTag};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
-use xylem_registry::{Auth, Existing, Place, Tool, ToolDefinition};
+use xylem_registry::{
+    Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, Tool, ToolDefinition,
+    ToolFilter, ToolState, ToolVersion,
+};
 
-const TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_RESPONSE: u32 = 1024 * 1024;
+/// Tools that are looked at together, where a caller does not see all of them.
+const BATCH: u32 = 200;
+/// So many times for one page, which ends then, full or not.
+const BATCHES: usize = 10;
 
 #[tonic::async_trait]
 impl Tools for Handlers {
@@ -22,11 +31,60 @@ impl Tools for Handlers {
         answer(self.register_tool(request.into_inner()).await)
     }
 
+    async fn update_tool(
+        &self,
+        request: Request<v1::UpdateToolRequest>,
+    ) -> Result<Response<v1::Tool>, Status> {
+        answer(self.update_tool(request.into_inner()).await)
+    }
+
+    async fn approve_tool(
+        &self,
+        request: Request<v1::ApproveToolRequest>,
+    ) -> Result<Response<v1::Tool>, Status> {
+        answer(self.approve_tool(request.into_inner()).await)
+    }
+
+    async fn reject_tool(
+        &self,
+        request: Request<v1::RejectToolRequest>,
+    ) -> Result<Response<v1::Tool>, Status> {
+        answer(self.reject_tool(request.into_inner()).await)
+    }
+
+    async fn revert_tool(
+        &self,
+        request: Request<v1::RevertToolRequest>,
+    ) -> Result<Response<v1::Tool>, Status> {
+        answer(self.revert_tool(request.into_inner()).await)
+    }
+
+    async fn retire_tool(
+        &self,
+        request: Request<v1::RetireToolRequest>,
+    ) -> Result<Response<v1::Tool>, Status> {
+        answer(self.retire_tool(request.into_inner()).await)
+    }
+
+    async fn delete_tool(
+        &self,
+        request: Request<v1::DeleteToolRequest>,
+    ) -> Result<Response<v1::DeleteToolResponse>, Status> {
+        answer(self.delete_tool(request.into_inner()).await)
+    }
+
     async fn get_tool(
         &self,
         request: Request<v1::GetToolRequest>,
     ) -> Result<Response<v1::Tool>, Status> {
         answer(self.tool(request.into_inner()).await)
+    }
+
+    async fn list_tool_versions(
+        &self,
+        request: Request<v1::ListToolVersionsRequest>,
+    ) -> Result<Response<v1::ListToolVersionsResponse>, Status> {
+        answer(self.tool_versions(request.into_inner()).await)
     }
 
     async fn list_tools(
@@ -37,41 +95,225 @@ impl Tools for Handlers {
     }
 }
 
+/// Changing tools.
 impl Handlers {
     async fn register_tool(&self, request: v1::RegisterToolRequest) -> Result<v1::Tool, Fault> {
-        let principal = caller()?;
-        let given = request
-            .tool
-            .ok_or_else(|| Fault::invalid("tool", "tool must be present"))?;
-        let tool = Tool::new(definition(given)?)?;
-        let namespace = &self.settings.namespace;
-        let now = self.now();
-        self.registry
-            .register_tool(namespace, &tool, Existing::Replace, now)
-            .await?;
-        let mut entry = Entry::new(now, Kind::ToolRegistered, Verdict::Succeeded);
-        entry.namespace = Some(namespace.clone());
-        entry.tool = Some(tool.name().clone());
-        self.log.append(&[entry.by(principal.agent())]).await?;
-        Ok(wire_tool(&tool))
+        let tool = Tool::new(definition(present(request.tool)?)?)?;
+        let known = self.tools.register(&self.editing()?, tool).await?;
+        Ok(wire_tool(&known))
     }
 
+    async fn update_tool(&self, request: v1::UpdateToolRequest) -> Result<v1::Tool, Fault> {
+        let mut given = present(request.tool)?;
+        if given.name.is_empty() {
+            given.name.clone_from(&request.name);
+        }
+        if given.name != request.name {
+            let rule = "tool.name must be the name of the tool, or be left out";
+            return Err(Fault::invalid("tool.name", rule));
+        }
+        let tool = Tool::new(definition(given)?)?;
+        let updated = self
+            .tools
+            .update(
+                &self.editing()?,
+                tool,
+                request.expected_version,
+                request.staged,
+            )
+            .await;
+        Ok(wire_tool(&updated?))
+    }
+
+    async fn approve_tool(&self, request: v1::ApproveToolRequest) -> Result<v1::Tool, Fault> {
+        let name: ToolName = convert::id(request.name, "name")?;
+        let hash = DefinitionHash::parse(&request.hash).ok_or_else(|| {
+            let rule = "hash must be the definition's: 64 lower-case hexadecimal digits";
+            Fault::invalid("hash", rule)
+        })?;
+        let alone = self.settings.single_operator;
+        let act = self.editing()?;
+        let approved = self
+            .tools
+            .approve(&act, &name, request.version, &hash, alone)
+            .await;
+        match approved {
+            Ok(known) => Ok(wire_tool(&known)),
+            Err(RegistryError::Unchanged(why)) => {
+                let mut entry = act.entry(Kind::ToolApproved, &name).because(why.code());
+                entry.verdict = Verdict::Denied;
+                self.log.append(&[entry]).await?;
+                Err(RegistryError::Unchanged(why).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn reject_tool(&self, request: v1::RejectToolRequest) -> Result<v1::Tool, Fault> {
+        let name: ToolName = convert::id(request.name, "name")?;
+        let reason = Note::new(&request.reason).ok_or_else(|| {
+            let rule = "reason must be 1 to 500 printable characters";
+            Fault::invalid("reason", rule)
+        })?;
+        let act = self.editing()?;
+        let rejected = self.tools.reject(&act, &name, request.version, reason);
+        Ok(wire_tool(&rejected.await?))
+    }
+
+    async fn revert_tool(&self, request: v1::RevertToolRequest) -> Result<v1::Tool, Fault> {
+        let name: ToolName = convert::id(request.name, "name")?;
+        let known = self.tools.revert(&self.editing()?, &name).await?;
+        Ok(wire_tool(&known))
+    }
+
+    async fn retire_tool(&self, request: v1::RetireToolRequest) -> Result<v1::Tool, Fault> {
+        let name: ToolName = convert::id(request.name, "name")?;
+        let act = self.editing()?;
+        let known = self.tools.retire(&act, &name, request.stop_calls).await?;
+        Ok(wire_tool(&known))
+    }
+
+    async fn delete_tool(
+        &self,
+        request: v1::DeleteToolRequest,
+    ) -> Result<v1::DeleteToolResponse, Fault> {
+        let name: ToolName = convert::id(request.name, "name")?;
+        self.tools.delete(&self.editing()?, &name).await?;
+        Ok(v1::DeleteToolResponse {})
+    }
+
+    /// Who changes a tool now: its owner, or an administrator.
+    fn editing(&self) -> Result<Act<'_>, Fault> {
+        let principal = caller()?;
+        let editor = Editor {
+            agent: principal.agent().clone(),
+            of_all: reach()? == Reach::All,
+        };
+        let mut act = Act::new(&self.settings.namespace, editor, self.now());
+        act.entry = during_call(act.entry);
+        Ok(act)
+    }
+}
+
+/// Reading tools.
+impl Handlers {
     async fn tool(&self, request: v1::GetToolRequest) -> Result<v1::Tool, Fault> {
         let name: ToolName = convert::id(request.name, "name")?;
-        let tool = self.registry.tool(&self.settings.namespace, &name).await?;
-        Ok(wire_tool(&tool))
+        let namespace = &self.settings.namespace;
+        let known = match (request.callable, request.version) {
+            (true, None) => self.tools.callable(namespace, &name).await?,
+            (false, Some(version)) => self.tools.version(namespace, &name, version).await?,
+            (false, None) => self.tools.get(namespace, &name).await?,
+            (true, Some(_)) => {
+                let rule = "version must be absent where the callable one is asked for";
+                return Err(Fault::invalid("version", rule));
+            }
+        };
+        self.check_visible(&known).await?;
+        Ok(wire_tool(&known))
+    }
+
+    async fn tool_versions(
+        &self,
+        request: v1::ListToolVersionsRequest,
+    ) -> Result<v1::ListToolVersionsResponse, Fault> {
+        let name: ToolName = convert::id(request.name, "name")?;
+        let size = convert::page_size(request.page_size)?;
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse::<u32>().map_err(|_| {
+                let rule = "page_token must be one that a page came with";
+                Fault::invalid("page_token", rule)
+            })?),
+        };
+        let namespace = &self.settings.namespace;
+        let known = self.tools.get(namespace, &name).await?;
+        self.check_visible(&known).await?;
+        let versions = self.tools.versions(namespace, &name, before, size).await?;
+        Ok(v1::ListToolVersionsResponse {
+            next_page_token: super::next(&versions, size, |it| it.published.version.to_string()),
+            versions: versions.into_iter().map(wire_version).collect(),
+        })
     }
 
     async fn tools(&self, request: v1::ListToolsRequest) -> Result<v1::ListToolsResponse, Fault> {
         let size = convert::page_size(request.page_size)?;
-        let after: Option<ToolName> = convert::optional(request.page_token, "page_token")?;
+        let mut after: Option<ToolName> =
+            convert::optional(request.page_token.clone(), "page_token")?;
+        let filter = filter(request)?;
         let namespace = &self.settings.namespace;
-        let tools = self.registry.tools(namespace, after.as_ref(), size).await?;
+        let mut page = Vec::new();
+        let mut more = true;
+        for _ in 0..BATCHES {
+            let batch = size.max(BATCH);
+            let found = self.tools.find(namespace, &filter, after.as_ref(), batch);
+            let found = found.await?;
+            more = found.len() == batch as usize;
+            for (known, visible) in found.iter().zip(self.visible(&found).await?) {
+                if page.len() == size as usize {
+                    more = true;
+                    break;
+                }
+                after = Some(known.tool.name().clone());
+                page.extend(visible.then(|| wire_tool(known)));
+            }
+            if !more || page.len() == size as usize {
+                break;
+            }
+        }
         Ok(v1::ListToolsResponse {
-            next_page_token: super::next(&tools, size, |tool| tool.name().to_string()),
-            tools: tools.iter().map(wire_tool).collect(),
+            tools: page,
+            next_page_token: after.filter(|_| more).map(String::from).unwrap_or_default(),
         })
     }
+
+    /// Which of these the caller may know of: all of them; its own, and those that policies let it
+    /// read or call.
+    async fn visible(&self, tools: &[KnownTool]) -> Result<Vec<bool>, Fault> {
+        if reach()? == Reach::All {
+            return Ok(vec![true; tools.len()]);
+        }
+        let principal = caller()?;
+        let facts: Result<Vec<_>, _> = tools
+            .iter()
+            .map(|known| known.record.facts(known.tool.definition()))
+            .collect();
+        let namespace = &self.settings.namespace;
+        let agent = principal.agent();
+        let visible = self.policies.visible(namespace, agent, &facts?).await?;
+        let own = |known: &KnownTool| known.record.row().owner.as_ref() == Some(agent);
+        let all = tools.iter().zip(visible);
+        Ok(all.map(|(known, visible)| visible || own(known)).collect())
+    }
+
+    async fn check_visible(&self, known: &KnownTool) -> Result<(), Fault> {
+        match self.visible(std::slice::from_ref(known)).await?.as_slice() {
+            [true] => Ok(()),
+            _ => Err(RegistryError::NotFound { what: "tool" }.into()),
+        }
+    }
+}
+
+fn present(tool: Option<v1::Tool>) -> Result<v1::Tool, Fault> {
+    tool.ok_or_else(|| Fault::invalid("tool", "tool must be present"))
+}
+
+fn filter(request: v1::ListToolsRequest) -> Result<ToolFilter, Fault> {
+    let state = match request.state() {
+        v1::ToolState::Unspecified if request.state == 0 => None,
+        state => Some(state),
+    };
+    let known = |state| {
+        let all = ToolState::ALL.into_iter();
+        let mut fitting = all.filter(|it| wire_state(*it) == state);
+        let rule = "state must be one of those that tools have";
+        fitting.next().ok_or_else(|| Fault::invalid("state", rule))
+    };
+    let mut filter = ToolFilter::words(&request.query)?;
+    filter.tags = convert::ids(request.tags, "tags")?;
+    filter.state = state.map(known).transpose()?;
+    filter.owner = convert::optional(request.owner, "owner")?;
+    Ok(filter)
 }
 
 fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
@@ -93,6 +335,7 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
     Ok(ToolDefinition {
         name: convert::id(given.name, "name")?,
         description: given.description,
+        tags: convert::ids(given.tags, "tags")?,
         base_url: given.base_url,
         path: given.path,
         method: given.method.parse()?,
@@ -105,9 +348,13 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
             .map(|(name, code)| Ok((name, place(code)?)))
             .collect::<Result<_, Fault>>()?,
         api_urls: convert::ids(given.allowed_api_urls, "allowed_api_urls")?,
-        timeout_seconds: u32::try_from(timeout.unwrap_or(TIMEOUT).as_secs()).unwrap_or(u32::MAX),
+        timeout_seconds: timeout.map_or(ToolDefinition::TIMEOUT_SECONDS, |timeout| {
+            u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)
+        }),
         response_headers: given.response_headers,
-        max_response_bytes: given.max_response_bytes.unwrap_or(MAX_RESPONSE).into(),
+        max_response_bytes: given
+            .max_response_bytes
+            .map_or(ToolDefinition::RESPONSE_BYTES, u64::from),
     })
 }
 
@@ -131,8 +378,73 @@ fn place(code: i32) -> Result<Place, Fault> {
     }
 }
 
-/// A tool as it goes over the wire, its places complete.
-pub(crate) fn wire_tool(tool: &Tool) -> v1::Tool {
+fn wire_state(state: ToolState) -> v1::ToolState {
+    match state {
+        ToolState::Proposed => v1::ToolState::Proposed,
+        ToolState::Rejected => v1::ToolState::Rejected,
+        ToolState::Approved => v1::ToolState::Approved,
+        ToolState::Changed => v1::ToolState::Changed,
+        ToolState::Staged => v1::ToolState::Staged,
+        ToolState::Retired => v1::ToolState::Retired,
+    }
+}
+
+fn wire_version(version: ToolVersion) -> v1::ToolVersion {
+    let ToolVersion {
+        published,
+        decision,
+    } = version;
+    let mut wire = v1::ToolVersion {
+        version: published.version,
+        hash: published.hash.to_string(),
+        published_by: published.by.map(String::from).unwrap_or_default(),
+        published_at: Some(convert::time(published.at)),
+        ..v1::ToolVersion::default()
+    };
+    if let Some(decision) = decision {
+        wire.decision = decision.decided.code().to_owned();
+        wire.decided_by = decision.by.into();
+        wire.decided_at = Some(convert::time(decision.at));
+        wire.reason = decision
+            .reason
+            .map(|reason| reason.as_str().to_owned())
+            .unwrap_or_default();
+    }
+    wire
+}
+
+/// A tool as it goes over the wire: one of its definitions, and what is known of it.
+fn wire_tool(known: &KnownTool) -> v1::Tool {
+    let row = known.record.row();
+    let approval = row.approval.as_ref();
+    let published = [Some(&row.current), approval.map(|it| &it.of)];
+    let published = published.into_iter().flatten();
+    let publisher = published
+        .filter(|it| it.version == known.version)
+        .find_map(|it| it.by.as_ref());
+    v1::Tool {
+        version: known.version,
+        owner: row
+            .owner
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        state: wire_state(known.record.state()).into(),
+        published_by: publisher.map(ToString::to_string).unwrap_or_default(),
+        approval: approval.map(|it| v1::ToolApproval {
+            version: it.of.version,
+            hash: it.of.hash.to_string(),
+            approved_by: it.by.to_string(),
+            approved_at: Some(convert::time(it.at)),
+            single_operator: it.own,
+        }),
+        calls_stopped: row.retired.as_ref().is_some_and(|it| it.stops_calls),
+        ..wire_definition(&known.tool)
+    }
+}
+
+/// A definition as it goes over the wire, its places complete.
+pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
     let definition = tool.definition();
     let scheme = match &definition.auth {
         Auth::Bearer => Scheme::Bearer(v1::BearerAuth {}),
@@ -147,6 +459,7 @@ pub(crate) fn wire_tool(tool: &Tool) -> v1::Tool {
     v1::Tool {
         name: definition.name.to_string(),
         description: definition.description.clone(),
+        tags: definition.tags.iter().map(ToolTag::to_string).collect(),
         method: definition.method.as_str().to_owned(),
         base_url: definition.base_url.clone(),
         path: definition.path.clone(),
@@ -168,5 +481,6 @@ pub(crate) fn wire_tool(tool: &Tool) -> v1::Tool {
         response_headers: definition.response_headers.clone(),
         allowed_api_urls: convert::audiences(&definition.api_urls),
         hash: tool.hash().to_string(),
+        ..v1::Tool::default()
     }
 }

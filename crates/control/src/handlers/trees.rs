@@ -207,7 +207,8 @@ impl Handlers {
 
     async fn check_tools(&self, tools: &BTreeSet<ToolName>) -> Result<(), Fault> {
         for tool in tools {
-            self.registry.tool(&self.settings.namespace, tool).await?;
+            let usable = self.tools.usable(&self.settings.namespace, tool).await;
+            usable.map_err(|error| Fault::from(error).about(tool.as_str()))?;
         }
         Ok(())
     }

@@ -24,6 +24,9 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// The declaration of a single operator could not be written to the audit log.
+    #[error("the audit log cannot be written")]
+    Audit(#[from] xylem_audit::LogError),
     /// The listener failed.
     #[error("the control plane's listener failed")]
     Listener(#[source] std::io::Error),

@@ -20,7 +20,7 @@ use xylem_control::{Control, Listener, Parts, Settings, Swept, temporal::Tempora
 use xylem_identity::{Identity, NewAgent, NewKey, Secrets};
 use xylem_ids::{AgentKind, Namespace, Role, Scopes, WorkflowId};
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
-use xylem_registry::Registry;
+use xylem_registry::{Registry, Tools};
 use xylem_store::Store;
 use xylem_vault::{Clock, KeyRing, Room, Storage, Transaction, Vault};
 
@@ -131,7 +131,9 @@ impl Stack {
         let key = vault.subkey(Room::Identity).expect("a key");
         let identity = Identity::new(store.clone(), Secrets::new(&key).expect("secrets"));
         let identity = identity.issuing_as(ISSUER);
+        let tools = Tools::new(store.clone(), vault.tool_seal().expect("a seal"));
         let mut settings = Settings::new(namespace());
+        settings.single_operator = true;
         settings.sweep_after_rotation = None;
         change(&mut settings);
         let policies = Arc::new(policies(&store, &vault));
@@ -141,6 +143,7 @@ impl Stack {
             policies: policies.clone(),
             registry: registry.clone(),
             identity: identity.clone(),
+            tools,
             log: store.clone(),
             watch: store.clone(),
             temporal: used,
@@ -288,11 +291,15 @@ impl Stack {
             path: "/deploys".to_owned(),
             ..v1::Tool::default()
         };
-        self.admin()
-            .await
-            .register_tool(tool)
-            .await
-            .expect("a tool")
+        self.offer(tool).await
+    }
+
+    /// A tool that somebody published and the administrator approved.
+    pub(crate) async fn offer(&self, tool: v1::Tool) -> v1::Tool {
+        let publisher = self.client(Role::ToolPublisher).await;
+        let proposed = publisher.register_tool(tool).await.expect("a tool");
+        let approved = self.admin().await.approve_tool(&proposed).await;
+        approved.expect("approved")
     }
 
     /// A tree named `name` with a first token and the tool.

@@ -11,6 +11,7 @@ use xylem_identity::{
     AgentChange, IdentityError, IssuedKey, NewAgent, NewKey, Principal, Unauthenticated,
 };
 use xylem_ids::{AgentKind, Role, Scope, Scopes};
+use xylem_policy::Denied;
 use xylem_vault::{Clock, Refusal};
 
 fn now(house: &House) -> SystemTime {
@@ -405,7 +406,7 @@ async fn the_trees_of_a_retired_agent_wait_for_a_new_owner() {
     let (tree, grant) = house.planted("train").await;
     retire(&house, "service").await.unwrap();
     let refused = house.refused(Ask::new(&tree, &grant)).await;
-    assert_eq!(refused, Refusal::OwnerRetired);
+    assert_eq!(refused, Refusal::Policy(Denied::OwnerRetired));
     let entry = entry(&house, Kind::TreeTransferred);
     let transferred = house.vault.transfer(&tree, agent("heir"), entry).await;
     assert_eq!(transferred.unwrap().owner, agent("heir"));

@@ -65,7 +65,7 @@ async fn list(house: &House, filter: Filter) -> Vec<Entry> {
 
 #[tokio::test]
 async fn an_entry_reads_back_as_it_was_written() {
-    let house = House::new().await;
+    let house = House::bare().await;
     let entries = [full(), bare(2, Kind::AgentCreated)];
     house.store.append(&entries).await.unwrap();
     assert_eq!(list(&house, Filter::default()).await, entries);
@@ -73,7 +73,7 @@ async fn an_entry_reads_back_as_it_was_written() {
 
 #[tokio::test]
 async fn every_filter_narrows() {
-    let house = House::new().await;
+    let house = House::bare().await;
     let other = bare(2, Kind::AgentCreated);
     house.store.append(&[full(), other]).await.unwrap();
     let entry = full();
@@ -135,7 +135,7 @@ async fn every_filter_narrows() {
 
 #[tokio::test]
 async fn pages_follow_each_other_and_tailing_sees_only_what_is_new() {
-    let house = House::new().await;
+    let house = House::bare().await;
     let entries: Vec<_> = (0..5).map(|n| bare(n, Kind::KeyCreated)).collect();
     house.store.append(&entries).await.unwrap();
     let mut seen = Vec::new();
@@ -176,7 +176,7 @@ async fn a_listing_refuses_an_edited_entry() {
         ),
         ("UPDATE audit SET mac = zeroblob(1)", "was changed"),
     ] {
-        let house = House::new().await;
+        let house = House::bare().await;
         house.store.append(&[full()]).await.unwrap();
         house.tamper(sql).await;
         let listed = house.store.list(&Filter::default(), None, 10).await;
@@ -187,7 +187,7 @@ async fn a_listing_refuses_an_edited_entry() {
 
 #[tokio::test]
 async fn a_dropped_transaction_leaves_no_gap() {
-    let house = House::new().await;
+    let house = House::bare().await;
     let mut dropped = Storage::begin(&*house.store).await.unwrap();
     dropped.audit(&full()).await.unwrap();
     drop(dropped);
@@ -208,7 +208,7 @@ async fn a_dropped_transaction_leaves_no_gap() {
 
 #[tokio::test]
 async fn entries_of_many_at_once_stand_in_one_chain() {
-    let house = House::new().await;
+    let house = House::bare().await;
     let appending = (0..32).map(|second| {
         let store = house.store.clone();
         tokio::spawn(async move { store.append(&[bare(second, Kind::KeyCreated)]).await })
@@ -229,7 +229,7 @@ async fn entries_of_many_at_once_stand_in_one_chain() {
 
 #[tokio::test]
 async fn a_large_transaction_is_one_stretch_of_the_chain() {
-    let house = House::new().await;
+    let house = House::bare().await;
     let entries: Vec<_> = (0..2_500).map(|n| bare(n, Kind::KeyCreated)).collect();
     house.store.append(&entries).await.unwrap();
     let intact = house.verified().await.unwrap();
@@ -238,7 +238,7 @@ async fn a_large_transaction_is_one_stretch_of_the_chain() {
 
 #[tokio::test]
 async fn the_last_entries_of_a_burst_get_their_checkpoint() {
-    let house = House::new().await;
+    let house = House::bare().await;
     house.store.append(&[full()]).await.unwrap();
     house.store.checkpoint().await.unwrap();
     assert_eq!(house.store.standing().await.unwrap().checkpoint, 0);
@@ -265,7 +265,7 @@ async fn nothing_is_appended_before_the_log_is_open() {
 
 #[tokio::test]
 async fn entries_wait_for_no_file_for_a_minute_and_then_are_refused() {
-    let house = House::new().await;
+    let house = House::bare().await;
     let path = house.checkpoint_file();
     // A folder in its place: nobody can write that, not even the superuser.
     let _ = std::fs::remove_file(&path);

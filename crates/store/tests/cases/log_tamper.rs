@@ -23,7 +23,7 @@ async fn append(house: &House, entries: u64) {
 
 /// A log of 35 entries with checkpoints at 10, 20 and 30.
 async fn logged() -> House {
-    let house = House::new().await;
+    let house = House::bare().await;
     append(&house, 35).await;
     let intact = house.verified().await.unwrap();
     assert_eq!((intact.entries, intact.checkpoints), (35, 3));
@@ -162,7 +162,7 @@ const PUT_BACK: [&str; 3] = [
 
 /// A log whose end was put back from entry 35 to entry 12, with the head that fitted there.
 async fn put_back() -> House {
-    let house = House::new().await;
+    let house = House::bare().await;
     append(&house, 12).await;
     run(&house, &[KEEP]).await;
     append(&house, 23).await;
@@ -202,7 +202,7 @@ fn keep_lines(house: &House, count: usize) {
 #[tokio::test]
 async fn what_is_documented_as_undetectable_is() {
     // The end since the last checkpoint, with the head that fitted there.
-    let house = House::new().await;
+    let house = House::bare().await;
     append(&house, 12).await;
     run(&house, &[KEEP]).await;
     append(&house, 5).await;
@@ -353,7 +353,7 @@ async fn a_file_that_was_moved_away_is_written_anew_from_the_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_is_taken_meanwhile_is_no_finding() {
-    let house = House::new().await;
+    let house = House::bare().await;
     append(&house, 5).await;
     let mut taken = Ok(());
     let verified = house

@@ -16,4 +16,5 @@ pub(crate) mod registry;
 pub(crate) mod restart;
 pub(crate) mod schema;
 pub(crate) mod tamper;
+pub(crate) mod tools;
 pub(crate) mod watch;

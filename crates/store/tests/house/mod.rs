@@ -32,7 +32,7 @@ use xylem_ids::{
     AgentId, Audience, Namespace, Order, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId,
 };
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
-use xylem_registry::{Existing, Registry, Tool, WorkflowDefinition};
+use xylem_registry::{Act, Editor, KnownTool, Registry, Tool, Tools, WorkflowDefinition};
 use xylem_seal::Sealed;
 use xylem_store::Store;
 use xylem_vault::{
@@ -92,6 +92,9 @@ pub struct House {
     pub policies: Arc<Policies>,
     pub registry: Registry,
     pub identity: Identity,
+    pub tools: Tools,
+    /// Whether tools are offered, which leaves entries in the log.
+    offers: bool,
 }
 
 impl House {
@@ -101,10 +104,17 @@ impl House {
 
     pub async fn in_folder(folder: TempDir) -> Self {
         let clock = Arc::new(Still::at(1_800_000_000));
-        Self::open(folder, clock).await
+        Self::open(folder, clock, true).await
     }
 
-    async fn open(folder: TempDir, clock: Arc<Still>) -> Self {
+    /// Without tools, and so with an empty log.
+    pub async fn bare() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Arc::new(Still::at(1_800_000_000));
+        Self::open(folder, clock, false).await
+    }
+
+    async fn open(folder: TempDir, clock: Arc<Still>, offers: bool) -> Self {
         let (store, vault) = open(folder.path(), clock.clone()).await.expect("opens");
         let registry = Registry::new(store.clone());
         let key = vault.subkey(Room::Identity).expect("a key");
@@ -114,11 +124,13 @@ impl House {
         let house = Self {
             folder,
             clock,
+            tools: Tools::new(store.clone(), vault.tool_seal().expect("a seal")),
             store,
             vault,
             policies,
             registry,
             identity,
+            offers,
         };
         house.furnish().await;
         house
@@ -134,10 +146,35 @@ impl House {
             policies,
             registry,
             identity,
+            tools,
+            offers,
         } = self;
         store.close().await;
-        drop((vault, policies, registry, identity, store));
-        Self::open(folder, clock).await
+        drop((vault, policies, registry, identity, tools, store));
+        Self::open(folder, clock, offers).await
+    }
+
+    /// Somebody's change of a tool, now.
+    pub fn act<'a>(&self, namespace: &'a Namespace, by: &str) -> Act<'a> {
+        let editor = Editor {
+            agent: agent(by),
+            of_all: false,
+        };
+        Act::new(namespace, editor, self.clock.now())
+    }
+
+    pub async fn propose(&self, tool: Tool) -> KnownTool {
+        let namespace = namespace();
+        let act = self.act(&namespace, "publisher");
+        self.tools.register(&act, tool).await.expect("registers")
+    }
+
+    pub async fn approve(&self, known: &KnownTool) -> KnownTool {
+        let namespace = namespace();
+        let act = self.act(&namespace, "approver");
+        let (name, hash) = (known.tool.name(), known.tool.hash());
+        let approved = self.tools.approve(&act, name, known.version, hash, false);
+        approved.await.expect("approves")
     }
 
     async fn furnish(&self) {
@@ -155,16 +192,13 @@ impl House {
         let before = policies_on(Arc::new(Quiet(self.store.clone())), &self.vault);
         let created = before.create_first(&everywhere, &document, &author);
         created.await.expect("stored");
-        for (name, slot) in [
+        let offered = [
             ("acme.deploy", "default"),
             ("acme.list", "default"),
             ("git.pull", "github"),
-        ] {
-            let tool = tool(name, slot);
-            self.registry
-                .register_tool(&namespace(), &tool, Existing::Refuse, self.clock.now())
-                .await
-                .expect("registers");
+        ];
+        for (name, slot) in offered.into_iter().filter(|_| self.offers) {
+            self.approve(&self.propose(tool(name, slot)).await).await;
         }
         let definition = WorkflowDefinition {
             workflow_type: "Leaf".parse().unwrap(),

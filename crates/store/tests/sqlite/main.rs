@@ -19,7 +19,7 @@ async fn an_entry_that_is_no_text_is_named() {
 #[tokio::test]
 async fn every_file_is_for_its_owner_alone() {
     use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
-    let house = house::House::new().await;
+    let house = house::House::bare().await;
     house.planted("train").await;
     house.clock.advance(Duration::from_secs(10));
     house.store.checkpoint().await.unwrap();

@@ -290,6 +290,10 @@ pub(crate) struct ServerArguments {
     /// What raises alerts and where they are sent, TOML; docs/alerts.md has the fields
     #[arg(long, value_name = "FILE")]
     alerts: Option<PathBuf>,
+    /// Declare that one person operates this installation, who may approve their own tools and
+    /// access requests; `xylem doctor` and the audit log say so
+    #[arg(long, env = "XYLEM_SINGLE_OPERATOR")]
+    single_operator: bool,
     #[command(flatten)]
     temporal: TemporalArguments,
 }
@@ -365,6 +369,7 @@ pub(crate) async fn server(
         audit_checkpoints: arguments.audit_checkpoints,
         private_networks: arguments.private_networks,
         alerts: alerts.unwrap_or_default(),
+        single_operator: arguments.single_operator,
         ..ServerConfig::new(data.clone(), temporal)
     })
     .await?;

@@ -1,11 +1,12 @@
 //! `xylem tool`.
 
+mod decide;
+mod show;
+
 use super::{
     failure::{Exit, Failure},
-    output::{plain, table},
-    pages,
+    output::plain,
     session::Session,
-    tree::listed,
 };
 use serde_json::Value;
 use std::{
@@ -14,34 +15,96 @@ use std::{
     path::{Path, PathBuf},
 };
 use xylem_client::v1;
-use xylem_ids::ToolName;
+use xylem_ids::{ToolName, ToolTag};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Register tools, or change those of the same name
+    /// Propose tools; somebody else approves them
     ///
     /// A definition in a file:
     ///
     ///   {"name": "acme.build", "description": "The state of a build", "method": "GET",
     ///    "baseUrl": "https://api.acme.example", "path": "/v1/builds/{id}", "slot": "default",
+    ///    "tags": ["build"],
     ///    "parametersSchema": {"type": "object", "required": ["id"],
     ///                         "properties": {"id": {"type": "string"}}}}
     #[command(verbatim_doc_comment, after_help = ADD_EXAMPLE)]
     Add(Add),
-    /// List tools by name
-    List,
-    /// Show a tool's definition
-    Show(Show),
+    /// Publish the next version of tools; calls stop until it is approved
+    #[command(after_help = UPDATE_EXAMPLE)]
+    Update(Update),
+    /// Approve the definition that was read, by its hash; nobody approves their own
+    #[command(after_help = APPROVE_EXAMPLE)]
+    Approve(decide::Approve),
+    /// Turn down the definition that waits for approval
+    Reject(decide::Reject),
+    /// Take back the definition that waits for approval; the approved one is in force again
+    Revert(Named),
+    /// Keep new trees from using a tool
+    Retire(decide::Retire),
+    /// Delete a retired tool that no tree uses; its name stays taken
+    Delete(Named),
+    /// Find tools, in the order of their names
+    #[command(visible_alias = "search", after_help = LIST_EXAMPLE)]
+    List(show::List),
+    /// Show a tool's definition, and what became of it
+    Show(show::Show),
+    /// List the versions of a tool, the newest first
+    Versions(Named),
+}
+
+/// One tool.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Named {
+    /// The tool's name
+    name: ToolName,
 }
 
 const ADD_EXAMPLE: &str = "\
 Examples:
   xylem tool add --file tools.json
+  xylem tool add --file tools.json --approve   in an installation with a single operator
   xylem tool add --name acme.status --base-url https://api.acme.example --path /v1/status";
+
+const UPDATE_EXAMPLE: &str = "\
+Examples:
+  xylem tool update --file tool.json
+  xylem tool update --file tool.json --staged";
+
+const APPROVE_EXAMPLE: &str = "\
+Example:
+  xylem tool show acme.build        shows the definition, what changed, and the hash
+  xylem tool approve acme.build --hash 9f86d081884c";
+
+const LIST_EXAMPLE: &str = "\
+Examples:
+  xylem tool search deploy staging
+  xylem tool list --state proposed              what waits for a first approval";
 
 /// Either a file with definitions, or one definition in options.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Add {
+    #[command(flatten)]
+    given: Given,
+    /// Approve them as well: refused where the installation does not declare a single operator
+    #[arg(long)]
+    approve: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Update {
+    #[command(flatten)]
+    given: Given,
+    /// Let calls go on with the approved version until this one is approved
+    #[arg(long)]
+    staged: bool,
+    /// Approve them as well: refused where the installation does not declare a single operator
+    #[arg(long)]
+    approve: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Given {
     /// A JSON file with one definition or a list of them; `-` is standard input. In it,
     /// `parametersSchema` may hold the schema as JSON rather than as a string
     #[arg(long, short, value_name = "FILE", required_unless_present = "name")]
@@ -65,6 +128,9 @@ pub(crate) struct Add {
     /// The slot whose token a call uses
     #[arg(long, default_value = "default")]
     slot: String,
+    /// What it is found by; can be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<ToolTag>,
     /// The header that carries the token, where it is not Authorization
     #[arg(long, value_name = "NAME")]
     auth_header: Option<String>,
@@ -73,44 +139,64 @@ pub(crate) struct Add {
     parameters_schema: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Show {
-    /// The tool's name
-    name: ToolName,
-}
-
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
-        Command::Add(arguments) => add(arguments, session).await,
-        Command::List => list(session).await,
-        Command::Show(arguments) => show(arguments, session).await,
+        Command::Add(Add { given, approve }) => put(given, None, approve, session).await,
+        Command::Update(Update {
+            given,
+            staged,
+            approve,
+        }) => put(given, Some(staged), approve, session).await,
+        Command::Approve(arguments) => decide::approve(arguments, session).await,
+        Command::Reject(arguments) => decide::reject(arguments, session).await,
+        Command::Revert(Named { name }) => decide::revert(&name, session).await,
+        Command::Retire(arguments) => decide::retire(arguments, session).await,
+        Command::Delete(Named { name }) => decide::delete(&name, session).await,
+        Command::List(arguments) => show::list(arguments, session).await,
+        Command::Show(arguments) => show::show(arguments, session).await,
+        Command::Versions(Named { name }) => show::versions(&name, session).await,
     }
 }
 
-async fn add(arguments: Add, session: &mut Session<'_>) -> Result<(), Failure> {
-    let tools = match &arguments.file {
+/// Proposes new tools, or, where it is said how calls go on, the next version of known ones.
+async fn put(
+    given: Given,
+    staged: Option<bool>,
+    approve: bool,
+    session: &mut Session<'_>,
+) -> Result<(), Failure> {
+    let tools = match &given.file {
         Some(path) => definitions(&read(path)?)?,
-        None => vec![definition(arguments)?],
+        None => vec![definition(given)?],
     };
     let client = session.client().await?;
-    let mut registered = Vec::with_capacity(tools.len());
+    let mut done = Vec::with_capacity(tools.len());
     for tool in tools {
         let name = plain(&tool.name);
-        let tool = client.register_tool(tool).await;
-        registered.push(tool.map_err(|error| Failure::from(error).about(&name))?);
+        let put = async {
+            let tool = match staged {
+                None => client.register_tool(tool).await?,
+                Some(staged) => client.update_tool(tool, staged).await?,
+            };
+            if approve {
+                return client.approve_tool(&tool).await;
+            }
+            Ok(tool)
+        };
+        done.push(
+            put.await
+                .map_err(|error| Failure::from(error).about(&name))?,
+        );
     }
-    session.output.answer(&registered, |tools| {
-        let names = tools.iter().map(|tool| plain(&tool.name));
-        names
-            .map(|name| format!("registered {name}"))
-            .collect::<Vec<_>>()
-            .join("\n")
+    session.output.answer(&done, |tools| {
+        let lines: Vec<String> = tools.iter().map(show::standing).collect();
+        lines.join("\n")
     })?;
     Ok(())
 }
 
 /// A definition given in options.
-fn definition(arguments: Add) -> Result<v1::Tool, Failure> {
+fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
     let schema = arguments.parameters_schema.as_deref().map(read);
     let header = |name| v1::ToolAuth {
         scheme: Some(v1::tool_auth::Scheme::Header(v1::HeaderAuth { name })),
@@ -123,6 +209,7 @@ fn definition(arguments: Add) -> Result<v1::Tool, Failure> {
         path: arguments.path.unwrap_or_default(),
         slot: arguments.slot,
         auth: arguments.auth_header.map(header),
+        tags: arguments.tags.into_iter().map(String::from).collect(),
         parameters_schema_json: schema.transpose()?.unwrap_or_default(),
         ..v1::Tool::default()
     })
@@ -175,68 +262,6 @@ fn tool(mut definition: Value) -> Result<v1::Tool, serde_json::Error> {
     serde_json::from_value(definition)
 }
 
-async fn list(session: &mut Session<'_>) -> Result<(), Failure> {
-    let client = session.client().await?;
-    let tools = pages::all(async |page_token| {
-        let request = v1::ListToolsRequest {
-            page_size: Some(pages::SIZE),
-            page_token,
-        };
-        let page = client.list_tools(request).await?;
-        Ok((page.tools, page.next_page_token))
-    })
-    .await?;
-    let empty = "no tools yet: `xylem tool add --file FILE` registers some";
-    listed(session.output, &tools, empty, |tools| {
-        let row = |tool: &v1::Tool| {
-            [
-                plain(&tool.name),
-                plain(&tool.method),
-                plain(&format!("{}{}", tool.base_url, tool.path)),
-                plain(&tool.slot),
-                plain(&tool.description),
-            ]
-        };
-        let head = ["TOOL", "METHOD", "URL", "SLOT", "DOES"];
-        table(head, tools.iter().map(row).collect())
-    })
-}
-
-async fn show(arguments: Show, session: &mut Session<'_>) -> Result<(), Failure> {
-    let tool = session.client().await?.get_tool(&arguments.name).await?;
-    session.output.answer(&tool, tool_text)?;
-    Ok(())
-}
-
-fn tool_text(tool: &v1::Tool) -> String {
-    let auth = match tool.auth.as_ref().and_then(|auth| auth.scheme.as_ref()) {
-        Some(v1::tool_auth::Scheme::Header(header)) => format!("header {}", header.name),
-        _ => "bearer token".to_owned(),
-    };
-    let schema = match tool.parameters_schema_json.as_str() {
-        "" => "any object",
-        schema => schema,
-    };
-    let lines = [
-        ("tool", tool.name.as_str()),
-        ("does", &tool.description),
-        ("method", &tool.method),
-        ("base URL", &tool.base_url),
-        ("path", &tool.path),
-        ("slot", &tool.slot),
-        ("token", &auth),
-        ("parameters", schema),
-        ("apiUrl may be", &tool.allowed_api_urls.join(" ")),
-        ("hash", &tool.hash),
-    ];
-    lines
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{name:14} {}", plain(value)))
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,19 +288,5 @@ mod tests {
             assert_eq!(failure.exit, Exit::Usage);
             assert!(failure.to_string().contains(named), "{failure}");
         }
-    }
-
-    #[test]
-    fn a_tool_is_shown_in_lines() {
-        let tool = v1::Tool {
-            name: "acme.deploy".into(),
-            method: "POST".into(),
-            base_url: "https://api.acme.example/v1".into(),
-            path: "/deploy/{build}".into(),
-            slot: "default".into(),
-            hash: "00ff".into(),
-            ..v1::Tool::default()
-        };
-        insta::assert_snapshot!(tool_text(&tool));
     }
 }

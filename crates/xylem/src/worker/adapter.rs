@@ -111,7 +111,8 @@ impl TokenSource for ControlPlane {
 #[async_trait]
 impl ToolDirectory for ControlPlane {
     async fn tool(&self, _claims: &TaskClaims, name: &ToolName) -> Result<Tool, PortError> {
-        let answer = self.client.get_tool(name).await.map_err(port_error)?;
+        let answer = self.client.callable_tool(name).await;
+        let answer = answer.map_err(port_error)?;
         tool(answer)
     }
 }
@@ -323,6 +324,8 @@ fn passes_after(reason: &str) -> Option<Duration> {
         "owner_retired" => Some(Duration::from_secs(5)),
         // The slot waits for a token.
         "no_token" | "token_expired" | "token_revoked" => Some(Duration::from_secs(2)),
+        // The tool waits for approval, or its change does.
+        "tool_not_approved" | "tool_changed" => Some(Duration::from_secs(2)),
         "revoking" | "leases_open" => Some(Duration::from_secs(2)),
         // Somebody has to approve.
         "approval_required" => Some(Duration::from_secs(10)),
@@ -376,6 +379,8 @@ mod tests {
             "unknown_tree",
             "slot_undeclared",
             "owner_retired",
+            "tool_not_approved",
+            "tool_changed",
         ] {
             for error in [
                 Error::Denied(answer(reason)),

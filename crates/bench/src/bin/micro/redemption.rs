@@ -15,7 +15,7 @@ use xylem_control::{ClaimChecker, temporal::Cluster};
 use xylem_identity::Secrets;
 use xylem_ids::{AgentId, Namespace, Slot, TaskQueue, ToolName, TreeId};
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
-use xylem_registry::{Existing, Registry, Tool, WorkflowDefinition};
+use xylem_registry::{Act, Editor, Registry, Tool, Tools, WorkflowDefinition};
 use xylem_store::Store;
 use xylem_testkit::TemporalServer;
 use xylem_vault::{
@@ -80,9 +80,11 @@ impl House {
             .open_log(log_keys, Arc::new(SystemClock), &checkpoints)
             .await?;
         let policies = policies(&store, &vault, &claims.namespace).await?;
+        let tools = Tools::new(store.clone(), vault.tool_seal()?);
         let registry = Registry::new(store);
         let tool = tool()?;
-        furnish(&registry, &claims.namespace, &tool).await?;
+        furnish(&registry, &claims.namespace).await?;
+        offer(&tools, &claims.namespace, &tool).await?;
         let tree = plant(&vault, claims, tool.name()).await?;
         let grant = vault.deposit(deposit(&tree)?).await?.grant;
         let lineage = Lineage {
@@ -167,11 +169,21 @@ async fn policies(store: &Arc<Store>, vault: &Vault, namespace: &Namespace) -> R
     Ok(policies)
 }
 
-async fn furnish(registry: &Registry, namespace: &Namespace, tool: &Tool) -> Result<()> {
-    let now = SystemTime::now();
-    registry
-        .register_tool(namespace, tool, Existing::Refuse, now)
+/// Registers the tool and approves it.
+async fn offer(tools: &Tools, namespace: &Namespace, tool: &Tool) -> Result<()> {
+    let editor = Editor {
+        agent: agent()?,
+        of_all: false,
+    };
+    let act = Act::new(namespace, editor, SystemTime::now());
+    let known = tools.register(&act, tool.clone()).await?;
+    tools
+        .approve(&act, tool.name(), known.version, tool.hash(), true)
         .await?;
+    Ok(())
+}
+
+async fn furnish(registry: &Registry, namespace: &Namespace) -> Result<()> {
     let definition = WorkflowDefinition {
         workflow_type: pending::TYPE.parse()?,
         slots: BTreeSet::from([Slot::default_slot()]),

@@ -87,7 +87,7 @@ impl Stack {
         })
     }
 
-    /// Registers the operations of the external API as tools.
+    /// Registers the operations of the external API as tools, and approves them.
     pub(crate) async fn register_tools(&self) -> Result<()> {
         let mut tools: Vec<Value> = serde_json::from_str(TOOLS)?;
         for tool in &mut tools {
@@ -96,7 +96,9 @@ impl Stack {
         let file = self.directory.join("tools.json");
         fs::write(&file, serde_json::to_vec_pretty(&tools)?)?;
         let mut command = self.xylem_command()?;
-        command.args(["tool", "add", "--file"]).arg(file);
+        command
+            .args(["tool", "add", "--approve", "--file"])
+            .arg(file);
         process::run("xylem tool add", command).await?;
         Ok(())
     }

@@ -1,0 +1,274 @@
+//! Tools: proposed by one, approved by another.
+
+mod common;
+
+use common::{API, Stack, id, start};
+use xylem_client::{Client, Error, v1};
+use xylem_ids::Role;
+
+fn tool(name: &str) -> v1::Tool {
+    v1::Tool {
+        name: name.to_owned(),
+        description: "Deploys a build".to_owned(),
+        method: "POST".to_owned(),
+        base_url: API.to_owned(),
+        path: "/deploys".to_owned(),
+        tags: vec!["build".to_owned()],
+        ..v1::Tool::default()
+    }
+}
+
+/// An installation in which somebody else approves, whatever roles the publisher has.
+async fn shared() -> (Stack, Client, Client) {
+    let stack = Stack::with(|settings| settings.single_operator = false).await;
+    let roles = [Role::ToolPublisher, Role::PolicyAdmin];
+    let key = stack.key_with(&roles, "publisher").await;
+    let publisher = Client::connect(&stack.address, &key).await;
+    let other = stack.admin().await;
+    (stack, publisher.expect("a connection"), other)
+}
+
+fn reason(error: &Error) -> &str {
+    error.reason().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn nobody_approves_their_own_and_a_proposed_tool_is_not_used() {
+    let (stack, publisher, other) = shared().await;
+    let proposed = publisher.register_tool(tool("acme.deploy")).await;
+    let proposed = proposed.expect("proposed");
+    assert_eq!(proposed.state(), v1::ToolState::Proposed);
+    assert_eq!((proposed.version, proposed.tags.len()), (1, 1));
+    let own = publisher.approve_tool(&proposed).await.expect_err("own");
+    assert_eq!(reason(&own), "own_proposal");
+    let entries = stack.admin().await.list_audit(Default::default()).await;
+    let entries = entries.expect("a log").entries;
+    let denied = entries.iter().find(|entry| entry.reason == "own_proposal");
+    assert_eq!(denied.expect("an entry").tool, "acme.deploy");
+    let early = other.start_tree(start("train")).await.expect_err("early");
+    assert_eq!(reason(&early), "tool_not_approved");
+    let called = other.callable_tool(&id("acme.deploy")).await;
+    assert_eq!(reason(&called.expect_err("early")), "tool_not_approved");
+
+    let wrong = v1::Tool {
+        hash: "0".repeat(64),
+        ..proposed.clone()
+    };
+    let wrong = other.approve_tool(&wrong).await.expect_err("another hash");
+    assert_eq!(reason(&wrong), "tool_not_proposed");
+    let approved = other.approve_tool(&proposed).await.expect("approved");
+    assert_eq!(approved.state(), v1::ToolState::Approved);
+    assert!(!approved.approval.expect("an approval").single_operator);
+    other.start_tree(start("train")).await.expect("a tree");
+}
+
+#[tokio::test]
+async fn a_single_operator_does_and_it_shows() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let proposed = admin.register_tool(tool("acme.deploy")).await;
+    let approved = admin.approve_tool(&proposed.expect("proposed")).await;
+    let approval = approved.expect("approved").approval;
+    assert!(approval.expect("an approval").single_operator);
+    let status = admin.status().await.expect("a status");
+    let check = status.checks.iter().find(|check| check.name == "approvals");
+    assert!(check.expect("a check").detail.contains("single operator"));
+    let entries = admin.list_audit(Default::default()).await;
+    let entries = entries.expect("a log").entries;
+    let of = |action: &str| entries.iter().find(|entry| entry.action == action).cloned();
+    of("single_operator").expect("one at the start");
+    let approval = of("tool_approved").expect("an approval");
+    assert_eq!(approval.reason, "single_operator");
+}
+
+#[tokio::test]
+async fn a_change_waits_for_approval_and_can_be_taken_back() {
+    let (_stack, publisher, other) = shared().await;
+    let name = id("acme.deploy");
+    let first = publisher.register_tool(tool("acme.deploy")).await;
+    let first = other.approve_tool(&first.expect("proposed")).await;
+    let first = first.expect("approved");
+    let again = publisher.register_tool(tool("acme.deploy")).await;
+    assert_eq!(again.expect("the same").version, 1);
+    let changed = v1::Tool {
+        path: "/deployments".to_owned(),
+        ..tool("acme.deploy")
+    };
+    let taken = publisher.register_tool(changed.clone()).await;
+    assert_eq!(reason(&taken.expect_err("no silent change")), "exists");
+    let staged = publisher.update_tool(changed.clone(), true).await;
+    let staged = staged.expect("staged");
+    assert_eq!((staged.version, staged.state()), (2, v1::ToolState::Staged));
+    let called = other.callable_tool(&name).await.expect("the approved one");
+    assert_eq!((called.version, called.hash), (1, first.hash.clone()));
+    let rejected = other.reject_tool(&staged, "not this path").await;
+    assert_eq!(rejected.expect("rejected").version, 1);
+
+    let stopped = publisher
+        .update_tool(changed, false)
+        .await
+        .expect("changed");
+    assert_eq!(
+        (stopped.version, stopped.state()),
+        (3, v1::ToolState::Changed)
+    );
+    let called = other.callable_tool(&name).await.expect_err("stopped");
+    assert_eq!(reason(&called), "tool_changed");
+    let reverted = publisher.revert_tool(&name).await.expect("reverted");
+    assert_eq!(
+        (reverted.version, reverted.state()),
+        (1, v1::ToolState::Approved)
+    );
+    let old = other.get_tool(&name, Some(3)).await.expect("a version");
+    assert_eq!((old.path.as_str(), old.version), ("/deployments", 3));
+    let request = v1::ListToolVersionsRequest {
+        name: name.to_string(),
+        ..Default::default()
+    };
+    let versions = other.list_tool_versions(request).await.expect("versions");
+    let decided: Vec<_> = versions
+        .versions
+        .iter()
+        .map(|version| (version.version, version.decision.as_str()))
+        .collect();
+    assert_eq!(decided, [(3, "reverted"), (2, "rejected"), (1, "approved")]);
+}
+
+#[tokio::test]
+async fn a_retired_tool_is_not_for_new_trees_and_goes_when_none_uses_it() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let name = id("acme.deploy");
+    stack.tree("train").await;
+    let early = admin.delete_tool(&name).await.expect_err("in force");
+    assert_eq!(reason(&early), "tool_not_retired");
+    let retired = admin.retire_tool(&name, false).await.expect("retired");
+    assert_eq!(retired.state(), v1::ToolState::Retired);
+    admin.callable_tool(&name).await.expect("its tree goes on");
+    let new = admin.start_tree(start("another")).await.expect_err("new");
+    assert_eq!(reason(&new), "tool_retired");
+    let used = admin.delete_tool(&name).await.expect_err("used");
+    assert_eq!(reason(&used), "tool_in_use");
+    let stopped = admin.retire_tool(&name, true).await.expect("stopped");
+    assert!(stopped.calls_stopped);
+    let called = admin.callable_tool(&name).await.expect_err("stopped");
+    assert_eq!(reason(&called), "tool_retired");
+}
+
+#[tokio::test]
+async fn a_search_narrows_and_what_is_wrong_names_the_field() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    stack.offer(tool("acme.deploy")).await;
+    admin
+        .register_tool(tool("acme.list"))
+        .await
+        .expect("a tool");
+    let find = async |request: v1::ListToolsRequest| {
+        let page = admin.list_tools(request).await.expect("a page");
+        let names = page.tools.iter().map(|tool| tool.name.clone());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    let base = v1::ListToolsRequest::default();
+    let query = |query: &str| v1::ListToolsRequest {
+        query: query.to_owned(),
+        ..base.clone()
+    };
+    assert_eq!(find(query("DEPLOYS list")).await, "acme.list");
+    let mut proposed = query("build");
+    proposed.set_state(v1::ToolState::Proposed);
+    assert_eq!(find(proposed).await, "acme.list");
+    for (field, wrong) in [
+        ("query", query(&"x ".repeat(9))),
+        (
+            "state",
+            v1::ListToolsRequest {
+                state: 99,
+                ..base.clone()
+            },
+        ),
+        (
+            "tags",
+            v1::ListToolsRequest {
+                tags: vec!["A tag".to_owned()],
+                ..base.clone()
+            },
+        ),
+    ] {
+        let refused = admin.list_tools(wrong).await.expect_err(field);
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
+}
+
+/// A user finds what policies let it read or call, tags included; all else is not there for it.
+#[tokio::test]
+async fn a_user_finds_what_policies_let_it_see() {
+    let stack = Stack::start().await;
+    let (admin, user) = (stack.admin().await, stack.client(Role::User).await);
+    let retired = admin.retire_policy(&id("everybody"), None, "").await;
+    retired.expect("retired");
+    for (name, tag) in [
+        ("acme.a", "build"),
+        ("acme.b", "secret"),
+        ("acme.c", "build"),
+    ] {
+        let tool = v1::Tool {
+            tags: vec![tag.to_owned()],
+            ..tool(name)
+        };
+        admin.register_tool(tool).await.expect("a tool");
+    }
+    let find = async |client: &Client, page_token: String| {
+        let request = v1::ListToolsRequest {
+            page_size: Some(1),
+            page_token,
+            ..Default::default()
+        };
+        let page = client.list_tools(request).await.expect("a page");
+        let names = page.tools.into_iter().map(|tool| tool.name);
+        (names.collect::<Vec<_>>(), page.next_page_token)
+    };
+    assert_eq!(find(&user, String::new()).await, (vec![], String::new()));
+    let builds = v1::Policy {
+        name: "builds".to_owned(),
+        effect: "allow".to_owned(),
+        who: Some(v1::PolicyWho {
+            roles: vec!["user".to_owned()],
+            ..Default::default()
+        }),
+        what: Some(v1::PolicyWhat {
+            tags: vec!["build".to_owned()],
+            ..Default::default()
+        }),
+        actions: vec!["read".to_owned()],
+        ..Default::default()
+    };
+    admin.create_policy(builds).await.expect("a policy");
+    let (first, token) = find(&user, String::new()).await;
+    assert_eq!(
+        (first, token.as_str()),
+        (vec!["acme.a".to_owned()], "acme.a")
+    );
+    let second = find(&user, token).await;
+    assert_eq!(second, (vec!["acme.c".to_owned()], String::new()));
+    let all = find(&admin, "acme.a".to_owned()).await;
+    assert_eq!(all, (vec!["acme.b".to_owned()], "acme.b".to_owned()));
+
+    user.get_tool(&id("acme.a"), None).await.expect("visible");
+    let hidden = user
+        .get_tool(&id("acme.b"), None)
+        .await
+        .expect_err("hidden");
+    let absent = user
+        .get_tool(&id("acme.d"), None)
+        .await
+        .expect_err("absent");
+    assert_eq!(reason(&hidden), "not_found");
+    assert_eq!(reason(&hidden), reason(&absent));
+    let versions = v1::ListToolVersionsRequest {
+        name: "acme.b".to_owned(),
+        ..Default::default()
+    };
+    let hidden = user.list_tool_versions(versions).await.expect_err("hidden");
+    assert_eq!(reason(&hidden), reason(&absent));
+}

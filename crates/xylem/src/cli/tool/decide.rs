@@ -1,0 +1,80 @@
+//! Deciding about tools that exist.
+
+use super::show::standing;
+use crate::cli::{failure::Failure, output::plain, session::Session};
+use xylem_client::v1;
+use xylem_ids::ToolName;
+
+/// So many digits of a hash name a definition among those of one tool.
+const SHORT_HASH: usize = 12;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Approve {
+    /// The tool's name
+    name: ToolName,
+    /// The hash of the definition that was read, or its first 12 digits or more
+    #[arg(long)]
+    hash: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Reject {
+    /// The tool's name
+    name: ToolName,
+    /// Why, for the publisher and the audit log
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Retire {
+    /// The tool's name
+    name: ToolName,
+    /// Keep trees that use it already from calling it too
+    #[arg(long)]
+    stop_calls: bool,
+}
+
+pub(crate) async fn approve(arguments: Approve, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let read = client.get_tool(&arguments.name, None).await?;
+    if arguments.hash.len() < SHORT_HASH || !read.hash.starts_with(&arguments.hash) {
+        return Err(Failure::usage(format!(
+            "that is not the hash of the latest definition: `xylem tool show {}` shows it; give its \
+             first {SHORT_HASH} digits or more",
+            arguments.name
+        )));
+    }
+    told(client.approve_tool(&read).await?, session)
+}
+
+pub(crate) async fn reject(arguments: Reject, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let read = client.get_tool(&arguments.name, None).await?;
+    told(client.reject_tool(&read, &arguments.reason).await?, session)
+}
+
+pub(crate) async fn revert(name: &ToolName, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    told(client.revert_tool(name).await?, session)
+}
+
+pub(crate) async fn retire(arguments: Retire, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let retired = client.retire_tool(&arguments.name, arguments.stop_calls);
+    told(retired.await?, session)
+}
+
+pub(crate) async fn delete(name: &ToolName, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let answer = client.delete_tool(name).await?;
+    session
+        .output
+        .answer(&answer, |_| format!("deleted {}", plain(name.as_str())))?;
+    Ok(())
+}
+
+fn told(tool: v1::Tool, session: &mut Session<'_>) -> Result<(), Failure> {
+    session.output.answer(&tool, standing)?;
+    Ok(())
+}

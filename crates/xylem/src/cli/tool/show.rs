@@ -1,0 +1,300 @@
+//! Showing tools.
+
+use crate::cli::{
+    failure::Failure,
+    output::{absolute, plain, table},
+    pages,
+    session::Session,
+    tree::listed,
+};
+use serde_json::Value;
+use xylem_client::v1;
+use xylem_ids::{AgentId, ToolName, ToolTag};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Words that name, description or tags contain, all of them
+    words: Vec<String>,
+    /// Tags that they have; can be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<ToolTag>,
+    /// What becomes of calls
+    #[arg(long)]
+    state: Option<State>,
+    /// Who owns them
+    #[arg(long, value_name = "AGENT")]
+    owner: Option<AgentId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum State {
+    /// Waits for its first approval
+    Proposed,
+    /// Was turned down, and never approved
+    Rejected,
+    /// Is called
+    Approved,
+    /// Was changed, and is not called until it is approved again
+    Changed,
+    /// Is called, while a later version waits for approval
+    Staged,
+    /// Is not for new trees
+    Retired,
+}
+
+impl State {
+    fn wire(self) -> v1::ToolState {
+        match self {
+            Self::Proposed => v1::ToolState::Proposed,
+            Self::Rejected => v1::ToolState::Rejected,
+            Self::Approved => v1::ToolState::Approved,
+            Self::Changed => v1::ToolState::Changed,
+            Self::Staged => v1::ToolState::Staged,
+            Self::Retired => v1::ToolState::Retired,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// The tool's name
+    name: ToolName,
+    /// The version [default: the latest]
+    #[arg(long)]
+    version: Option<u32>,
+}
+
+pub(crate) async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let mut request = v1::ListToolsRequest {
+        page_size: Some(pages::SIZE),
+        query: arguments.words.join(" "),
+        tags: arguments.tags.into_iter().map(String::from).collect(),
+        owner: arguments.owner.map(String::from).unwrap_or_default(),
+        ..v1::ListToolsRequest::default()
+    };
+    if let Some(state) = arguments.state {
+        request.set_state(state.wire());
+    }
+    let tools = pages::all(async |page_token| {
+        let request = v1::ListToolsRequest {
+            page_token,
+            ..request.clone()
+        };
+        let page = client.list_tools(request).await?;
+        Ok((page.tools, page.next_page_token))
+    })
+    .await?;
+    let empty = "no such tools: `xylem tool add --file FILE` proposes some";
+    listed(session.output, &tools, empty, |tools| {
+        let row = |tool: &v1::Tool| {
+            [
+                plain(&tool.name),
+                state(tool).to_owned(),
+                plain(&tool.method),
+                plain(&format!("{}{}", tool.base_url, tool.path)),
+                plain(&tool.slot),
+                plain(&tool.description),
+            ]
+        };
+        let head = ["TOOL", "STATE", "METHOD", "URL", "SLOT", "DOES"];
+        table(head, tools.iter().map(row).collect())
+    })
+}
+
+pub(crate) async fn show(arguments: Show, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let tool = client.get_tool(&arguments.name, arguments.version).await?;
+    let approved = tool.approval.as_ref().map(|approval| approval.version);
+    let approved = match approved.filter(|version| *version != tool.version) {
+        Some(version) => Some(client.get_tool(&arguments.name, Some(version)).await?),
+        None => None,
+    };
+    session
+        .output
+        .answer(&tool, |tool| tool_text(tool, approved.as_ref()))?;
+    Ok(())
+}
+
+pub(crate) async fn versions(name: &ToolName, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let versions = pages::all(async |page_token| {
+        let request = v1::ListToolVersionsRequest {
+            name: name.to_string(),
+            page_size: Some(pages::SIZE),
+            page_token,
+        };
+        let page = client.list_tool_versions(request).await?;
+        Ok((page.versions, page.next_page_token))
+    })
+    .await?;
+    listed(session.output, &versions, "no versions", |versions| {
+        let row = |version: &v1::ToolVersion| {
+            [
+                version.version.to_string(),
+                short(&version.hash),
+                plain(&version.published_by),
+                absolute(version.published_at.as_ref()),
+                plain(&version.decision),
+                plain(&version.decided_by),
+                plain(&version.reason),
+            ]
+        };
+        let head = ["VERSION", "HASH", "BY", "AT", "DECIDED", "BY", "BECAUSE"];
+        table(head, versions.iter().map(row).collect())
+    })
+}
+
+/// One line: which version of a tool is how, and what to do next.
+pub(crate) fn standing(tool: &v1::Tool) -> String {
+    let name = plain(&tool.name);
+    let next = match tool.state() {
+        v1::ToolState::Proposed | v1::ToolState::Changed | v1::ToolState::Staged => format!(
+            "; somebody else runs: xylem tool approve {name} --hash {}",
+            short(&tool.hash)
+        ),
+        _ => String::new(),
+    };
+    format!("{name} version {}: {}{next}", tool.version, state(tool))
+}
+
+fn state(tool: &v1::Tool) -> &'static str {
+    match tool.state() {
+        v1::ToolState::Unspecified => "-",
+        v1::ToolState::Proposed => "proposed",
+        v1::ToolState::Rejected => "rejected",
+        v1::ToolState::Approved => "approved",
+        v1::ToolState::Changed => "changed",
+        v1::ToolState::Staged => "staged",
+        v1::ToolState::Retired if tool.calls_stopped => "retired, calls stopped",
+        v1::ToolState::Retired => "retired",
+    }
+}
+
+fn short(hash: &str) -> String {
+    plain(hash).chars().take(12).collect()
+}
+
+fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
+    let auth = match tool.auth.as_ref().and_then(|auth| auth.scheme.as_ref()) {
+        Some(v1::tool_auth::Scheme::Header(header)) => format!("header {}", header.name),
+        _ => "bearer token".to_owned(),
+    };
+    let schema = match tool.parameters_schema_json.as_str() {
+        "" => "any object",
+        schema => schema,
+    };
+    let approval = tool.approval.as_ref().map(approval).unwrap_or_default();
+    let changed = approved.map(|approved| changes(approved, tool));
+    let lines = [
+        ("tool", tool.name.as_str()),
+        ("does", &tool.description),
+        ("tags", &tool.tags.join(" ")),
+        ("state", state(tool)),
+        ("version", &tool.version.to_string()),
+        ("published by", &tool.published_by),
+        ("owner", &tool.owner),
+        ("approved", &approval),
+        ("changed since", &changed.unwrap_or_default()),
+        ("method", &tool.method),
+        ("base URL", &tool.base_url),
+        ("path", &tool.path),
+        ("slot", &tool.slot),
+        ("token", &auth),
+        ("parameters", schema),
+        ("apiUrl may be", &tool.allowed_api_urls.join(" ")),
+        ("hash", &tool.hash),
+    ];
+    lines
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name:14} {}", plain(value)))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn approval(approval: &v1::ToolApproval) -> String {
+    let alone = if approval.single_operator {
+        ", its publisher, as the single operator"
+    } else {
+        ""
+    };
+    let at = absolute(approval.approved_at.as_ref());
+    format!(
+        "version {} by {}{alone}, {at}",
+        approval.version, approval.approved_by
+    )
+}
+
+/// The members of the definition that differ.
+fn changes(before: &v1::Tool, after: &v1::Tool) -> String {
+    const NOT_DEFINED: [&str; 3] = ["hash", "version", "publishedBy"];
+    let members = |tool| match serde_json::to_value(tool) {
+        Ok(Value::Object(members)) => members,
+        _ => serde_json::Map::new(),
+    };
+    let (before, after) = (members(before), members(after));
+    let mut names: Vec<&str> = before
+        .keys()
+        .chain(after.keys())
+        .filter(|name| before.get(*name) != after.get(*name))
+        .map(String::as_str)
+        .filter(|name| !NOT_DEFINED.contains(name))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tool() -> v1::Tool {
+        v1::Tool {
+            name: "acme.deploy".into(),
+            method: "POST".into(),
+            base_url: "https://api.acme.example/v1".into(),
+            path: "/deploy/{build}".into(),
+            slot: "default".into(),
+            hash: "00ff".repeat(16),
+            version: 2,
+            owner: "ada".into(),
+            published_by: "ada".into(),
+            state: v1::ToolState::Changed.into(),
+            approval: Some(v1::ToolApproval {
+                version: 1,
+                hash: "ff00".repeat(16),
+                approved_by: "ada".into(),
+                approved_at: None,
+                single_operator: true,
+            }),
+            ..v1::Tool::default()
+        }
+    }
+
+    #[test]
+    fn a_tool_is_shown_in_lines() {
+        let approved = v1::Tool {
+            version: 1,
+            hash: "ff00".repeat(16),
+            path: "/deploy".into(),
+            timeout: Some(xylem_client::Duration {
+                seconds: 5,
+                nanos: 0,
+            }),
+            ..tool()
+        };
+        insta::assert_snapshot!(tool_text(&tool(), Some(&approved)));
+    }
+
+    #[test]
+    fn what_waits_says_what_to_do() {
+        insta::assert_snapshot!(standing(&tool()));
+        let approved = v1::Tool {
+            state: v1::ToolState::Approved.into(),
+            ..tool()
+        };
+        assert_eq!(standing(&approved), "acme.deploy version 2: approved");
+    }
+}
