@@ -14,8 +14,9 @@ mod generate;
 mod openapi;
 
 const PACKAGE: &str = "xylem.v1";
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "xylem/v1/access.proto",
+    "xylem/v1/accounts.proto",
     "xylem/v1/agents.proto",
     "xylem/v1/alerts.proto",
     "xylem/v1/audit.proto",

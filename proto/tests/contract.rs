@@ -40,6 +40,27 @@ fn a_message_with_a_secret_does_not_print_it() {
         ),
         format!(
             "{:?}",
+            v1::InviteAgentResponse {
+                secret: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::ChangePasswordRequest {
+                password: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::ChangePasswordRequest {
+                new_password: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
             v1::TakeInRequest {
                 token: secret(),
                 ..Default::default()

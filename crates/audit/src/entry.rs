@@ -80,6 +80,18 @@ codes!(
         TokenIssued = "token_issued",
         /// An access token was revoked.
         TokenRevoked = "token_revoked",
+        /// Somebody registered, or accepted an invitation.
+        Registered = "registered",
+        /// Somebody was invited to choose a password.
+        AgentInvited = "agent_invited",
+        /// Somebody signed in with a password.
+        SignedIn = "signed_in",
+        /// A session was ended.
+        SessionEnded = "session_ended",
+        /// A session was ended because one of its refresh tokens came back, or from another client.
+        SessionReused = "session_reused",
+        /// A password was changed; sessions that were opened with the one before have ended.
+        PasswordChanged = "password_changed",
         /// The next key that signs access tokens was made.
         SigningKeyMade = "signing_key_made",
         /// An API key was created.
@@ -379,6 +391,14 @@ impl Entry {
     #[must_use]
     pub fn regarding(mut self, kind: SubjectKind, id: impl fmt::Display) -> Self {
         self.subject = Some(Subject::new(kind, id));
+        self
+    }
+
+    /// The same entry, of the same call as another one: from there, and with its id.
+    #[must_use]
+    pub fn during(mut self, other: &Self) -> Self {
+        self.address = other.address;
+        self.request.clone_from(&other.request);
         self
     }
 

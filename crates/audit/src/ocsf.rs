@@ -29,10 +29,11 @@ const OTHER: u32 = 99;
 impl Class {
     fn of(kind: Kind) -> Self {
         match kind {
-            Kind::Authenticated | Kind::AuthenticationFailed | Kind::TokenIssued => {
-                Self::Authentication
-            }
-            Kind::Exposure | Kind::Tampered | Kind::Alert => Self::Finding,
+            Kind::Authenticated
+            | Kind::AuthenticationFailed
+            | Kind::TokenIssued
+            | Kind::SignedIn => Self::Authentication,
+            Kind::Exposure | Kind::Tampered | Kind::Alert | Kind::SessionReused => Self::Finding,
             Kind::Redeem
             | Kind::Outcome
             | Kind::PermissionDenied

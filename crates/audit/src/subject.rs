@@ -20,6 +20,8 @@ codes!(
         Credential = "credential",
         /// An access token, by its id.
         Token = "token",
+        /// A session, of somebody who signed in.
+        Session = "session",
         /// A task queue.
         Queue = "queue",
     }

@@ -178,6 +178,15 @@ where
     Ok(call(request).await?.into_inner())
 }
 
+/// Checks an address without connecting: whoever sends a secret there by other means keeps the same
+/// rule.
+///
+/// # Errors
+/// The address is malformed, or plain HTTP to another machine.
+pub fn check_address(address: &str) -> Result<(), ConnectError> {
+    endpoint(address, &Tls::new()).map(drop)
+}
+
 fn endpoint(address: &str, tls: &Tls) -> Result<Endpoint, ConnectError> {
     let url = Url::parse(address).map_err(|_| ConnectError::Address)?;
     let plain = url.path() == "/" && url.username().is_empty() && url.password().is_none();

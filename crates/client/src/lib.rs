@@ -5,6 +5,7 @@
 //! `Authorization` header of every call and is marked sensitive, so that no layer prints it.
 
 mod access;
+mod accounts;
 mod alerts;
 mod client;
 mod convert;
@@ -14,7 +15,7 @@ mod operate;
 mod policies;
 mod work;
 
-pub use client::{Client, ConnectError, Tls};
+pub use client::{Client, ConnectError, Tls, check_address};
 pub use error::{Answer, Error};
 pub use operate::{Deposit, InitialToken, NewKey, StartTree};
 pub use work::{ActivityClaims, CallEnd, Definition, Issuers, PublicKey, Redeem, Redeemed, Select};

@@ -17,6 +17,9 @@ pub(crate) struct Rule {
     pub(crate) own: &'static [Role],
 }
 
+/// Every role but that of workers.
+const PEOPLE: &[Role] = &[Admin, ToolPublisher, PolicyAdmin, User, Auditor];
+
 pub(crate) const fn rule(rpc: Rpc) -> Rule {
     match rpc {
         Rpc::StartTree | Rpc::StopTree | Rpc::AllowTools | Rpc::TransferTree => {
@@ -41,7 +44,9 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
             &[Admin, ToolPublisher, PolicyAdmin, Worker, Auditor],
             &[User],
         ),
-        Rpc::CreateAgent | Rpc::UpdateAgent | Rpc::RetireAgent => of(Scope::Agents, &[Admin], &[]),
+        Rpc::InviteAgent | Rpc::CreateAgent | Rpc::UpdateAgent | Rpc::RetireAgent => {
+            of(Scope::Agents, &[Admin], &[])
+        }
         Rpc::ListTools | Rpc::ListToolVersions => of(
             Scope::ToolsRead,
             &[Admin, ToolPublisher, PolicyAdmin, Auditor],
@@ -96,6 +101,9 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::Select
         | Rpc::RegisterDefinitions
         | Rpc::AppendAudit => of(Scope::Work, &[Worker], &[]),
+        Rpc::ChangePassword | Rpc::ListSessions | Rpc::EndSession => {
+            of(Scope::Account, &[], PEOPLE)
+        }
         Rpc::GetStatus => Rule {
             scope: None,
             all: &Role::ALL,
@@ -146,7 +154,7 @@ mod tests {
     #[test]
     fn an_auditor_looks_and_looks_after_its_own_account() {
         for rpc in Rpc::ALL {
-            let Rule { all, own, .. } = rule(*rpc);
+            let Rule { scope, all, own } = rule(*rpc);
             let changes = rpc.http().0 != "GET";
             assert!(
                 !changes || !all.contains(&Auditor) || *rpc == Rpc::VerifyAudit,
@@ -155,6 +163,7 @@ mod tests {
             assert!(
                 !changes
                     || !own.contains(&Auditor)
+                    || scope == Some(Scope::Account)
                     || matches!(rpc, Rpc::RotateApiKey | Rpc::RevokeApiKey),
                 "{rpc:?}"
             );

@@ -97,6 +97,7 @@ pub(crate) fn during_call(mut entry: Entry) -> Entry {
         if let Some(principal) = &call.principal {
             entry.agent = Some(principal.agent().clone());
             entry.namespace = Some(principal.namespace().clone());
+            entry.second_factor = principal.second_factor();
         }
     });
     entry

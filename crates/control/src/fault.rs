@@ -198,6 +198,18 @@ impl From<IdentityError> for Fault {
                 Self::refused("last_administrator", error.to_string())
             }
             IdentityError::Changed => Self::conflict("changed_meanwhile", error.to_string()),
+            IdentityError::RegistrationClosed => {
+                Self::denied("registration_closed", error.to_string())
+            }
+            IdentityError::InvitationInvalid => {
+                Self::denied("invitation_not_valid", error.to_string())
+            }
+            IdentityError::PasswordWrong => Self::denied("password_wrong", error.to_string()),
+            IdentityError::TooMany(wait) => Self::limited("too_many", error.to_string(), wait),
+            IdentityError::Busy => {
+                let message = error.to_string();
+                Self::unavailable("busy", message, error)
+            }
             IdentityError::KeyOver => Self::refused("key_over", error.to_string()),
             IdentityError::Storage(xylem_identity::StorageError::Unavailable(_)) => database(error),
             IdentityError::Storage(_)

@@ -1,6 +1,7 @@
 //! One handler per call. Each file has the calls of one service.
 
 mod access;
+mod accounts;
 mod agents;
 mod alerts;
 mod audit;

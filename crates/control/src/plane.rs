@@ -25,7 +25,7 @@ use xylem_audit::{
     Entry, Kind, Log, LogError, Reason, Source, Standing, Subject, SubjectKind, Tally, Verdict,
     Watch,
 };
-use xylem_identity::{Identity, Principal};
+use xylem_identity::{Credential, Identity, Principal};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Origin, Slot, TreeId};
 use xylem_outbound::{AddressPolicy, Outbound};
 use xylem_policy::Policies;
@@ -66,6 +66,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The pages that may ask from within a browser, by their origin.
     pub cors_origins: Vec<Origin>,
+    /// Whether anybody may register, in the role `user`; by invitation only otherwise.
+    pub open_registration: bool,
     /// Which addresses may be asked: token endpoints and receivers of alerts may be at public ones.
     pub addresses: AddressPolicy,
     /// What raises alerts, and where they are sent.
@@ -89,6 +91,7 @@ impl Settings {
             sweep_after_rotation: Some(Duration::from_secs(15)),
             limits: Limits::default(),
             cors_origins: Vec::new(),
+            open_registration: false,
             addresses: AddressPolicy::default(),
             alerts: Alerts::default(),
             watch_every: Duration::from_secs(10),
@@ -196,7 +199,10 @@ impl Plane {
     pub(crate) fn authenticated(&self, principal: &Principal, address: Option<IpAddr>) {
         let source = Source {
             agent: Some(principal.agent().clone()),
-            subject: Some(Subject::new(SubjectKind::Key, principal.key())),
+            subject: Some(match principal.credential() {
+                Credential::Key(key) => Subject::new(SubjectKind::Key, key),
+                Credential::Session(session) => Subject::new(SubjectKind::Session, session),
+            }),
             address,
         };
         let now = self.now();

@@ -11,6 +11,7 @@ mod passage;
 mod patient;
 mod reference;
 mod refuse;
+mod register;
 mod tls;
 
 pub use limits::Limits;
@@ -94,6 +95,7 @@ impl Control {
         // What gives out tokens is for no page of another origin: no browser is let through to it.
         plain(plane)
             .merge(oauth::routes(plane).layer(CatchPanicLayer::custom(panicked)))
+            .merge(register::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(known)
             .layer(axum::middleware::from_fn(browser::layer))
             .layer(axum::middleware::from_fn(passage::layer))
@@ -157,6 +159,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
     // In the order of the contract's files, which is the order of the transcoder's parameters.
     let (router, transcoder) = services! {
         access_server::AccessServer, __rest_over_grpc_bridge_Access::AccessRestBridge;
+        accounts_server::AccountsServer, __rest_over_grpc_bridge_Accounts::AccountsRestBridge;
         agents_server::AgentsServer, __rest_over_grpc_bridge_Agents::AgentsRestBridge;
         api_keys_server::ApiKeysServer, __rest_over_grpc_bridge_ApiKeys::ApiKeysRestBridge;
         alerts_server::AlertsServer, __rest_over_grpc_bridge_Alerts::AlertsRestBridge;

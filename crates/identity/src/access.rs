@@ -8,7 +8,7 @@ use std::{
     fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use xylem_ids::{AgentId, KeyId, Namespace, Scopes};
+use xylem_ids::{AgentId, ClientId, KeyId, Namespace, Scopes, SessionId};
 use xylem_seal::CryptoError;
 
 /// How long an access token works.
@@ -25,8 +25,17 @@ pub(crate) struct Claims {
     pub(crate) iss: String,
     pub(crate) aud: String,
     pub(crate) sub: AgentId,
-    /// The API key that it was exchanged for.
-    pub(crate) client_id: KeyId,
+    /// The API key that it was exchanged for, or what somebody signed in with.
+    pub(crate) client_id: ClientId,
+    /// The session that it belongs to, where somebody signed in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sid: Option<SessionId>,
+    /// When they did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) auth_time: Option<u64>,
+    /// Whether they showed a second factor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) second_factor: bool,
     pub(crate) iat: u64,
     pub(crate) exp: u64,
     pub(crate) jti: KeyId,
@@ -35,6 +44,15 @@ pub(crate) struct Claims {
     /// What it is narrowed to; whatever the roles give where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scope: Option<String>,
+}
+
+/// What a token is issued for.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    pub(crate) client: ClientId,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) signed_in: Option<SystemTime>,
+    pub(crate) second_factor: bool,
 }
 
 /// Why a text is no access token of ours. For the log only.

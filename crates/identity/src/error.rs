@@ -1,6 +1,7 @@
 //! Why somebody is not let in, or a change is not made.
 
 use crate::StorageError;
+use std::time::Duration;
 use xylem_ids::{AgentId, KeyId};
 use xylem_seal::CryptoError;
 
@@ -51,6 +52,21 @@ pub enum IdentityError {
     /// Somebody else has changed it meanwhile.
     #[error("somebody else has changed it meanwhile: look at it and try again")]
     Changed,
+    /// Nobody registers without an invitation.
+    #[error("registration is closed: ask an administrator for an invitation")]
+    RegistrationClosed,
+    /// The invitation is somebody else's, was used or is over, or never was one.
+    #[error("the invitation is not valid: it is good for one name, once, and for three days")]
+    InvitationInvalid,
+    /// The present password is another one.
+    #[error("the present password is not right")]
+    PasswordWrong,
+    /// Too many attempts.
+    #[error("too many attempts: try again in {}", humantime::format_duration(*.0))]
+    TooMany(Duration),
+    /// Too many passwords are being hashed.
+    #[error("too many are signing in: try again")]
+    Busy,
     /// The key does not work any more.
     #[error("the API key has expired or was revoked: create another")]
     KeyOver,
@@ -66,6 +82,18 @@ pub enum IdentityError {
     /// The random source or the cryptographic library failed.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
+}
+
+impl IdentityError {
+    /// A name that is taken is told.
+    pub(crate) fn taken(error: StorageError) -> Self {
+        match error {
+            StorageError::Exists => Self::Exists {
+                what: "an agent of this name",
+            },
+            other => other.into(),
+        }
+    }
 }
 
 impl From<StorageError> for IdentityError {

@@ -1,10 +1,11 @@
 //! The rules.
 
 use crate::{
-    Agent, AgentChange, ApiKey, IdentityError, Invalid, IssuedKey, NewAgent, NewKey, PresentedKey,
-    Principal, Secrets, Storage, StorageError, Unauthenticated,
+    Agent, AgentChange, ApiKey, BlockList, Credential, IdentityError, Invalid, IssuedKey, NewAgent,
+    NewKey, PresentedKey, Principal, Secrets, Storage, Unauthenticated,
     agent::check_roles,
     key::{generate_id, generate_secret},
+    password::Hasher,
     tokens::Cached,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -35,6 +36,7 @@ pub struct Identity {
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) issuer: Arc<str>,
     pub(crate) cached: Arc<Cached>,
+    pub(crate) hasher: Arc<Hasher>,
 }
 
 impl fmt::Debug for Identity {
@@ -49,6 +51,10 @@ impl Identity {
     pub fn new(storage: Arc<dyn Storage>, secrets: Secrets) -> Self {
         Self {
             storage,
+            hasher: Arc::new(Hasher::new(
+                Arc::clone(&secrets.pepper),
+                BlockList::default(),
+            )),
             secrets: Arc::new(secrets),
             issuer: LOCAL.into(),
             cached: Arc::default(),
@@ -59,6 +65,14 @@ impl Identity {
     #[must_use]
     pub fn issuing_as(mut self, issuer: &str) -> Self {
         self.issuer = issuer.into();
+        self
+    }
+
+    /// The same, with passwords that nobody may choose.
+    #[must_use]
+    pub fn blocking(mut self, passwords: BlockList) -> Self {
+        let pepper = Arc::clone(&self.secrets.pepper);
+        self.hasher = Arc::new(Hasher::new(pepper, passwords));
         self
     }
 
@@ -93,12 +107,7 @@ impl Identity {
             .storage
             .insert_agent(&agent, &[about_agent(entry, &agent)])
             .await;
-        stored.map_err(|error| match error {
-            StorageError::Exists => IdentityError::Exists {
-                what: "an agent of this name",
-            },
-            other => other.into(),
-        })?;
+        stored.map_err(IdentityError::taken)?;
         Ok(agent)
     }
 
@@ -332,11 +341,11 @@ impl Identity {
             .ok_or(Unauthenticated::Unknown)?;
         let key = self.secrets.check_key(key)?;
         self.touch(&key, now).await?;
-        self.admit(key, agent, address, now)
+        self.admit_key(key, agent, address, now)
     }
 
     /// Whether a key of this agent is good now, from there. The key was checked already.
-    pub(crate) fn admit(
+    pub(crate) fn admit_key(
         &self,
         key: ApiKey,
         agent: Agent,
@@ -357,7 +366,7 @@ impl Identity {
             return Err(Unauthenticated::Retired(agent.id));
         }
         Ok(Principal {
-            key: key.id,
+            credential: Credential::Key(key.id),
             namespace: key.namespace,
             agent: agent.id,
             kind: agent.kind,
@@ -365,6 +374,8 @@ impl Identity {
             scopes: key.scopes,
             queues: key.queues,
             until: key.expires_at,
+            signed_in: None,
+            second_factor: false,
         })
     }
 

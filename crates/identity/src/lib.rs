@@ -1,4 +1,4 @@
-//! Who is calling: agents, and the API keys and access tokens they authenticate with.
+//! Who is calling: agents, and the API keys, passwords and access tokens they authenticate with.
 //!
 //! The rules live here; storage is declared as [`Storage`] and implemented in `store`. Everything
 //! belongs to one Temporal namespace, and another one's is not found. What an agent and a key may do is
@@ -15,23 +15,35 @@
 )]
 
 mod access;
+mod account;
 mod agent;
 mod error;
+mod guess;
+mod guessable;
 mod identity;
 mod key;
+mod password;
 mod principal;
 mod secrets;
+mod session;
+mod sign_in;
 mod signing;
 mod storage;
 mod tokens;
 
 pub use access::ACCESS_LIFE;
+pub use account::{Account, Registration};
 pub use agent::{Agent, AgentChange, NewAgent};
 pub use error::{IdentityError, Invalid, Unauthenticated};
+pub use guess::{Attempt, Counter, KNOWN_FOR, Lane};
+pub use guessable::BlockList;
 pub use identity::Identity;
 pub use key::{ApiKey, IssuedKey, KEY_PREFIX, NewKey, PresentedKey};
-pub use principal::Principal;
+pub use password::Password;
+pub use principal::{Credential, Principal};
 pub use secrets::Secrets;
+pub use session::{REFRESH_PREFIX, Session};
+pub use sign_in::{FoundSession, SignIn, SignedIn};
 pub use signing::{PublishedKey, SigningKeyRow};
 pub use storage::{Storage, StorageError};
 pub use tokens::{AccessToken, NoToken, RevokedToken};

@@ -1,12 +1,23 @@
 //! The proof that somebody was authenticated.
 
 use std::{collections::BTreeSet, time::SystemTime};
-use xylem_ids::{AgentId, AgentKind, KeyId, Namespace, Role, Roles, Scope, Scopes, TaskQueue};
+use xylem_ids::{
+    AgentId, AgentKind, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId, TaskQueue,
+};
+
+/// What somebody is recognised by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// An API key, or an access token that it was exchanged for.
+    Key(KeyId),
+    /// An access token of a session.
+    Session(SessionId),
+}
 
 /// Who is calling. Only [`crate::Identity`] makes one. The roles are those that the agent has now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    pub(crate) key: KeyId,
+    pub(crate) credential: Credential,
     pub(crate) namespace: Namespace,
     pub(crate) agent: AgentId,
     pub(crate) kind: AgentKind,
@@ -14,13 +25,27 @@ pub struct Principal {
     pub(crate) scopes: Scopes,
     pub(crate) queues: BTreeSet<TaskQueue>,
     pub(crate) until: Option<SystemTime>,
+    pub(crate) signed_in: Option<SystemTime>,
+    pub(crate) second_factor: bool,
 }
 
 impl Principal {
-    /// The key that was used.
+    /// What the caller was recognised by.
     #[must_use]
-    pub fn key(&self) -> &KeyId {
-        &self.key
+    pub fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// When the caller signed in; absent for a key.
+    #[must_use]
+    pub fn signed_in(&self) -> Option<SystemTime> {
+        self.signed_in
+    }
+
+    /// Whether the caller showed a second factor then.
+    #[must_use]
+    pub fn second_factor(&self) -> bool {
+        self.second_factor
     }
 
     /// The namespace the caller works in.
@@ -65,7 +90,7 @@ impl Principal {
         self.scopes.allow(scope)
     }
 
-    /// When the credential ends by itself.
+    /// When the key ends by itself.
     #[must_use]
     pub fn until(&self) -> Option<SystemTime> {
         self.until

@@ -1,8 +1,8 @@
 //! The keys that everything here is hashed and sealed under.
 
-use crate::{Agent, ApiKey, IdentityError, PresentedKey};
+use crate::{Agent, ApiKey, IdentityError, Password, PresentedKey, Session};
 use secrecy::ExposeSecret;
-use std::fmt;
+use std::{fmt, sync::Arc};
 use xylem_seal::{CipherKey, CryptoError, MacKey, SubKey};
 
 /// Hashes credentials and seals records, under keys that are not in the database.
@@ -11,6 +11,12 @@ pub struct Secrets {
     record: MacKey,
     /// Encrypts what must be read again: the keys that sign access tokens.
     pub(crate) cipher: CipherKey,
+    /// What refresh tokens are derived with.
+    pub(crate) refresh: MacKey,
+    /// Invitations, devices, and what attempts are counted under.
+    pub(crate) account: MacKey,
+    /// What goes into every password's hash.
+    pub(crate) pepper: Arc<SubKey>,
 }
 
 impl Secrets {
@@ -23,6 +29,9 @@ impl Secrets {
             key_hash: key.mac("api key hash")?,
             record: key.mac("record")?,
             cipher: key.derive("cipher")?.into_cipher("identity")?,
+            refresh: key.mac("refresh")?,
+            account: key.mac("account")?,
+            pepper: Arc::new(key.derive("pepper")?),
         })
     }
 
@@ -58,6 +67,32 @@ impl Secrets {
             return Ok(key);
         }
         let what = format!("API key {}", key.id);
+        Err(IdentityError::Tampered { what })
+    }
+
+    pub(crate) fn seal_password(&self, mut password: Password) -> Password {
+        password.seal = self.record.seal(&password.fields());
+        password
+    }
+
+    pub(crate) fn check_password(&self, password: Password) -> Result<Password, IdentityError> {
+        if self.record.seal(&password.fields()) == password.seal {
+            return Ok(password);
+        }
+        let what = format!("password of {}", password.agent);
+        Err(IdentityError::Tampered { what })
+    }
+
+    pub(crate) fn seal_session(&self, mut session: Session) -> Session {
+        session.seal = self.record.seal(&session.fields());
+        session
+    }
+
+    pub(crate) fn check_session(&self, session: Session) -> Result<Session, IdentityError> {
+        if self.record.seal(&session.fields()) == session.seal {
+            return Ok(session);
+        }
+        let what = format!("session {}", session.id);
         Err(IdentityError::Tampered { what })
     }
 }

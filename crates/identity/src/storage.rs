@@ -1,10 +1,10 @@
 //! The storage that identities need.
 
-use crate::{Agent, ApiKey, SigningKeyRow};
+use crate::{Account, Agent, ApiKey, Attempt, FoundSession, Password, Session, SigningKeyRow};
 use async_trait::async_trait;
 use std::time::SystemTime;
 use xylem_audit::Entry;
-use xylem_ids::{AgentId, KeyId, Namespace};
+use xylem_ids::{AgentId, KeyId, Namespace, SessionId};
 
 /// Why the storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +134,106 @@ pub trait Storage: Send + Sync {
         key: &SigningKeyRow,
         entries: &[Entry],
     ) -> Result<(), StorageError>;
+
+    /// An agent and its password.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn account(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+    ) -> Result<Option<Account>, StorageError>;
+
+    /// Stores a new agent with a password.
+    ///
+    /// # Errors
+    /// [`StorageError::Exists`] where the name is taken.
+    async fn register(
+        &self,
+        agent: &Agent,
+        password: &Password,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// Stores an agent's password. An invitation that it is stored for is used up.
+    ///
+    /// # Errors
+    /// [`StorageError::Changed`] where there is no such invitation.
+    async fn put_password(
+        &self,
+        password: &Password,
+        invitation: Option<&[u8; 32]>,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// Stores the hash of an agent's invitation instead of an earlier one.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn put_invitation(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        hash: &[u8; 32],
+        ends: SystemTime,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// Counts an attempt in its lanes, and in that of strangers where its place is not known; in none of
+    /// them where one says that it has to wait, and for how many seconds.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn attempt(
+        &self,
+        attempt: &Attempt,
+        now: SystemTime,
+    ) -> Result<Result<(), u64>, StorageError>;
+
+    /// Stores a new session. The attempt that led to it counts no more, and its place is known.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn open_session(
+        &self,
+        session: &Session,
+        attempt: &Attempt,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// The session of this id, and whether the access token of that id was revoked.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn session(
+        &self,
+        namespace: &Namespace,
+        id: &SessionId,
+        token: Option<&KeyId>,
+    ) -> Result<Option<FoundSession>, StorageError>;
+
+    /// Stores a session's new state, if it still is what was read.
+    ///
+    /// # Errors
+    /// [`StorageError::Changed`] where it is not.
+    async fn replace_session(
+        &self,
+        read: &Session,
+        session: &Session,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// An agent's sessions that go on, the newest first.
+    ///
+    /// # Errors
+    /// The storage did not answer, or a row cannot be read.
+    async fn sessions(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        now: SystemTime,
+    ) -> Result<Vec<Session>, StorageError>;
 
     /// The key with this id.
     ///

@@ -1,11 +1,14 @@
 //! Exchanging a key for access tokens, and finding out who presents one.
 
 use crate::{
-    ApiKey, Identity, IdentityError, KEY_PREFIX, Principal, PublishedKey, Unauthenticated,
-    access::{ACCESS_LIFE, Claims, Reject, UnverifiedAccess, scope_text, scopes, seconds, sign},
+    Credential, Identity, IdentityError, KEY_PREFIX, Principal, PublishedKey, REFRESH_PREFIX,
+    Unauthenticated,
+    access::{
+        ACCESS_LIFE, Claims, Proof, Reject, UnverifiedAccess, scope_text, scopes, seconds, sign,
+    },
     signing::{KeySet, SigningKey, generate},
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::{
     fmt,
     net::IpAddr,
@@ -13,7 +16,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
-use xylem_ids::{KeyId, Scopes};
+use xylem_ids::{KeyId, Namespace};
 use xylem_seal::{CryptoError, random_id};
 
 /// Keys that other instances made are seen after so long,
@@ -46,6 +49,12 @@ impl fmt::Debug for AccessToken {
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum NoToken {
+    /// The name, the password, the code or the refresh token is not good; which is for the log alone.
+    #[error("what was presented is not good")]
+    Grant(&'static str),
+    /// It cannot be decided, or it has to wait.
+    #[error(transparent)]
+    NotNow(#[from] IdentityError),
     /// The client's id and secret do not fit each other, or the secret is not accepted.
     #[error("the client is not accepted")]
     Client(#[from] Unauthenticated),
@@ -85,7 +94,10 @@ impl Identity {
         now: SystemTime,
     ) -> Result<AccessToken, NoToken> {
         let caller = self.authenticate_key(secret, address, now).await?;
-        if client != caller.agent().as_str() && client != caller.key().as_str() {
+        let Credential::Key(key) = caller.credential().clone() else {
+            return Err(NoToken::OtherClient);
+        };
+        if client != caller.agent().as_str() && client != key.as_str() {
             return Err(NoToken::OtherClient);
         }
         let narrowed = match scope {
@@ -94,25 +106,42 @@ impl Identity {
                 .filter(|scopes| scopes.within(caller.scopes()))
                 .ok_or(NoToken::Scope)?,
         };
-        let token = self.issue(caller, narrowed, now).await;
-        token.map_err(|error| Unauthenticated::from(error).into())
+        let proof = Proof {
+            client: key
+                .as_str()
+                .parse()
+                .map_err(|_| CryptoError)
+                .map_err(IdentityError::from)?,
+            session: None,
+            signed_in: None,
+            second_factor: false,
+        };
+        let caller = Principal {
+            scopes: narrowed,
+            ..caller
+        };
+        Ok(self.issue(caller, proof, now).await?)
     }
 
-    async fn issue(
+    /// Signs a token for a caller, narrowed to what the caller is narrowed to.
+    pub(crate) async fn issue(
         &self,
         caller: Principal,
-        narrowed: Scopes,
+        proof: Proof,
         now: SystemTime,
     ) -> Result<AccessToken, IdentityError> {
         let longest = now + ACCESS_LIFE;
         let end = caller.until().map_or(longest, |until| until.min(longest));
         let id: KeyId = random_id()?.parse().map_err(|_| CryptoError)?;
-        let scope = scope_text(&narrowed);
+        let scope = scope_text(caller.scopes());
         let claims = Claims {
             iss: self.issuer.to_string(),
             aud: self.issuer.to_string(),
             sub: caller.agent().clone(),
-            client_id: caller.key().clone(),
+            client_id: proof.client,
+            sid: proof.session,
+            auth_time: proof.signed_in.map(seconds),
+            second_factor: proof.second_factor,
             iat: seconds(now),
             exp: seconds(end),
             jti: id.clone(),
@@ -153,9 +182,30 @@ impl Identity {
         now: SystemTime,
     ) -> Result<Principal, Unauthenticated> {
         let claims = self.verified(presented, now).await?;
+        let malformed = Unauthenticated::Token(Reject::Malformed.code());
+        let narrowed = scopes(claims.scope.as_deref()).ok_or(malformed)?;
+        let caller = match &claims.sid {
+            Some(session) => self.authenticate_session(&claims, session, now).await?,
+            None => self.authenticate_exchanged(&claims, address, now).await?,
+        };
+        Ok(Principal {
+            scopes: narrowed,
+            ..caller
+        })
+    }
+
+    /// Who presents an access token that a key was exchanged for.
+    async fn authenticate_exchanged(
+        &self,
+        claims: &Claims,
+        address: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<Principal, Unauthenticated> {
+        let key = claims.client_id.as_str().parse();
+        let key: KeyId = key.map_err(|_| Unauthenticated::Token(Reject::Malformed.code()))?;
         let found = self
             .storage
-            .key_and_agent(&claims.ns, &claims.client_id, &claims.jti)
+            .key_and_agent(&claims.ns, &key, &claims.jti)
             .await
             .map_err(IdentityError::from)?;
         let (key, agent, revoked) = found.ok_or(Unauthenticated::Unknown)?;
@@ -163,15 +213,7 @@ impl Identity {
         if revoked || agent.id != claims.sub {
             return Err(Unauthenticated::Token("token_revoked"));
         }
-        let narrowed = scopes(claims.scope.as_deref());
-        let narrowed = narrowed.ok_or(Unauthenticated::Token(Reject::Malformed.code()))?;
-        let end = UNIX_EPOCH + Duration::from_secs(claims.exp);
-        let key = ApiKey {
-            scopes: narrowed,
-            expires_at: Some(key.expires_at.map_or(end, |expires| expires.min(end))),
-            ..key
-        };
-        self.admit(key, agent, address, now)
+        self.admit_key(key, agent, address, now)
     }
 
     async fn verified(&self, text: &str, now: SystemTime) -> Result<Claims, Unauthenticated> {
@@ -181,18 +223,25 @@ impl Identity {
         token.verify(&keys, &self.issuer, now).map_err(refused)
     }
 
-    /// Revokes an access token: whoever presents it may. Anything else is none of ours, and no error
-    /// (RFC 7009).
+    /// Revokes an access token, or ends the session of a refresh token: whoever presents it may.
+    /// Anything else is none of ours, and no error (RFC 7009).
     ///
     /// # Errors
     /// The storage failed.
     pub async fn revoke_token(
         &self,
-        text: &str,
+        namespace: &Namespace,
+        token: &SecretString,
         mut entry: Entry,
     ) -> Result<RevokedToken, IdentityError> {
+        let text = token.expose_secret();
         if text.starts_with(KEY_PREFIX) {
             return Ok(RevokedToken::Unsupported);
+        }
+        if text.starts_with(REFRESH_PREFIX) {
+            entry.kind = Kind::SessionEnded;
+            self.sign_out(namespace, token, entry).await?;
+            return Ok(RevokedToken::Done);
         }
         let claims = match self.verified(text, entry.at).await {
             Ok(claims) => claims,

@@ -19,8 +19,8 @@ mod tree;
 pub use address::{Audience, Origin};
 pub use http::{MAX_RESPONSE_BYTES, may_carry_parameter, may_carry_token, may_reach_workflow};
 pub use name::{
-    AccessId, AgentId, AuditId, CredentialName, Fingerprint, IdError, KeyId, LeaseId, PolicyName,
-    Slot, TaskQueue, ToolName, ToolTag, WorkflowType,
+    AccessId, AgentId, AuditId, ClientId, CredentialName, Fingerprint, IdError, KeyId, LeaseId,
+    PolicyName, SessionId, Slot, TaskQueue, ToolName, ToolTag, WorkflowType,
 };
 pub use order::{Epoch, Order, Serial, Version};
 pub use role::{AgentKind, Role, Roles, Scope, Scopes};

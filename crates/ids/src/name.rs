@@ -173,6 +173,24 @@ name!(
 );
 
 name!(
+    /// What somebody signs in with: one installation of a program.
+    ClientId,
+    "client_id",
+    "1 to 64 characters of A-Z, a-z, 0-9, '-' and '_'",
+    |text| (1..=64).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+);
+
+name!(
+    /// The id of a session: of somebody who is signed in.
+    SessionId,
+    "session",
+    "1 to 64 characters of A-Z, a-z, 0-9, '-' and '_'",
+    |text| (1..=64).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+);
+
+name!(
     /// What a token looks like without being it: a keyed digest, so that a guess cannot be tested
     /// offline.
     Fingerprint,

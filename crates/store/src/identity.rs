@@ -1,5 +1,7 @@
 //! The rows of agents and their keys.
 
+mod account;
+
 use crate::{
     Store,
     row::{Columns, RowError, json, seconds},
@@ -8,8 +10,11 @@ use crate::{
 use async_trait::async_trait;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_audit::{Entry, LogError};
-use xylem_identity::{Agent, ApiKey, SigningKeyRow, Storage, StorageError};
-use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes};
+use xylem_identity::{
+    Account, Agent, ApiKey, Attempt, FoundSession, Password, Session, SigningKeyRow, Storage,
+    StorageError,
+};
+use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId};
 use xylem_seal::{Mac, Sealed};
 
 type Stored<T> = Result<T, StorageError>;
@@ -65,19 +70,7 @@ macro_rules! select {
 impl Storage for Store {
     async fn insert_agent(&self, agent: &Agent, entries: &[Entry]) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
-        let query = statement(
-            "INSERT INTO agents (namespace, id, kind, roles, created_at, retired_at, seal, created_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(agent.namespace.as_str())
-        .bind(agent.id.as_str())
-        .bind(agent.kind.code())
-        .bind(role_codes(&agent.roles))
-        .bind(seconds(agent.created_at))
-        .bind(agent.retired_at.map(seconds))
-        .bind(agent.seal.0.as_slice())
-        .bind(agent.created_by.as_ref().map(AgentId::as_str));
-        work.run(query).await.map_err(insert_failed)?;
+        insert_agent(&mut work, agent).await?;
         self.note(work, entries).await
     }
 
@@ -216,6 +209,75 @@ impl Storage for Store {
         self.note(work, entries).await
     }
 
+    async fn account(&self, namespace: &Namespace, agent: &AgentId) -> Stored<Option<Account>> {
+        self.read_account(namespace, agent).await
+    }
+
+    async fn register(&self, agent: &Agent, password: &Password, entries: &[Entry]) -> Stored<()> {
+        self.insert_account(agent, password, entries).await
+    }
+
+    async fn put_password(
+        &self,
+        password: &Password,
+        invitation: Option<&[u8; 32]>,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        self.replace_password(password, invitation, entries).await
+    }
+
+    async fn put_invitation(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        hash: &[u8; 32],
+        ends: SystemTime,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        self.replace_invitation(namespace, agent, hash, ends, entries)
+            .await
+    }
+
+    async fn attempt(&self, attempt: &Attempt, now: SystemTime) -> Stored<Result<(), u64>> {
+        self.count_attempt(attempt, now).await
+    }
+
+    async fn open_session(
+        &self,
+        session: &Session,
+        attempt: &Attempt,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        self.insert_session(session, attempt, entries).await
+    }
+
+    async fn session(
+        &self,
+        namespace: &Namespace,
+        id: &SessionId,
+        token: Option<&KeyId>,
+    ) -> Stored<Option<FoundSession>> {
+        self.read_session(namespace, id, token).await
+    }
+
+    async fn replace_session(
+        &self,
+        read: &Session,
+        session: &Session,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        self.update_session(read, session, entries).await
+    }
+
+    async fn sessions(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        now: SystemTime,
+    ) -> Stored<Vec<Session>> {
+        self.read_sessions(namespace, agent, now).await
+    }
+
     async fn key(&self, namespace: &Namespace, id: &KeyId) -> Stored<Option<ApiKey>> {
         let query = statement(select!(api_keys "WHERE namespace = $1 AND id = $2"))
             .bind(namespace.as_str())
@@ -265,6 +327,23 @@ impl Store {
     async fn note(&self, work: Work, entries: &[Entry]) -> Stored<()> {
         self.commit_with(work, entries).await.map_err(not_appended)
     }
+}
+
+async fn insert_agent(work: &mut Work, agent: &Agent) -> Stored<()> {
+    let query = statement(
+        "INSERT INTO agents (namespace, id, kind, roles, created_at, retired_at, seal, created_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(agent.namespace.as_str())
+    .bind(agent.id.as_str())
+    .bind(agent.kind.code())
+    .bind(role_codes(&agent.roles))
+    .bind(seconds(agent.created_at))
+    .bind(agent.retired_at.map(seconds))
+    .bind(agent.seal.0.as_slice())
+    .bind(agent.created_by.as_ref().map(AgentId::as_str));
+    work.run(query).await.map_err(insert_failed)?;
+    Ok(())
 }
 
 fn upsert_key(key: &ApiKey) -> Statement {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod access;
+mod account;
 mod agent;
 mod alert;
 mod audit;
@@ -114,6 +115,17 @@ enum Command {
     /// Ask for access, and approve what others ask for
     #[command(subcommand)]
     Access(access::Command),
+    /// Sign in with a password
+    ///
+    /// The other commands go by it then, at this control plane, until `xylem logout` or for a week
+    /// without one. It lies in a file for its owner alone, under XDG_STATE_HOME or ~/.local/state. An API
+    /// key that is named with --key-file or XYLEM_API_KEY comes before it.
+    Login(account::Login),
+    /// Sign out: end the session there, and forget it here
+    Logout,
+    /// Make an account, change its password, see where one is signed in
+    #[command(subcommand)]
+    Account(account::Command),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(key::Command),
@@ -186,6 +198,9 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
         Command::Tool(command) => tool::run(command, session).await,
         Command::Policy(command) => policy::run(command, session).await,
         Command::Access(command) => access::run(command, session).await,
+        Command::Login(arguments) => account::login(arguments, session).await,
+        Command::Logout => account::logout(session).await,
+        Command::Account(command) => account::run(command, session).await,
         Command::Key(command) => key::run(command, session).await,
         Command::Agent(command) => agent::run(command, session).await,
         Command::Alert(command) => alert::run(command, session).await,

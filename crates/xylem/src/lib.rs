@@ -6,6 +6,7 @@ pub mod data;
 pub mod dev;
 mod logging;
 pub mod server;
+mod signed_in;
 pub mod temporal;
 mod trust;
 pub mod worker;

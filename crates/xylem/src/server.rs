@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -28,7 +28,7 @@ use xylem_control::{
     AddressPolicy, Alerts, Control, Listener, NewError, Parts, SYSTEM, ServeError, Settings,
     TlsFiles, temporal::Cluster,
 };
-use xylem_identity::{Identity, IdentityError, Secrets};
+use xylem_identity::{BlockList, Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, TaskQueue};
 use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
 use xylem_registry::{Registry, Tools};
@@ -65,6 +65,10 @@ pub struct ServerConfig {
     pub public_url: Option<String>,
     /// The pages that may ask from within a browser, by their origin.
     pub cors_origins: Vec<Origin>,
+    /// Whether anybody may register, in the role `user`; by invitation only otherwise.
+    pub open_registration: bool,
+    /// A file with passwords that nobody may choose, one a line.
+    pub password_block_list: Option<PathBuf>,
     /// Makes keys and an administrator where there are none, and takes raw tokens in from signals
     /// where a tree does not say otherwise.
     pub development: bool,
@@ -94,6 +98,8 @@ impl ServerConfig {
             tls: None,
             public_url: None,
             cors_origins: Vec::new(),
+            open_registration: false,
+            password_block_list: None,
             development: false,
             single_operator: false,
             sweep_after_rotation: Some(Duration::from_secs(15)),
@@ -179,6 +185,8 @@ impl Server {
     pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
         let listener = listen(&config.listen, config.tls.as_ref()).await?;
         let address = config.public_url.unwrap_or_else(|| url(&listener));
+        let blocked = config.password_block_list.as_deref();
+        let blocked = blocked.map_or(Ok(BlockList::default()), block_list)?;
         let temporal = config.temporal.connect().await?;
         let namespace: Namespace = temporal.namespace().parse()?;
         let storage = Storage::open(
@@ -202,6 +210,7 @@ impl Server {
             intake_adopted: config.development,
             sweep_after_rotation: config.sweep_after_rotation,
             cors_origins: config.cors_origins,
+            open_registration: config.open_registration,
             addresses: AddressPolicy {
                 development: config.development,
                 private: config.private_networks.clone(),
@@ -215,7 +224,7 @@ impl Server {
             policies: Arc::new(storage.policies),
             registry: Registry::new(storage.store.clone()),
             tools: Tools::new(storage.store.clone(), seal),
-            identity: storage.identity.issuing_as(&address),
+            identity: storage.identity.issuing_as(&address).blocking(blocked),
             log: storage.store.clone(),
             watch: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),
@@ -341,6 +350,13 @@ async fn listen(addresses: &[SocketAddr], tls: Option<&TlsFiles>) -> Result<List
         }
     }
     Err(refused)
+}
+
+/// A file of passwords, one a line.
+fn block_list(path: &Path) -> Result<BlockList, DataError> {
+    let read = std::fs::read_to_string(path);
+    let lines = read.map_err(|source| DataError::io("read", path, source))?;
+    Ok(BlockList::new(&lines))
 }
 
 /// How clients on this machine reach a listener.

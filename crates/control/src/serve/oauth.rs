@@ -1,5 +1,5 @@
-//! Access tokens by OAuth 2.0: exchanging an API key for one (RFC 6749), revoking it (RFC 7009), the
-//! keys it verifies with (RFC 7517) and where all of that is (RFC 8414).
+//! Access tokens by OAuth 2.0: exchanging an API key, a password or a refresh token for one (RFC 6749),
+//! revoking it (RFC 7009), the keys it verifies with (RFC 7517) and where all of that is (RFC 8414).
 
 use super::passage::Passage;
 use crate::plane::Plane;
@@ -25,11 +25,15 @@ use std::{
 };
 use url::form_urlencoded;
 use xylem_audit::{Entry, Kind, Label, Source, SubjectKind, Verdict};
-use xylem_identity::{AccessToken, NoToken, RevokedToken, Unauthenticated};
-use xylem_ids::Scope;
+use xylem_identity::{
+    AccessToken, IdentityError, NoToken, RevokedToken, SignIn, SignedIn, Unauthenticated,
+};
+use xylem_ids::{ClientId, Scope};
 
 /// The largest form: an id, a secret and scopes.
 const MAX_FORM: usize = 16 * 1024;
+/// The client that does not say which it is.
+const ANYBODY: &str = "anybody";
 const REQUEST: &str = "invalid_request";
 /// How long others may keep the public keys, in seconds: less than a new key waits before it signs.
 const KEYS_FOR: &str = "public, max-age=300";
@@ -50,6 +54,8 @@ struct Refused {
     status: StatusCode,
     error: &'static str,
     says: &'static str,
+    /// When to ask again, in seconds; not at all where it is 0.
+    after: u64,
 }
 
 const fn bad(error: &'static str, says: &'static str) -> Refused {
@@ -57,6 +63,7 @@ const fn bad(error: &'static str, says: &'static str) -> Refused {
         status: StatusCode::BAD_REQUEST,
         error,
         says,
+        after: 0,
     }
 }
 
@@ -64,11 +71,17 @@ const CLIENT: Refused = Refused {
     status: StatusCode::UNAUTHORIZED,
     error: "invalid_client",
     says: "the client is not known here, or its secret is not valid",
+    after: 0,
 };
+const GRANT: Refused = bad(
+    "invalid_grant",
+    "the name, the password or the token is not valid, or no longer",
+);
 const LATER: Refused = Refused {
     status: StatusCode::SERVICE_UNAVAILABLE,
     error: "temporarily_unavailable",
     says: "this could not be decided: try again",
+    after: 1,
 };
 
 /// One call of these routes.
@@ -124,15 +137,12 @@ impl IntoResponse for Refused {
         let body = json!({ "error": self.error, "error_description": self.says });
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                let challenge = HeaderValue::from_static("Basic realm=\"xylem\"");
-                headers.insert(WWW_AUTHENTICATE, challenge);
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            _ => {}
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Basic realm=\"xylem\"");
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        if self.after > 0 {
+            headers.insert(RETRY_AFTER, self.after.into());
         }
         response
     }
@@ -183,6 +193,17 @@ impl Form {
         self.fields.get(name).map(ExposeSecret::expose_secret)
     }
 
+    fn scope(&self) -> Option<&str> {
+        self.text("scope").filter(|scope| !scope.is_empty())
+    }
+
+    /// The id of a client that has no secret.
+    fn public_client(&self) -> Result<ClientId, Refused> {
+        let id = self.text("client_id").unwrap_or(ANYBODY);
+        let rule = "client_id must be 1 to 64 characters of A-Z, a-z, 0-9, '-' and '_'";
+        id.parse().map_err(|_| bad(REQUEST, rule))
+    }
+
     /// The client's id and secret.
     fn client(&self) -> Result<(&str, &str), Refused> {
         let basic = self.basic.as_ref();
@@ -215,17 +236,20 @@ async fn token(State(plane): State<Arc<Plane>>, request: Request) -> Response {
 async fn exchange(plane: &Plane, asked: &Asked) -> Result<Value, Refused> {
     let form = asked.form()?;
     match form.text("grant_type") {
-        Some("client_credentials") => {}
-        Some(_) => {
-            return Err(bad(
-                "unsupported_grant_type",
-                "grant_type must be client_credentials",
-            ));
-        }
-        None => return Err(bad(REQUEST, "grant_type must be present")),
+        Some("client_credentials") => by_key(plane, asked, form).await,
+        Some("password") => by_password(plane, asked, form).await,
+        Some("refresh_token") => by_refresh(plane, asked, form).await,
+        Some(_) => Err(bad(
+            "unsupported_grant_type",
+            "grant_type must be client_credentials, password or refresh_token",
+        )),
+        None => Err(bad(REQUEST, "grant_type must be present")),
     }
+}
+
+async fn by_key(plane: &Plane, asked: &Asked, form: &Form) -> Result<Value, Refused> {
     let (id, secret) = form.client()?;
-    let scope = form.text("scope").filter(|scope| !scope.is_empty());
+    let scope = form.scope();
     let exchanged = plane
         .identity
         .exchange(id, secret, scope, asked.address, plane.now());
@@ -233,30 +257,102 @@ async fn exchange(plane: &Plane, asked: &Asked) -> Result<Value, Refused> {
     if token.principal.namespace() != &plane.settings.namespace {
         return Err(failed(plane, asked, "key_other_namespace"));
     }
-    let entry = issued(asked.entry(plane, Kind::TokenIssued), &token);
-    plane.log.append(&[entry]).await.map_err(|error| {
+    noted(plane, asked, &token).await?;
+    Ok(wire(&token))
+}
+
+async fn by_password(plane: &Plane, asked: &Asked, form: &Form) -> Result<Value, Refused> {
+    let parts = form.text("username").zip(form.fields.get("password"));
+    let (name, password) = parts.ok_or(bad(REQUEST, "username and password must be present"))?;
+    let given = SignIn {
+        name,
+        password,
+        client: form.public_client()?,
+        scope: form.scope(),
+        device: form.text("device_token"),
+        address: asked.address,
+    };
+    let entry = asked.entry(plane, Kind::SignedIn);
+    let signed_in = plane
+        .identity
+        .sign_in(&plane.settings.namespace, given, entry)
+        .await;
+    let signed_in = signed_in.map_err(|why| refuse(plane, asked, &why))?;
+    Ok(wire_session(&signed_in))
+}
+
+async fn by_refresh(plane: &Plane, asked: &Asked, form: &Form) -> Result<Value, Refused> {
+    let token = form.fields.get("refresh_token");
+    let token = token.ok_or(bad(REQUEST, "refresh_token must be present"))?;
+    let client = form.public_client()?;
+    let entry = asked.entry(plane, Kind::TokenIssued);
+    let namespace = &plane.settings.namespace;
+    let refreshed = plane
+        .identity
+        .refresh(namespace, token, &client, form.scope(), entry);
+    let refreshed = refreshed.await;
+    let refreshed = refreshed.map_err(|why| refuse(plane, asked, &why))?;
+    noted(plane, asked, &refreshed.access).await?;
+    Ok(wire_session(&refreshed))
+}
+
+/// Nobody gets a token that the audit log does not know of.
+async fn noted(plane: &Plane, asked: &Asked, token: &AccessToken) -> Result<(), Refused> {
+    let mut entry = asked.entry(plane, Kind::TokenIssued);
+    entry.agent = Some(token.principal.agent().clone());
+    entry.namespace = Some(token.principal.namespace().clone());
+    entry.second_factor = token.principal.second_factor();
+    let entry = entry.regarding(SubjectKind::Token, &token.id);
+    let appended = plane.log.append(&[entry]).await;
+    appended.map(drop).map_err(|error| {
         tracing::warn!(%error, "an access token could not be audited, and is not given out");
         LATER
-    })?;
+    })
+}
+
+fn wire(token: &AccessToken) -> Value {
     let mut answer = json!({
         "access_token": token.text.expose_secret(),
         "token_type": "Bearer",
         "expires_in": token.lives.as_secs(),
     });
-    if let Some(scope) = token.scope {
-        answer["scope"] = scope.into();
+    if let Some(scope) = &token.scope {
+        answer["scope"] = scope.as_str().into();
     }
-    Ok(answer)
+    answer
 }
 
-fn issued(mut entry: Entry, token: &AccessToken) -> Entry {
-    entry.agent = Some(token.principal.agent().clone());
-    entry.namespace = Some(token.principal.namespace().clone());
-    entry.regarding(SubjectKind::Token, &token.id)
+fn wire_session(signed_in: &SignedIn) -> Value {
+    let mut answer = wire(&signed_in.access);
+    answer["refresh_token"] = signed_in.refresh.expose_secret().into();
+    if let Some(device) = &signed_in.device {
+        answer["device_token"] = device.expose_secret().into();
+    }
+    answer
 }
 
 fn refuse(plane: &Plane, asked: &Asked, why: &NoToken) -> Refused {
     match why {
+        NoToken::Grant(reason) => {
+            failed(plane, asked, reason);
+            GRANT
+        }
+        NoToken::NotNow(IdentityError::TooMany(wait)) => {
+            failed(plane, asked, "throttled");
+            Refused {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                error: "temporarily_unavailable",
+                says: "too many attempts: try again later",
+                after: wait.as_secs().max(1),
+            }
+        }
+        NoToken::NotNow(cause) => {
+            tracing::warn!(
+                error = cause as &dyn std::error::Error,
+                "nobody could be signed in"
+            );
+            LATER
+        }
         NoToken::Scope => bad(
             "invalid_scope",
             "scope must be known scopes that the key has",
@@ -285,11 +381,12 @@ async fn revoke(State(plane): State<Arc<Plane>>, request: Request) -> Response {
 /// Presenting a token is proof enough to end it.
 async fn end(plane: &Plane, asked: &Asked) -> Result<Value, Refused> {
     let form = asked.form()?;
-    let Some(token) = form.text("token") else {
+    let Some(token) = form.fields.get("token") else {
         return Err(bad(REQUEST, "token must be present"));
     };
     let entry = asked.entry(plane, Kind::TokenRevoked);
-    match plane.identity.revoke_token(token, entry).await {
+    let namespace = &plane.settings.namespace;
+    match plane.identity.revoke_token(namespace, token, entry).await {
         Ok(RevokedToken::Done) => Ok(json!({})),
         Ok(RevokedToken::Unsupported) => Err(bad(
             "unsupported_token_type",
@@ -315,7 +412,7 @@ async fn keys(State(plane): State<Arc<Plane>>) -> Response {
 async fn metadata(State(plane): State<Arc<Plane>>) -> Response {
     let issuer = plane.identity.issuer();
     let scopes: Vec<_> = Scope::ALL.iter().map(|scope| scope.code()).collect();
-    let methods = ["client_secret_basic", "client_secret_post"];
+    let methods = ["none", "client_secret_basic", "client_secret_post"];
     let document = json!({
         "issuer": issuer,
         "token_endpoint": format!("{issuer}/token"),
@@ -323,7 +420,7 @@ async fn metadata(State(plane): State<Arc<Plane>>) -> Response {
         "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
         "scopes_supported": scopes,
         "response_types_supported": [],
-        "grant_types_supported": ["client_credentials"],
+        "grant_types_supported": ["client_credentials", "password", "refresh_token"],
         "token_endpoint_auth_methods_supported": methods,
         "revocation_endpoint_auth_methods_supported": ["none"],
         "service_documentation": format!("{issuer}/"),

@@ -224,10 +224,14 @@ impl Stack {
             roles: roles.iter().copied().collect(),
         };
         let worker = roles.contains(&Role::Worker);
+        self.agent(new).await;
+        self.issue(new_key(agent, worker)).await
+    }
+
+    pub(crate) async fn agent(&self, new: NewAgent) {
         let entry = self.entry(Kind::AgentCreated);
         let created = self.identity.create_agent(&namespace(), new, entry).await;
         created.expect("an agent");
-        self.issue(new_key(agent, worker)).await
     }
 
     /// Makes a key.

@@ -72,8 +72,8 @@ async fn every_process_knows_the_tokens_of_the_others_and_what_was_revoked() {
     assert_eq!(refusal(&house, &house.identity, &second).await, None);
 
     let revoked = entry(&house, Kind::TokenRevoked);
-    let text = first.text.expose_secret();
-    other.revoke_token(text, revoked).await.unwrap();
+    let revoked = other.revoke_token(&namespace(), &first.text, revoked).await;
+    revoked.unwrap();
     let refused = refusal(&house, &house.identity, &first).await;
     assert_eq!(refused, Some("token_revoked"));
     assert_eq!(refusal(&house, &house.identity, &second).await, None);

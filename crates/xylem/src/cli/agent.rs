@@ -2,11 +2,15 @@
 
 use super::{
     failure::Failure,
-    output::{plain, relative, table},
+    key::not_written_over,
+    output::{Format, plain, relative, table},
     pages,
     session::Session,
     tree::listed,
 };
+use crate::data;
+use secrecy::ExposeSecret;
+use serde_json::json;
 use xylem_client::{Client, v1};
 use xylem_ids::AgentId;
 
@@ -18,8 +22,19 @@ pub(crate) enum Command {
     List,
     /// Give an agent other roles; they count from its next call on
     Update(Update),
+    /// Invite an agent of the kind user to choose a password, its first or another one
+    Invite(Invite),
     /// Retire an agent for good: its next call is refused, its trees wait for another owner
     Retire(Retire),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Invite {
+    /// The agent
+    name: AgentId,
+    /// Write the invitation to this new file, readable for you alone, instead of showing it
+    #[arg(long, value_name = "FILE")]
+    to: Option<std::path::PathBuf>,
 }
 
 /// What an agent may do.
@@ -124,6 +139,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Create(arguments) => create(arguments, session).await,
         Command::List => list(session).await,
         Command::Update(arguments) => update(arguments, session).await,
+        Command::Invite(arguments) => invite(arguments, session).await,
         Command::Retire(arguments) => retire(arguments, session).await,
     }
 }
@@ -176,6 +192,32 @@ async fn update(arguments: Update, session: &mut Session<'_>) -> Result<(), Fail
             false => format!("{} is {roles}", plain(&agent.name)),
         }
     })?;
+    Ok(())
+}
+
+async fn invite(arguments: Invite, session: &mut Session<'_>) -> Result<(), Failure> {
+    let Invite { name, to } = arguments;
+    not_written_over(to.as_deref())?;
+    let client = session.client().await?;
+    let (secret, ends) = client.invite_agent(&name).await?;
+    let next = format!("`xylem account register {name} --invitation-file FILE`, within three days");
+    if let Some(path) = to {
+        data::write_secret(&path, &secret)?;
+        let answer = json!({ "agent": name, "expiresAt": ends, "file": path });
+        let text = format!("an invitation for {name} is in {}\n{next}", path.display());
+        session.output.answer(&answer, |_| text)?;
+        return Ok(());
+    }
+    let note = format!("an invitation for {name}; it is not shown again: {next}");
+    session.output.note(&note);
+    match session.output.format() {
+        Format::Text => session.output.raw(secret.expose_secret())?,
+        Format::Json => {
+            let secret = secret.expose_secret();
+            let answer = json!({ "agent": name, "expiresAt": ends, "secret": secret });
+            session.output.answer(&answer, |_| String::new())?;
+        }
+    }
     Ok(())
 }
 

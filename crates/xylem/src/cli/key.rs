@@ -133,7 +133,7 @@ async fn rotate(arguments: Rotate, session: &mut Session<'_>) -> Result<(), Fail
     hand_out(session, &secret, &key, arguments.to)
 }
 
-fn not_written_over(file: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn not_written_over(file: Option<&Path>) -> Result<(), Failure> {
     match file.filter(|path| path.exists()) {
         None => Ok(()),
         Some(path) => {

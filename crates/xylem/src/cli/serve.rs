@@ -279,6 +279,12 @@ pub(crate) struct ServerArguments {
     command: Option<ServerCommand>,
     #[command(flatten)]
     listening: Listening,
+    /// Let anybody register, in the role user; without it by invitation only
+    #[arg(long)]
+    open_registration: bool,
+    /// A file with passwords that nobody may choose, one a line, besides what is tried first anyway
+    #[arg(long, value_name = "FILE")]
+    password_block_list: Option<PathBuf>,
     /// The file that the audit log's signed checkpoints are copied to; another volume than the
     /// database's is better [default: audit/checkpoints.jws in the data directory]
     #[arg(long, value_name = "FILE")]
@@ -366,6 +372,8 @@ pub(crate) async fn server(
         listen: vec![arguments.listening.listen],
         public_url: arguments.listening.public_url.map(|url| url.to_string()),
         cors_origins: arguments.listening.cors_origins,
+        open_registration: arguments.open_registration,
+        password_block_list: arguments.password_block_list,
         audit_checkpoints: arguments.audit_checkpoints,
         private_networks: arguments.private_networks,
         alerts: alerts.unwrap_or_default(),

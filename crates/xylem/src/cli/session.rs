@@ -3,6 +3,7 @@
 use super::{failure::Failure, output::Output};
 use crate::{
     data::{self, DataDir, Endpoints},
+    signed_in::Place,
     trust::Trust,
 };
 use secrecy::SecretString;
@@ -91,6 +92,11 @@ impl Access {
         Ok(data::read_secret(&path)?)
     }
 
+    /// Whether a key is named, by a file or in the environment.
+    fn names_key(&self) -> bool {
+        self.key_file.is_some() || env::var_os(KEY_VARIABLE).is_some_and(|key| !key.is_empty())
+    }
+
     /// The key file that would be read.
     pub(crate) fn key_path(&self) -> Result<Option<PathBuf>, Failure> {
         if self.key_file.is_some() {
@@ -117,8 +123,20 @@ impl<'a> Session<'a> {
     /// Connects to the control plane.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let address = self.access.address()?;
-        let key = self.access.key(DataDir::admin_key)?;
+        let key = match self.signed_in(&address).await? {
+            Some(token) => token,
+            None => self.access.key(DataDir::admin_key)?,
+        };
         Ok(Client::connect_with(&address, &self.access.trust.tls()?, &key).await?)
+    }
+
+    /// The access token of whoever is signed in there, unless a key is named.
+    async fn signed_in(&self, address: &str) -> Result<Option<SecretString>, Failure> {
+        if self.access.names_key() || !Place::exists(address) {
+            return Ok(None);
+        }
+        let mut place = Place::open(address)?;
+        Ok(place.access(&self.access.trust).await?)
     }
 }
 

@@ -1,0 +1,242 @@
+//! Local accounts over HTTP and gRPC.
+
+mod common;
+
+use axum::body::Body;
+use common::{Stack, id};
+use http::{Request, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tower::ServiceExt;
+use xylem_client::{Client, Error};
+use xylem_identity::NewAgent;
+use xylem_ids::{AgentKind, Role};
+
+const GOOD: &str = "kolibri tanzt auf neun Booten";
+const OTHER: &str = "vier Elche stehen im Nebel";
+
+async fn ask(stack: &Stack, request: Request<Body>) -> (StatusCode, http::HeaderMap, Value) {
+    let answer = stack.control.router().oneshot(request).await;
+    let (parts, body) = answer.expect("an answer").into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+    let body = serde_json::from_slice(&body).unwrap_or_default();
+    (parts.status, parts.headers, body)
+}
+
+async fn register(stack: &Stack, body: &Value) -> (StatusCode, Value) {
+    let request = Request::builder().method("POST").uri("/register");
+    let request = request.header("content-type", "application/json");
+    let request = request
+        .body(Body::from(body.to_string()))
+        .expect("a request");
+    let (status, _, body) = ask(stack, request).await;
+    (status, body)
+}
+
+async fn token(stack: &Stack, fields: &[(&str, &str)]) -> (StatusCode, http::HeaderMap, Value) {
+    let body = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish();
+    let request = Request::builder().method("POST").uri("/token");
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    ask(stack, request.body(Body::from(body)).expect("a request")).await
+}
+
+fn password<'a>(name: &'a str, password: &'a str) -> [(&'a str, &'a str); 4] {
+    [
+        ("grant_type", "password"),
+        ("username", name),
+        ("password", password),
+        ("client_id", "cli"),
+    ]
+}
+
+async fn open() -> Stack {
+    let stack = Stack::with(|settings| settings.open_registration = true).await;
+    let (status, body) = register(&stack, &json!({ "name": "one", "password": GOOD })).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    assert_eq!(body, json!({ "name": "one", "roles": ["user"] }));
+    stack
+}
+
+async fn signed_in(stack: &Stack) -> (Client, Value) {
+    let (status, headers, body) = token(stack, &password("one", GOOD)).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(headers["cache-control"], "no-store");
+    let access = SecretString::from(body["access_token"].as_str().expect("a token"));
+    let client = Client::connect(&stack.address, &access).await;
+    (client.expect("a connection"), body)
+}
+
+#[tokio::test]
+async fn who_registers_signs_in_and_is_a_user() {
+    let stack = open().await;
+    let (client, body) = signed_in(&stack).await;
+    let status = client.status().await.expect("a status");
+    assert_eq!(
+        (status.agent.as_str(), status.roles),
+        ("one", vec!["user".to_owned()])
+    );
+    let refresh = body["refresh_token"].as_str().expect("a refresh token");
+    assert!(refresh.starts_with("xyr_"));
+    assert!(
+        body["device_token"]
+            .as_str()
+            .expect("a token")
+            .starts_with("xyd_")
+    );
+    let fields = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", refresh),
+        ("client_id", "cli"),
+    ];
+    let (status, _, next) = token(&stack, &fields).await;
+    assert_eq!(status, StatusCode::OK, "{next}");
+    assert_ne!(next["refresh_token"], body["refresh_token"]);
+    stack.clock.advance(Duration::from_secs(11));
+    let (status, _, reused) = token(&stack, &fields).await;
+    assert_eq!(
+        (status.as_u16(), &reused["error"]),
+        (400, &json!("invalid_grant"))
+    );
+    assert!(matches!(
+        client.status().await,
+        Err(Error::Unauthenticated(_))
+    ));
+}
+
+#[tokio::test]
+async fn registration_is_closed_and_an_invitation_opens_it() {
+    let stack = Stack::start().await;
+    let (status, body) = register(&stack, &json!({ "name": "one", "password": GOOD })).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(
+        body["details"][0]["reason"], "registration_closed",
+        "{body}"
+    );
+    let new = NewAgent {
+        id: id("one"),
+        kind: AgentKind::User,
+        roles: [Role::Auditor].into(),
+    };
+    stack.agent(new).await;
+    let admin = stack.admin().await;
+    let (invitation, _) = admin.invite_agent(&id("one")).await.expect("an invitation");
+    let mut body =
+        json!({ "name": "one", "password": GOOD, "invitation": invitation.expose_secret() });
+    body["password"] = "kurz".into();
+    let (status, weak) = register(&stack, &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{weak}");
+    assert!(!weak.to_string().contains("kurz"));
+    body["password"] = GOOD.into();
+    let (status, made) = register(&stack, &body).await;
+    assert_eq!(
+        (status, &made["roles"]),
+        (StatusCode::CREATED, &json!(["auditor"]))
+    );
+    let (status, _) = register(&stack, &body).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    signed_in(&stack).await;
+    let service = admin.invite_agent(&id("admin")).await;
+    assert!(matches!(service, Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_not_told_apart_and_too_much_of_it_waits() {
+    let stack = open().await;
+    let mut answers = Vec::new();
+    for (name, word) in [("one", OTHER), ("nobody", GOOD), ("No Name!", GOOD)] {
+        let (status, _, body) = token(&stack, &password(name, word)).await;
+        answers.push((status.as_u16(), body));
+    }
+    assert!(
+        answers.iter().all(|answer| *answer == answers[0]),
+        "{answers:?}"
+    );
+    assert_eq!(answers[0].1["error"], "invalid_grant");
+    for _ in 0..5 {
+        token(&stack, &password("one", OTHER)).await;
+    }
+    let (status, headers, body) = token(&stack, &password("one", GOOD)).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(body["error"], "temporarily_unavailable");
+    assert!(headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn forms_that_are_not_complete_are_refused() {
+    let stack = open().await;
+    for fields in [
+        &[("grant_type", "password"), ("username", "one")] as &[_],
+        &[("grant_type", "refresh_token")],
+        &[
+            ("grant_type", "refresh_token"),
+            ("refresh_token", "x"),
+            ("client_id", "no/client"),
+        ],
+    ] {
+        let (status, _, body) = token(&stack, fields).await;
+        assert_eq!(
+            (status.as_u16(), &body["error"]),
+            (400, &json!("invalid_request"))
+        );
+    }
+    for body in [
+        json!({ "name": "two" }),
+        json!([]),
+        json!({ "name": "two", "password": GOOD, "role": "admin" }),
+    ] {
+        let (status, answer) = register(&stack, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        assert!(!answer.to_string().contains(GOOD));
+    }
+}
+
+#[tokio::test]
+async fn people_see_and_end_their_own_sessions_and_change_their_password() {
+    let stack = open().await;
+    let (first, _) = signed_in(&stack).await;
+    let (second, _) = signed_in(&stack).await;
+    let sessions = second.list_sessions().await.expect("sessions");
+    assert_eq!(sessions.len(), 2);
+    assert_eq!(sessions.iter().filter(|session| session.current).count(), 1);
+    let other = sessions
+        .iter()
+        .find(|session| !session.current)
+        .expect("the first");
+    let admin = stack.admin().await;
+    let foreign = admin.end_session(&other.id).await;
+    assert!(matches!(foreign, Err(Error::NotFound(_))));
+    second.end_session(&other.id).await.expect("ended");
+    assert!(matches!(
+        first.status().await,
+        Err(Error::Unauthenticated(_))
+    ));
+    let (good, new) = (SecretString::from(GOOD), SecretString::from(OTHER));
+    let wrong = second.change_password(&new, &new).await;
+    assert_eq!(wrong.expect_err("another").reason(), Some("password_wrong"));
+    second.change_password(&good, &new).await.expect("changed");
+    assert!(matches!(
+        second.status().await,
+        Err(Error::Unauthenticated(_))
+    ));
+    let (status, _, _) = token(&stack, &password("one", OTHER)).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_person_who_is_signed_in_makes_keys_that_live_longer_than_the_token() {
+    let stack = open().await;
+    let (client, _) = signed_in(&stack).await;
+    let new = xylem_client::NewKey {
+        agent: id("one"),
+        task_queues: Vec::new(),
+        scopes: Vec::new(),
+        ttl: Some(Duration::from_secs(24 * 3600)),
+        name: String::new(),
+        networks: Vec::new(),
+        never_expires: false,
+    };
+    client.create_api_key(new).await.expect("a key");
+}

@@ -1,0 +1,256 @@
+//! `xylem login`, `xylem logout` and `xylem account`.
+
+use super::{
+    failure::{Exit, Failure},
+    output::{plain, relative, table},
+    session::Session,
+    tree::listed,
+};
+use crate::{
+    data,
+    signed_in::{self, Place, SignInError},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use std::{
+    fs,
+    io::{self, BufRead, IsTerminal},
+    path::{Path, PathBuf},
+};
+use xylem_client::v1;
+use xylem_ids::AgentId;
+use zeroize::Zeroizing;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Login {
+    /// Who signs in
+    #[arg(value_name = "NAME")]
+    name: AgentId,
+    #[command(flatten)]
+    password: PasswordSource,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make an account: choose a password for a name
+    ///
+    /// With an invitation, which an administrator makes with `xylem agent invite`; without one where the
+    /// control plane lets everybody register. A password has at least 15 characters, and is nothing that
+    /// is tried first.
+    Register(Register),
+    /// Change the password; everybody who is signed in with the one before is signed out
+    Password(Password),
+    /// List where one is signed in
+    Sessions,
+    /// Sign out somewhere else
+    End(End),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Register {
+    /// The name
+    #[arg(value_name = "NAME")]
+    name: AgentId,
+    /// A file with the invitation
+    #[arg(long, value_name = "FILE")]
+    invitation_file: Option<PathBuf>,
+    #[command(flatten)]
+    password: PasswordSource,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Password {
+    #[command(flatten)]
+    present: PasswordSource,
+    /// Read the new password from this file; `-` is standard input [default: asks on the terminal]
+    #[arg(long, value_name = "FILE")]
+    new_password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct End {
+    /// The session's id, as `xylem account sessions` shows it
+    id: String,
+}
+
+/// Where a password comes from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PasswordSource {
+    /// Read the password from this file; `-` is standard input [default: asks on the terminal]
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+impl PasswordSource {
+    fn read(&self, prompt: &str) -> Result<SecretString, Failure> {
+        read(self.password_file.as_deref(), prompt)
+    }
+}
+
+/// The first line of a file or of standard input, or what is typed without being shown.
+fn read(file: Option<&Path>, prompt: &str) -> Result<SecretString, Failure> {
+    let failed =
+        |error: io::Error| Failure::new(Exit::Failed, format!("cannot read the password: {error}"));
+    let mut line = Zeroizing::new(String::new());
+    match file {
+        Some(path) if path == Path::new("-") => {
+            io::stdin().lock().read_line(&mut line).map_err(failed)?;
+        }
+        Some(path) => {
+            let file = fs::File::open(path).map_err(failed)?;
+            io::BufReader::new(file)
+                .read_line(&mut line)
+                .map_err(failed)?;
+        }
+        None if io::stdin().is_terminal() => {
+            *line = rpassword::prompt_password(prompt).map_err(failed)?;
+        }
+        None => {
+            return Err(Failure::usage("where is the password?")
+                .hint("name a file with --password-file; `-` is standard input"));
+        }
+    }
+    let text = line.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(Failure::usage("the password is empty"));
+    }
+    Ok(SecretString::from(text))
+}
+
+/// A new password, twice where somebody types it.
+fn read_new(file: Option<&Path>) -> Result<SecretString, Failure> {
+    let first = read(file, "New password (not shown): ")?;
+    if file.is_none() {
+        let second = read(None, "The same again: ")?;
+        if first.expose_secret() != second.expose_secret() {
+            return Err(Failure::usage("the two are not the same"));
+        }
+    }
+    Ok(first)
+}
+
+pub(crate) async fn login(arguments: Login, session: &mut Session<'_>) -> Result<(), Failure> {
+    let address = session.access.address()?;
+    let password = arguments.password.read("Password (not shown): ")?;
+    let mut place = Place::open(&address)?;
+    let name = arguments.name.as_str();
+    let trust = &session.access.trust;
+    place.sign_in(trust, name, &password, None).await?;
+    let answer = json!({ "agent": name, "controlPlane": address });
+    session.output.answer(&answer, |_| {
+        format!("{name} is signed in at {address}; `xylem logout` ends it")
+    })?;
+    Ok(())
+}
+
+pub(crate) async fn logout(session: &mut Session<'_>) -> Result<(), Failure> {
+    let address = session.access.address()?;
+    let ended = if Place::exists(&address) {
+        let mut place = Place::open(&address)?;
+        place.sign_out(&session.access.trust).await?
+    } else {
+        false
+    };
+    let answer = json!({ "controlPlane": address, "ended": ended });
+    session.output.answer(&answer, |_| {
+        if ended {
+            format!("signed out at {address}")
+        } else {
+            format!("nobody was signed in at {address}")
+        }
+    })?;
+    Ok(())
+}
+
+pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Register(arguments) => register(arguments, session).await,
+        Command::Password(arguments) => change(arguments, session).await,
+        Command::Sessions => sessions(session).await,
+        Command::End(arguments) => end(arguments, session).await,
+    }
+}
+
+async fn register(arguments: Register, session: &mut Session<'_>) -> Result<(), Failure> {
+    let address = session.access.address()?;
+    let invitation = arguments.invitation_file.as_deref();
+    let invitation = invitation.map(data::read_secret).transpose()?;
+    let password = read_new(arguments.password.password_file.as_deref())?;
+    let name = arguments.name.as_str();
+    let mut body = json!({ "name": name, "password": password.expose_secret() });
+    if let Some(invitation) = &invitation {
+        body["invitation"] = invitation.expose_secret().into();
+    }
+    let body = Zeroizing::new(body.to_string());
+    let trust = &session.access.trust;
+    signed_in::post(trust, &address, "/register", "application/json", body).await?;
+    let answer = json!({ "agent": name, "controlPlane": address });
+    session.output.answer(&answer, |_| {
+        format!("{name} has an account at {address}: `xylem login {name}`")
+    })?;
+    Ok(())
+}
+
+async fn change(arguments: Password, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let present = arguments.present.read("Present password (not shown): ")?;
+    let new = read_new(arguments.new_password_file.as_deref())?;
+    client.change_password(&present, &new).await?;
+    session.output.answer(&json!({}), |_| {
+        "the password was changed, and every session has ended: `xylem login` begins another"
+            .to_owned()
+    })?;
+    Ok(())
+}
+
+async fn sessions(session: &mut Session<'_>) -> Result<(), Failure> {
+    let sessions = session.client().await?.list_sessions().await?;
+    let now = session.output.now();
+    let empty = "nobody is signed in with this account's password";
+    listed(session.output, &sessions, empty, |sessions| {
+        let row = |known: &v1::Session| {
+            [
+                plain(&known.id),
+                plain(&known.client),
+                if known.current { "*" } else { "" }.to_owned(),
+                if known.second_factor { "yes" } else { "no" }.to_owned(),
+                relative(known.opened_at.as_ref(), now),
+                relative(known.refreshed_at.as_ref(), now),
+                relative(known.ends_at.as_ref(), now),
+            ]
+        };
+        let head = [
+            "SESSION",
+            "CLIENT",
+            "THIS",
+            "SECOND FACTOR",
+            "OPENED",
+            "REFRESHED",
+            "ENDS",
+        ];
+        table(head, sessions.iter().map(row).collect())
+    })
+}
+
+async fn end(arguments: End, session: &mut Session<'_>) -> Result<(), Failure> {
+    session.client().await?.end_session(&arguments.id).await?;
+    let answer = json!({ "session": arguments.id });
+    let text = format!("ended {}", plain(&arguments.id));
+    session.output.answer(&answer, |_| text)?;
+    Ok(())
+}
+
+impl From<SignInError> for Failure {
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::Data(error) => error.into(),
+            SignInError::Address(error) => error.into(),
+            SignInError::Unreachable(_) => Self::from_error(Exit::Unavailable, &error),
+            SignInError::Unintelligible => Self::from_error(Exit::Failed, &error),
+            SignInError::Refused(_) => Self::from_error(Exit::Refused, &error),
+            SignInError::NotValid(_) => {
+                Self::from_error(Exit::Refused, &error).hint("`xylem login NAME` signs in again")
+            }
+        }
+    }
+}
