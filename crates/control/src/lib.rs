@@ -11,6 +11,11 @@ mod claims;
 mod convert;
 mod fault;
 mod handlers;
+#[expect(
+    missing_docs,
+    reason = "the SDK macro generates undocumented constants"
+)]
+mod keeper;
 mod metrics;
 mod oauth;
 mod plane;
@@ -27,6 +32,7 @@ mod walk;
 mod watch;
 
 pub use claims::ClaimChecker;
+pub use keeper::TokenKeeper;
 pub use plane::Settings;
 pub use schedule::{CONTROL_QUEUE, WorkerError};
 pub use serve::{Limits, Listener, ServeError, TlsError, TlsFiles};

@@ -103,6 +103,37 @@ pub(crate) async fn obtain(
     })
 }
 
+/// Asks once with a token that nobody has yet.
+pub(crate) async fn probe(
+    outbound: &Outbound,
+    url: &str,
+    token: &SecretString,
+) -> Result<(), Failed> {
+    const WRONG: Failed = Failed::Later("the probe's URL cannot be used");
+    let url: Url = url.parse().map_err(|_| WRONG)?;
+    let text = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
+    let mut value = HeaderValue::from_str(&text).map_err(|_| WRONG)?;
+    value.set_sensitive(true);
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, value);
+    let request = Request {
+        method: Method::GET,
+        url,
+        headers,
+        body: None,
+    };
+    let answer = outbound.send(request, TIMEOUT, LARGEST).await;
+    match answer.map(|answer| answer.status) {
+        Ok(status) if status.is_success() => Ok(()),
+        Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            Err(Failed::Refused(Reason::of("probe_refused")))
+        }
+        // It was taken, and there is more to read than matters.
+        Err(SendError::TooLarge) => Ok(()),
+        _ => Err(Failed::Later("the probe does not answer with success")),
+    }
+}
+
 fn request(source: &NewSource) -> Result<Request, Failed> {
     const WRONG: Failed = Failed::Later("the token endpoint's URL cannot be used");
     let oauth = &source.oauth;

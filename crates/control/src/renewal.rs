@@ -2,18 +2,26 @@
 
 use crate::{
     fault::Fault,
-    oauth::{Failed, Obtained, obtain},
+    oauth::{Failed, Obtained, obtain, probe},
     plane::Plane,
 };
 use std::sync::Arc;
 use xylem_ids::{AgentId, CredentialName};
-use xylem_vault::{CredentialStatus, NewSource, Rotated, Rotation, VaultError};
+use xylem_vault::{NewSource, Rotated, Rotation, VaultError};
 
 impl Plane {
-    /// Asks a provider for a token, and says what became of it.
-    pub(crate) async fn obtained(&self, source: &NewSource) -> Result<Obtained, Fault> {
-        let obtained = obtain(&self.outbound, source, self.now().into()).await;
-        obtained.map_err(told)
+    /// Asks a provider for a token, takes over the refresh token that it gives for the next one, and
+    /// looks whether the token works.
+    pub(crate) async fn obtained(&self, source: &mut NewSource) -> Result<Obtained, Failed> {
+        let mut obtained = obtain(&self.outbound, source, self.now().into()).await?;
+        let next = obtained.refresh_token.take();
+        if source.refresh_token.is_some() && next.is_some() {
+            source.refresh_token = next;
+        }
+        if let Some(url) = &source.oauth.probe_url {
+            probe(&self.outbound, url, &obtained.token).await?;
+        }
+        Ok(obtained)
     }
 
     /// Obtains the next version of a credential and has it spread. Where the provider refuses, it is
@@ -30,16 +38,17 @@ impl Plane {
                 "its next value is just being obtained: try again in a moment",
             ));
         };
-        let asked = obtain(&self.outbound, &renewal.source, self.now().into()).await;
+        let mut source = renewal.source;
+        let asked = self.obtained(&mut source).await;
         let refused = match &asked {
             Err(Failed::Refused(code)) => Some(code.clone()),
             _ => None,
         };
         let kept = match asked {
-            Ok(obtained) => self
-                .keep(name, renewal.source, obtained, by)
-                .await
-                .map_err(Fault::from),
+            Ok(obtained) => {
+                let kept = self.keep(name, source.clone(), obtained, by).await;
+                kept.map_err(Fault::from)
+            }
             Err(failed) => Err(told(failed)),
         };
         match kept {
@@ -55,25 +64,21 @@ impl Plane {
                     "the next value of a credential could not be obtained"
                 );
                 self.vault
-                    .fail_renewal(namespace, name, refused, by)
+                    .fail_renewal(namespace, name, refused, Some(&source), by)
                     .await?;
                 Err(fault)
             }
         }
     }
 
-    /// Stores what a provider gave: the token, and with it the refresh token that is good for the
-    /// next one.
-    pub(crate) async fn keep(
+    /// Stores what a provider gave: the token, and with it what is good for the next one.
+    async fn keep(
         &self,
         name: &CredentialName,
-        mut source: NewSource,
+        source: NewSource,
         obtained: Obtained,
         by: &AgentId,
     ) -> Result<Rotated, VaultError> {
-        if obtained.refresh_token.is_some() && source.refresh_token.is_some() {
-            source.refresh_token = obtained.refresh_token;
-        }
         // No agent's name begins so: no request of an agent is the same.
         let request = format!("@renewal/{}", uuid::Uuid::new_v4());
         let rotation = Rotation {
@@ -89,21 +94,9 @@ impl Plane {
         };
         self.vault.rotate_credential(rotation).await
     }
-
-    /// Renews a credential that ends soon; answers whether that went well.
-    pub(crate) async fn renew_if_due(self: &Arc<Self>, status: &CredentialStatus) -> bool {
-        if !status.is_renewal_due(self.now().into()) {
-            return true;
-        }
-        let name = &status.credential.name;
-        match self.renew_now(name, &self.system).await {
-            Ok(()) => true,
-            Err(fault) => fault.reason() == "renewing",
-        }
-    }
 }
 
-fn told(failed: Failed) -> Fault {
+pub(crate) fn told(failed: Failed) -> Fault {
     match failed {
         Failed::Later(why) => Fault::unavailable("provider_unavailable", why, why),
         Failed::Refused(code) => Fault::refused(

@@ -3,6 +3,7 @@
 
 use crate::{
     Control,
+    keeper::{Kept, TokenKeeper},
     plane::Plane,
     sweep::Swept,
     temporal::{Cluster, StartWorkflow, TemporalError},
@@ -78,10 +79,21 @@ impl Sweep {
     }
 }
 
-struct Sweeper(Arc<Plane>);
+pub(crate) struct Sweeper(Arc<Plane>);
 
 #[activities]
 impl Sweeper {
+    /// Does what a credential needs now.
+    #[activity(name = "xylem.keep")]
+    pub(crate) async fn keep(
+        self: Arc<Self>,
+        _: ActivityContext,
+        name: CredentialName,
+    ) -> Result<Kept, ActivityError> {
+        let kept = self.0.keep_credential(&name).await;
+        kept.map_err(|fault| failed(fault.reason()))
+    }
+
     #[activity(name = "xylem.sweep")]
     async fn sweep(self: Arc<Self>, _: ActivityContext, scope: Scope) -> Result<(), ActivityError> {
         let swept = match &scope {
@@ -144,19 +156,31 @@ impl Plane {
     }
 
     async fn arrange(&self, id: String, scope: &Scope, delay: Option<Duration>) {
-        let (Ok(workflow_id), Ok(workflow_type), Ok(task_queue), Ok(scope)) = (
-            id.parse(),
-            SWEEP.parse(),
-            CONTROL_QUEUE.parse(),
-            serde_json::to_value(scope),
-        ) else {
+        if let Ok(scope) = serde_json::to_value(scope) {
+            self.arrange_workflow(id, SWEEP, CONTROL_QUEUE, scope, delay)
+                .await;
+        }
+    }
+
+    /// Starts a workflow of this process's own worker, unless it runs.
+    pub(crate) async fn arrange_workflow(
+        &self,
+        id: String,
+        kind: &str,
+        queue: &str,
+        input: serde_json::Value,
+        delay: Option<Duration>,
+    ) {
+        let (Ok(workflow_id), Ok(workflow_type), Ok(task_queue)) =
+            (id.parse(), kind.parse(), queue.parse())
+        else {
             return;
         };
         let started = self.temporal.start(StartWorkflow {
             workflow_id,
             workflow_type,
             task_queue,
-            input: Some(scope),
+            input: Some(input),
             headers: Vec::new(),
             execution_timeout: None,
             request_id: uuid::Uuid::new_v4().to_string(),
@@ -215,6 +239,7 @@ async fn run_worker(
         .max_cached_workflows(100_usize)
         .register_activities(sweeper)
         .register_workflow::<Sweep>()?
+        .register_workflow::<TokenKeeper>()?
         .build();
     let runtime = Runtime::from_current_tokio(RuntimeOptions::default())?;
     let mut worker = Worker::new(&runtime, client, options)?;

@@ -45,8 +45,11 @@ impl Plane {
             };
             after = Some(last.credential.name.clone());
             for status in &page {
-                if !self.renew_if_due(status).await {
-                    failed = failed.saturating_add(1);
+                // Whoever keeps it may have been ended by somebody: a sweep looks, too.
+                if status.source.is_some() {
+                    let name = &status.credential.name;
+                    self.keeper_runs(name).await;
+                    failed += u32::from(self.keep_credential(name).await.is_err());
                 }
                 if self.has_stragglers(&status.credential.name).await? {
                     failed = failed.saturating_add(self.spread(&status.credential.name).await?);

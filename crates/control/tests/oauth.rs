@@ -5,7 +5,9 @@ mod common;
 use common::{
     Stack, id,
     provider::{Manner, Provider},
-    start, tree,
+    start,
+    temporal::Mood,
+    tree,
 };
 use secrecy::SecretString;
 use std::time::Duration;
@@ -181,4 +183,96 @@ async fn what_cannot_be_obtained_is_not_stored() {
     assert_eq!(reason(refused), "provider_unavailable");
     assert_eq!(provider.forms().len(), asked);
     drop(stack);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_refused_changes_nothing_and_keeps_the_refresh_token() {
+    let (stack, admin, provider) = stack().await;
+    let mut request = new(&provider);
+    let origin = provider.url.trim_end_matches("/token").to_owned();
+    request.refresh_token = "canary-refresh-0000".to_owned();
+    if let Some(oauth) = &mut request.oauth {
+        oauth.probe_url = format!("{origin}/probe");
+    }
+    let secret = SecretString::from(CLIENT);
+    let elsewhere = admin.create_credential(request.clone(), &secret).await;
+    assert_eq!(reason(elsewhere), "invalid");
+    assert!(provider.forms().is_empty());
+    request.audiences = vec![origin];
+    made(&admin, request).await;
+    assert_eq!(provider.probed(), ["Bearer canary-access-0001"]);
+    provider.refuses_probes(true);
+    stack.clock.advance(Duration::from_secs(2_500));
+    stack.sweep().await;
+    let broken = shown(&admin).await;
+    assert_eq!(broken.broken_because, "probe_refused");
+    assert_eq!(broken.versions.len(), 1);
+    provider.refuses_probes(false);
+    let mended = admin.renew_credential("acme").await.expect("renewed");
+    assert_eq!(
+        (mended.versions.len(), mended.state()),
+        (2, v1::CredentialState::Ok)
+    );
+    let last = provider.forms().pop().expect("asked");
+    assert_eq!(last["refresh_token"], "canary-refresh-0002");
+}
+
+#[tokio::test]
+async fn an_old_version_is_revoked_by_itself_when_no_tree_needs_it() {
+    let (stack, admin, provider) = stack().await;
+    let mut request = new(&provider);
+    if let Some(oauth) = &mut request.oauth {
+        oauth.revoke_old = true;
+    }
+    made(&admin, request).await;
+    let binding = v1::BindCredentialRequest {
+        name: "acme".to_owned(),
+        workflow_type: "Train".to_owned(),
+        ..v1::BindCredentialRequest::default()
+    };
+    admin.bind_credential(binding).await.expect("bound");
+    let bare = StartTree {
+        tokens: Vec::new(),
+        ..start("train")
+    };
+    admin.start_tree(bare).await.expect("a tree");
+    stack.clock.advance(Duration::from_secs(2_500));
+    // A node that does not take the next version keeps the old one alive.
+    stack.temporal.mood("train", Mood::Deaf);
+    stack.sweep().await;
+    let states = |credential: &v1::Credential| -> Vec<_> {
+        let versions = credential.versions.iter();
+        versions
+            .map(|version| (version.version, version.state()))
+            .collect()
+    };
+    let behind = [
+        (2, v1::VersionState::Active),
+        (1, v1::VersionState::Superseded),
+    ];
+    assert_eq!(states(&shown(&admin).await), behind);
+    stack.temporal.mood("train", Mood::Good);
+    stack.clock.advance(Duration::from_secs(301));
+    stack.sweep().await;
+    stack.sweep().await;
+    let revoked = [
+        (2, v1::VersionState::Active),
+        (1, v1::VersionState::Revoked),
+    ];
+    assert_eq!(states(&shown(&admin).await), revoked);
+}
+
+#[tokio::test]
+async fn a_workflow_keeps_it_for_as_long_as_there_is_one() {
+    let (stack, admin, provider) = stack().await;
+    made(&admin, new(&provider)).await;
+    let keepers = |stack: &Stack| {
+        let starts = stack.temporal.starts().into_iter();
+        let kept = starts.filter(|start| start.workflow_type.as_str() == "TokenKeeper");
+        kept.map(|start| (start.workflow_id.to_string(), start.input))
+            .collect::<Vec<_>>()
+    };
+    let input = Some(serde_json::json!("acme"));
+    let expected = ("xylem-keeper/acme".to_owned(), input);
+    assert_eq!(keepers(&stack).first(), Some(&expected));
 }

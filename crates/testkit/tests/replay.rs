@@ -2,24 +2,27 @@
 //! library is deployed.
 //!
 //! Record anew, after a change that is meant to break this and raises the protocol number:
-//! `cargo run -p xylem-testkit --bin record-histories`.
+//! `cargo run -p xylem-testkit --bin record-histories`. That of the keeper was taken from the whole stack,
+//! `stack_keeper.rs`.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 use temporalio_client::WorkflowHistory;
 use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
+use xylem_control::TokenKeeper;
 use xylem_testkit::{Walker, payload_strings, test_workflows};
 use xylem_workflows::ToolTree;
 
 const QUEUE: &str = "replay";
 
 /// What is recorded: workflows whose histories differ in kind.
-const RECORDED: [&str; 7] = [
+const RECORDED: [&str; 8] = [
     "cascade-leaf",
     "cascade-root",
     "continued-first",
     "continued-second",
+    "keeper",
     "malformed",
     "selection",
     "unselected-child",
@@ -54,6 +57,7 @@ async fn replay(history: &[u8]) -> Result<()> {
         .workflow_interceptor(test_workflows()?.interceptor())
         .register_workflow::<Walker>()?
         .register_workflow::<ToolTree>()?
+        .register_workflow::<TokenKeeper>()?
         .build();
     let history = WorkflowHistory::from_json(history)?;
     Ok(WorkflowReplayer::new(options)?

@@ -9,6 +9,7 @@ use crate::{
     caller::{caller, reaches},
     convert,
     fault::Fault,
+    renewal::told,
 };
 use secrecy::SecretString;
 use std::time::{Duration, SystemTime};
@@ -17,11 +18,12 @@ use tonic::{Request, Response, Status};
 use v1::credentials_server::Credentials;
 use xylem_audit::Note;
 use xylem_grant::UnixSeconds;
-use xylem_ids::{AgentId, CredentialName, Slot, TreeId, Version, WorkflowType};
+use xylem_ids::{AgentId, CredentialName, Origin, Slot, TreeId, Version, WorkflowType};
 use xylem_proto::v1;
 use xylem_vault::{
-    CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource, OAuth, OAuthGrant,
-    Removal, Revocation, Rotated, Rotation, VaultError, VersionRevocation, VersionState,
+    Audiences, CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource, OAuth,
+    OAuthGrant, Removal, Revocation, Rotated, Rotation, VaultError, VersionRevocation,
+    VersionState,
 };
 
 /// No rule rotates more often,
@@ -120,8 +122,11 @@ impl Handlers {
             expires_at: end(given.expires_at)?,
             source: None,
         };
+        let mut kept = false;
         if let Some(oauth) = given.oauth {
             let source = source(oauth, value.secret, refresh_token)?;
+            probed_at(&source, &audiences)?;
+            kept = true;
             let first = self.first(source).await;
             value = first.map_err(|fault| fault.about(&what))?;
         }
@@ -140,6 +145,9 @@ impl Handlers {
         };
         let made = self.vault.create_credential(new).await;
         let made = made.map_err(|error| Fault::from(error).about(&what))?;
+        if kept {
+            self.keeper_runs(&made.version.name).await;
+        }
         self.shown(&made.version.name).await
     }
 
@@ -147,10 +155,7 @@ impl Handlers {
     /// does not work.
     async fn first(&self, mut source: NewSource) -> Result<Value, Fault> {
         source.check()?;
-        let obtained = self.obtained(&source).await?;
-        if source.refresh_token.is_some() && obtained.refresh_token.is_some() {
-            source.refresh_token = obtained.refresh_token;
-        }
+        let obtained = self.obtained(&mut source).await.map_err(told)?;
         Ok(Value {
             secret: obtained.token,
             expires_at: Some(obtained.expires_at),
@@ -319,14 +324,52 @@ impl Handlers {
             note: convert::note(&given.reason, "reason")?,
         };
         let what = format!("{}@{}", place(&everywhere.name), everywhere.version);
+        let name = everywhere.name.clone();
+        self.status_of(&name).await?;
         let revoked = self.revoke_everywhere(everywhere).await;
-        revoked.map_err(|fault| fault.about(&what))
+        let (trees, breaks) = revoked.map_err(|fault| fault.about(&what))?;
+        Ok(v1::RevokeCredentialResponse {
+            credential: Some(self.shown(&name).await?),
+            trees,
+            breaks,
+        })
     }
 
-    async fn revoke_everywhere(
-        &self,
-        it: Everywhere,
-    ) -> Result<v1::RevokeCredentialResponse, Fault> {
+    /// Revokes the versions that no tree needs any more, where that is to be done by itself. Answers
+    /// whether some are left.
+    pub(crate) async fn retire_old(&self, name: &CredentialName) -> Result<bool, Fault> {
+        let namespace = &self.settings.namespace;
+        let status = self.vault.credential(namespace, name).await?;
+        if !status.source.is_some_and(|source| source.oauth.revoke_old) {
+            return Ok(false);
+        }
+        let mut left = false;
+        for version in status.versions {
+            if version.state != VersionState::Superseded {
+                continue;
+            }
+            let revoked = self.revoke_everywhere(Everywhere {
+                name: name.clone(),
+                version: version.version,
+                force: false,
+                deadline: Instant::now(),
+                by: self.system.clone(),
+                note: None,
+            });
+            if let Err(fault) = revoked.await {
+                tracing::debug!(
+                    credential.name = %name,
+                    reason = fault.reason(),
+                    "an old version is needed still"
+                );
+                left = true;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Answers in how many trees, and what it broke.
+    async fn revoke_everywhere(&self, it: Everywhere) -> Result<(u32, Vec<String>), Fault> {
         self.revocable_stored(&it).await?;
         self.wait_for_trees(&it).await?;
         let mut breaks = Vec::new();
@@ -356,17 +399,14 @@ impl Handlers {
             by: it.by,
             note: it.note,
         };
-        let revoked = self.vault.revoke_credential_version(revocation).await?;
-        Ok(v1::RevokeCredentialResponse {
-            credential: Some(self.shown(&revoked.name).await?),
-            trees,
-            breaks,
-        })
+        self.vault.revoke_credential_version(revocation).await?;
+        Ok((trees, breaks))
     }
 
     /// Refuses at once what no waiting changes.
     async fn revocable_stored(&self, it: &Everywhere) -> Result<(), Fault> {
-        let status = self.status_of(&it.name).await?;
+        let namespace = &self.settings.namespace;
+        let status = self.vault.credential(namespace, &it.name).await?;
         let mut versions = status.versions.iter();
         let found = versions.find(|version| version.version == it.version);
         let found = found.ok_or_else(|| Fault::not_found("version of this credential"))?;
@@ -401,7 +441,8 @@ impl Handlers {
     }
 
     async fn copies_of(&self, it: &Everywhere) -> Result<Vec<CopyStatus>, Fault> {
-        let mut copies = self.status_of(&it.name).await?.copies;
+        let namespace = &self.settings.namespace;
+        let mut copies = self.vault.credential(namespace, &it.name).await?.copies;
         copies.retain(|copy| copy.mark == it.version);
         Ok(copies)
     }
@@ -503,10 +544,27 @@ fn source(
             scopes: given.scopes,
             resource: Some(given.resource).filter(|resource| !resource.is_empty()),
             assume_lifetime: lifetime.map(|lifetime| lifetime.as_secs()),
+            probe_url: Some(given.probe_url).filter(|url| !url.is_empty()),
+            revoke_old: given.revoke_old,
         },
         client_secret,
         refresh_token,
     })
+}
+
+/// A token is probed where it may be sent, and nowhere else.
+fn probed_at(source: &NewSource, audiences: &Audiences) -> Result<(), Fault> {
+    let Some(url) = &source.oauth.probe_url else {
+        return Ok(());
+    };
+    let rule = "oauth.probe_url must be at one of the audiences";
+    let origin = url::Url::parse(url).map(|url| url.origin().ascii_serialization());
+    let origin: Option<Origin> = origin.ok().and_then(|origin| origin.parse().ok());
+    let mut named = audiences.as_slice().iter();
+    match origin.is_some_and(|origin| named.any(|audience| *audience.origin() == origin)) {
+        true => Ok(()),
+        false => Err(Fault::invalid("oauth.probe_url", rule)),
+    }
 }
 
 fn oauth(given: OAuth) -> v1::OAuth {
@@ -518,6 +576,8 @@ fn oauth(given: OAuth) -> v1::OAuth {
         secret_in_form: given.secret_in_form,
         assume_lifetime: given.assume_lifetime.map(Duration::from_secs).map(seconds),
         with_refresh_token: given.grant == OAuthGrant::RefreshToken,
+        probe_url: given.probe_url.unwrap_or_default(),
+        revoke_old: given.revoke_old,
     }
 }
 

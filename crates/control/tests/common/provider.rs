@@ -5,7 +5,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
 use std::{
     collections::HashMap,
@@ -35,6 +35,8 @@ struct Inner {
     manner: Manner,
     forms: Vec<HashMap<String, String>>,
     authorization: Vec<Option<String>>,
+    probed: Vec<String>,
+    refuses_probes: bool,
 }
 
 /// A provider. Its tokens are `canary-access-N`, its refresh tokens `canary-refresh-N`.
@@ -54,6 +56,7 @@ impl Provider {
         };
         let router = Router::new()
             .route("/token", post(answer))
+            .route("/probe", get(probed))
             .with_state(provider.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         provider
@@ -61,6 +64,16 @@ impl Provider {
 
     pub(crate) fn answers(&self, manner: Manner) {
         self.lock().manner = manner;
+    }
+
+    /// Whether a probe with one of its tokens is answered with 401.
+    pub(crate) fn refuses_probes(&self, refuses: bool) {
+        self.lock().refuses_probes = refuses;
+    }
+
+    /// What probes were sent with.
+    pub(crate) fn probed(&self) -> Vec<String> {
+        self.lock().probed.clone()
     }
 
     /// The forms that it was sent.
@@ -75,6 +88,17 @@ impl Provider {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn probed(State(provider): State<Provider>, headers: HeaderMap) -> StatusCode {
+    let mut inner = provider.lock();
+    let header = headers.get("authorization");
+    let header = header.and_then(|value| value.to_str().ok());
+    inner.probed.push(header.unwrap_or_default().to_owned());
+    match inner.refuses_probes {
+        true => StatusCode::UNAUTHORIZED,
+        false => StatusCode::OK,
     }
 }
 

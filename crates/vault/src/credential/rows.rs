@@ -145,7 +145,13 @@ fn source_fields(row: &SourceRow) -> Fields {
         OAuthGrant::ClientCredentials => "client_credentials",
         OAuthGrant::RefreshToken => "refresh_token",
     };
-    let fields = Fields::new("credential source")
+    // What an older version wrote has neither of the last two, and keeps its seal.
+    let plain = oauth.probe_url.is_none() && !oauth.revoke_old;
+    let label = match plain {
+        true => "credential source",
+        false => "kept credential source",
+    };
+    let fields = Fields::new(label)
         .text(row.namespace.as_str())
         .text(row.name.as_str())
         .text(&oauth.token_url)
@@ -154,10 +160,16 @@ fn source_fields(row: &SourceRow) -> Fields {
         .number(u32::from(oauth.secret_in_form))
         .list(oauth.scopes.iter().map(String::as_str))
         .optional(oauth.resource.as_deref());
-    optional(fields, oauth.assume_lifetime)
+    let fields = optional(fields, oauth.assume_lifetime)
         .optional(row.source.broken.as_ref().map(|reason| reason.as_str()))
         .text(row.client.as_str())
-        .optional(row.refresh.as_ref().map(SecretId::as_str))
+        .optional(row.refresh.as_ref().map(SecretId::as_str));
+    if plain {
+        return fields;
+    }
+    fields
+        .optional(oauth.probe_url.as_deref())
+        .number(u32::from(oauth.revoke_old))
 }
 
 fn binding_fields(binding: &Binding) -> Fields {

@@ -48,6 +48,12 @@ pub struct OAuth {
     pub resource: Option<String>,
     /// How long a token lives of which the provider does not say it, in seconds.
     pub assume_lifetime: Option<u64>,
+    /// What is asked with a new token before anything else gets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_url: Option<String>,
+    /// Whether a version is revoked when no tree needs it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoke_old: bool,
 }
 
 impl OAuth {
@@ -75,6 +81,16 @@ impl OAuth {
             .is_some_and(|text| !printable(text))
         {
             return Err(invalid("oauth.resource", "1 to 2000 printable characters"));
+        }
+        if self
+            .probe_url
+            .as_deref()
+            .is_some_and(|url| !printable(url) || !encrypted_url(url))
+        {
+            return Err(invalid(
+                "oauth.probe_url",
+                "an https URL, or an http one on a loopback host",
+            ));
         }
         Ok(())
     }
@@ -140,25 +156,26 @@ pub struct Renewal {
 }
 
 impl CredentialStatus {
-    /// Whether its value is obtained by itself and ends soon: in the last third of its life, and at
-    /// the latest two minutes before its end.
+    /// From when on its next value is to be obtained by itself: in the last third of its life, at
+    /// the latest two minutes before its end, and never in its first half.
+    #[must_use]
+    pub fn renewal_due(&self) -> Option<UnixSeconds> {
+        self.source
+            .as_ref()
+            .filter(|source| source.broken.is_none())?;
+        let Some(active) = self.active() else {
+            return Some(UnixSeconds(0));
+        };
+        let UnixSeconds(ends) = active.expires_at?;
+        let life = ends.saturating_sub(active.deposited_at.0);
+        let left = (life / 3).max(120).min(life / 2);
+        Some(UnixSeconds(ends.saturating_sub(left)))
+    }
+
+    /// Whether its next value is to be obtained now.
     #[must_use]
     pub fn is_renewal_due(&self, now: UnixSeconds) -> bool {
-        if self
-            .source
-            .as_ref()
-            .is_none_or(|source| source.broken.is_some())
-        {
-            return false;
-        }
-        let Some(active) = self.active() else {
-            return true;
-        };
-        let Some(UnixSeconds(ends)) = active.expires_at else {
-            return false;
-        };
-        let life = ends.saturating_sub(active.deposited_at.0);
-        ends.saturating_sub(now.0) <= (life / 3).max(120)
+        self.renewal_due().is_some_and(|due| due <= now)
     }
 }
 
@@ -208,7 +225,8 @@ impl Vault {
     }
 
     /// Notes that a value could not be obtained. With a reason the provider has refused, and is not
-    /// asked again by itself; without one it is asked again.
+    /// asked again by itself; without one it is asked again. What it is obtained with takes the place
+    /// of what it was, where the provider has given something else.
     ///
     /// # Errors
     /// There is no such credential, or its value is not obtained by itself.
@@ -217,10 +235,14 @@ impl Vault {
         namespace: &Namespace,
         name: &CredentialName,
         refused: Option<Reason>,
+        next: Option<&NewSource>,
         by: &AgentId,
     ) -> Result<(), VaultError> {
         let mut tx = self.begin().await?;
         let row = self.credential_in(&mut *tx, namespace, name).await?;
+        if let Some(next) = next {
+            self.put_new_source(&mut *tx, &row, next).await?;
+        }
         let found = self.source_in(&mut *tx, &row).await?;
         let mut source = found.ok_or(VaultError::NotObtained)?;
         source.renewing_until = UnixSeconds(0);

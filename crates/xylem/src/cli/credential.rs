@@ -123,6 +123,12 @@ pub(crate) struct Provider {
     /// How long a token lives, where the provider does not say it, such as 1h
     #[arg(long, value_name = "DURATION", value_parser = super::duration, requires = "oauth_url")]
     assume_lifetime: Option<Duration>,
+    /// Ask here with each new token before anything gets it; nothing changes where that is refused
+    #[arg(long, value_name = "URL", requires = "oauth_url")]
+    probe_url: Option<String>,
+    /// Revoke each version by itself, once no tree needs it
+    #[arg(long, requires = "oauth_url")]
+    revoke_old: bool,
     /// Obtain it with the refresh token in this file
     #[arg(long, value_name = "FILE", requires = "oauth_url")]
     refresh_token_file: Option<PathBuf>,
@@ -138,6 +144,8 @@ impl Provider {
             secret_in_form: self.secret_in_form,
             assume_lifetime: self.assume_lifetime.map(wire),
             with_refresh_token: self.refresh_token_file.is_some(),
+            probe_url: self.probe_url.clone().unwrap_or_default(),
+            revoke_old: self.revoke_old,
         })
     }
 }
