@@ -103,6 +103,13 @@ fn a_message_with_a_secret_does_not_print_it() {
         ),
         format!(
             "{:?}",
+            v1::RevealTokenResponse {
+                token: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
             v1::CreateApiKeyResponse {
                 secret: secret(),
                 ..Default::default()

@@ -132,6 +132,8 @@ codes!(
         AccessEnded = "access_ended",
         /// The time of an approval is over, or of a request that nobody decided.
         AccessExpired = "access_expired",
+        /// Somebody was shown a token, or asked to be.
+        TokenRevealed = "token_revealed",
         /// Calls without a valid key, counted per source and minute.
         AuthenticationFailed = "authentication_failed",
         /// Calls by an agent that may not make them.

@@ -40,6 +40,8 @@ codes!(
         CredentialBroken = "credential_broken",
         /// A signed grant with the number of another one was signalled.
         GrantConflict = "grant_conflict",
+        /// A token was shown to somebody, or somebody asked for it.
+        BreakGlass = "break_glass",
         /// A stored row is not what was written.
         Tampered = "tampered",
     }
@@ -352,11 +354,18 @@ fn said_by_itself(seen: &Seen<'_>) -> Option<Alert> {
     let rule = match (entry.kind, reason) {
         (Kind::Exposure, _) | (Kind::SignalsRejected, Some("raw_token")) => Rule::ExposedToken,
         (Kind::SignalsRejected, Some("conflict")) => Rule::GrantConflict,
+        (Kind::TokenRevealed, _) => Rule::BreakGlass,
         (Kind::Tampered, _) => Rule::Tampered,
         _ => return None,
     };
-    let mut alert = Alert::of_agent(rule, seen.agent?)
-        .same_where(seen.place())
+    let (agent, same) = match (rule, entry.verdict) {
+        // About whoever was shown it; and each time that somebody was is said.
+        (Rule::BreakGlass, Verdict::Granted) => (entry.agent.as_ref()?, seen.seq.to_string()),
+        (Rule::BreakGlass, _) => (entry.agent.as_ref()?, format!("denied {}", seen.place())),
+        _ => (seen.agent?, seen.place()),
+    };
+    let mut alert = Alert::of_agent(rule, agent)
+        .same_where(same)
         .number("count", entry.count);
     if let Some(order) = entry.order {
         alert = alert.number("version", order.version.0.into());

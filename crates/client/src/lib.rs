@@ -17,6 +17,6 @@ mod work;
 
 pub use client::{Client, ConnectError, Tls, check_address};
 pub use error::{Answer, Error};
-pub use operate::{Deposit, InitialToken, NewKey, StartTree};
+pub use operate::{Deposit, InitialToken, NewKey, Revealed, StartTree};
 pub use work::{ActivityClaims, CallEnd, Definition, Issuers, PublicKey, Redeem, Redeemed, Select};
 pub use xylem_proto::{Duration, Timestamp, v1};

@@ -101,6 +101,17 @@ impl NewKey {
     }
 }
 
+/// A token that is shown, for an emergency. Its `Debug` shows everything but the token.
+#[derive(Debug)]
+pub struct Revealed {
+    /// The token.
+    pub token: SecretString,
+    /// Its version.
+    pub order: Option<v1::Order>,
+    /// Its keyed digest, by which the audit log names it.
+    pub fingerprint: String,
+}
+
 impl Client {
     /// Starts a tree.
     ///
@@ -324,6 +335,34 @@ impl Client {
         let longest = Duration::from_secs(5 * 60) + 2 * CALL_TIMEOUT;
         let mut tokens = TokensClient::new(self.channel.clone());
         call(request, longest, |request| tokens.revoke_token(request)).await
+    }
+
+    /// Shows the newest token, for an emergency.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where no policy allows it, or the caller has not signed in with a second factor
+    /// just now.
+    pub async fn reveal_token(
+        &self,
+        tree: &WorkflowId,
+        slot: &Slot,
+        reason: &str,
+    ) -> Result<Revealed, Error> {
+        let message = v1::RevealTokenRequest {
+            tree: tree.to_string(),
+            slot: slot.to_string(),
+            reason: reason.to_owned(),
+        };
+        let mut tokens = TokensClient::new(self.channel.clone());
+        let answer = call(message, CALL_TIMEOUT, |request| {
+            tokens.reveal_token(request)
+        });
+        let answer = answer.await?;
+        Ok(Revealed {
+            token: SecretString::from(answer.token),
+            order: answer.order,
+            fingerprint: answer.fingerprint,
+        })
     }
 
     /// Deposits an unrevoked earlier version again; the one before the active one where none is

@@ -33,6 +33,7 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::ReissueToken
         | Rpc::RevokeToken
         | Rpc::RollbackToken => of(Scope::Tokens, &[Admin], &[User]),
+        Rpc::RevealToken => of(Scope::Tokens, &[Admin], &[User]),
         Rpc::GetTokenStatus => of(Scope::TokensRead, &[Admin, Auditor], &[User]),
         Rpc::RegisterTool => of(Scope::Tools, &[], &[ToolPublisher]),
         Rpc::UpdateTool | Rpc::RevertTool | Rpc::RetireTool | Rpc::DeleteTool => {

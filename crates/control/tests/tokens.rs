@@ -521,3 +521,32 @@ async fn what_temporal_misses_is_deposited_all_the_same() {
     assert!(!changed.signalled);
     assert_eq!(states(&admin).await[0], v1::VersionState::Active);
 }
+
+#[tokio::test]
+async fn a_key_is_never_enough_to_be_shown_a_token() {
+    let stack = Stack::start().await;
+    stack.tree("train").await;
+    let admin = stack.admin().await;
+    let policy = serde_json::json!({"name": "break-glass", "effect": "allow",
+        "who": {"anyone": true}, "what": {"all": true}, "actions": ["reveal"]});
+    let policy = serde_json::from_value(policy).expect("a policy");
+    admin.create_policy(policy).await.expect("stored");
+    let (tree, slot) = (common::id("train"), common::id("default"));
+    let nothing = admin
+        .reveal_token(&tree, &slot, "")
+        .await
+        .expect_err("no reason");
+    assert_eq!(
+        nothing.answer().and_then(|a| a.field.as_deref()),
+        Some("reason")
+    );
+    let refused = admin.reveal_token(&tree, &slot, "incident 4711").await;
+    let refused = refused.expect_err("no second factor");
+    assert_eq!(refused.reason(), Some("second_factor_required"));
+    let other = stack.client(xylem_ids::Role::User).await;
+    let hidden = other.reveal_token(&tree, &slot, "curious").await;
+    assert!(
+        matches!(hidden, Err(xylem_client::Error::NotFound(_))),
+        "{hidden:?}"
+    );
+}

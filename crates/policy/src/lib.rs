@@ -31,6 +31,7 @@ mod literal;
 mod permit;
 mod policies;
 mod raw;
+mod reveal;
 mod storage;
 mod value;
 
@@ -49,6 +50,7 @@ pub use gate::{Approval, Counter, CounterKey, Usage};
 pub use ipnet::IpNet;
 pub use permit::{Bounds, Call, Denied, Permit};
 pub use policies::{Author, CallFacts, Policies, Question, Record};
+pub use reveal::{Reveal, RevealPermit};
 use std::fmt;
 pub use storage::{Changes, PolicyRow, Rows, SetRow, Storage, StorageError, Wanted};
 pub use value::{Action, Day, Effect, Period, Pointer, Span, Subject, TimeOfDay, Zone};

@@ -104,6 +104,12 @@ pub enum Denied {
         "the agent that owns the tree is retired: `xylem tree transfer` gives it another owner"
     )]
     OwnerRetired,
+    /// Showing a token takes more than a policy.
+    #[error("a token is shown to whoever has signed in with a second factor: a key has none")]
+    NoSecondFactor,
+    /// The caller signed in too long ago.
+    #[error("a token is shown within five minutes of a sign-in: sign in again")]
+    SignedInTooLongAgo,
     /// The policies say so.
     #[error(transparent)]
     ByPolicy(#[from] Refused),
@@ -117,6 +123,8 @@ impl Denied {
             Self::ToolNotAllowed => "tool_not_allowed",
             Self::OtherSlot => "tool_of_other_slot",
             Self::OwnerRetired => "owner_retired",
+            Self::NoSecondFactor => "second_factor_required",
+            Self::SignedInTooLongAgo => "sign_in_again",
             Self::ByPolicy(refused) => refused.reason.code(),
         }
     }

@@ -28,6 +28,7 @@ mod exclusion;
 mod issue;
 mod keys;
 mod redeem;
+mod reveal;
 mod revoke;
 mod rows;
 mod status;
@@ -52,6 +53,7 @@ pub use error::{Place, Refusal, VaultError};
 pub use exclusion::{ExcludedBy, Exclusion, SelectedBy, Selection};
 pub use keys::{KeyError, KeyProvider, KeyRing};
 pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
+pub use reveal::{Revealed, Revelation};
 pub use revoke::{Revocation, Revoked};
 pub use status::VersionStatus;
 pub use storage::{

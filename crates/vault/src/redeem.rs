@@ -362,7 +362,7 @@ impl Vault {
     }
 
     /// The active version, if its grant has not expired. Whatever was presented, it is the newest.
-    async fn redeemable(
+    pub(crate) async fn redeemable(
         &self,
         tx: &mut dyn Transaction,
         owner: &TreeRow,
@@ -536,7 +536,7 @@ fn granted(mut entry: Entry, redeemed: &Redeemed) -> Entry {
 }
 
 /// The entry for what was decided against; none where nothing could be decided.
-fn denied(mut entry: Entry, error: &VaultError) -> Option<Entry> {
+pub(crate) fn denied(mut entry: Entry, error: &VaultError) -> Option<Entry> {
     match error {
         VaultError::Refused(refusal) => {
             if let Refusal::Policy(Denied::ByPolicy(Refused { by: Some(by), .. })) = refusal {

@@ -41,6 +41,9 @@ pub const DEFAULT_PORT: u16 = 7243;
 /// The variable that may hold the key-encryption keys.
 pub const KEK_VARIABLE: &str = "XYLEM_KEK";
 
+/// The policy that `xylem dev` makes on its first start.
+pub(crate) const DEV_POLICY: &str = "dev";
+
 /// How often it is looked whether an audit checkpoint is due.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 
@@ -202,6 +205,7 @@ impl Server {
             credentials.administrator().await?;
             storage.first_policy().await?;
         }
+        storage.tell_policies().await;
 
         let cluster = Cluster::new(temporal);
         let settings = Settings {
@@ -422,7 +426,7 @@ impl Storage {
             ..What::default()
         };
         let actions = [Action::Read, Action::Execute].into();
-        let mut policy = Document::allow("dev".parse()?, who, what, actions);
+        let mut policy = Document::allow(DEV_POLICY.parse()?, who, what, actions);
         policy.description = "Made by `xylem dev`: replace it by what you mean".to_owned();
         let author = Author {
             agent: SYSTEM.parse()?,
@@ -436,6 +440,21 @@ impl Storage {
             info!("the policy `dev` was made: administrators may call every tool");
         }
         Ok(())
+    }
+
+    /// Says what surprises most who starts a control plane for the first time. Policies that cannot be
+    /// read refuse every call; whoever has to mend that needs the control plane.
+    async fn tell_policies(&self) {
+        match self.policies.list(&self.namespace).await {
+            Ok(policies) if policies.iter().all(|policy| policy.retired) => warn!(
+                "there is no policy, so every call of a tool is denied: `xylem policy add` writes one"
+            ),
+            Ok(_) => {}
+            Err(error) => error!(
+                error = &error as &dyn std::error::Error,
+                "the policies cannot be read, so every call of a tool is refused"
+            ),
+        }
     }
 
     fn credentials(&self) -> Credentials {

@@ -2,12 +2,12 @@
 
 use super::{Handlers, answer, request, trees::audiences};
 use crate::{
-    caller::{caller, during_call},
+    caller::{caller, caller_address, during_call},
     convert,
     fault::Fault,
     walk::{Node, Standing, Walk},
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -16,7 +16,8 @@ use xylem_audit::{Entry, Kind, Verdict};
 use xylem_ids::{Slot, TreeId, Version};
 use xylem_proto::v1;
 use xylem_vault::{
-    Audiences, Deposit, Revocation, Target, VaultError, VersionInfo, VersionState, VersionStatus,
+    Audiences, Deposit, Revelation, Revocation, Target, VaultError, VersionInfo, VersionState,
+    VersionStatus,
 };
 
 /// Between two looks at a tree whose revocation has to wait.
@@ -70,9 +71,49 @@ impl Tokens for Handlers {
     ) -> Result<Response<v1::TokenChanged>, Status> {
         answer(self.roll_back(request.into_inner()).await)
     }
+
+    async fn reveal_token(
+        &self,
+        request: Request<v1::RevealTokenRequest>,
+    ) -> Result<Response<v1::RevealTokenResponse>, Status> {
+        answer(self.reveal(request.into_inner()).await)
+    }
 }
 
 impl Handlers {
+    /// Break-glass. The audit log has it, and raises an alert, whatever comes of it.
+    async fn reveal(
+        &self,
+        given: v1::RevealTokenRequest,
+    ) -> Result<v1::RevealTokenResponse, Fault> {
+        let principal = caller()?;
+        let slot = convert::slot(given.slot, "slot")?;
+        let note = convert::note(&given.reason, "reason")?;
+        let rule = "reason must say why, in 1 to 500 printable characters";
+        let note = note.ok_or_else(|| Fault::invalid("reason", rule))?;
+        let tree = self.named_id(&given.tree).await?;
+        let now = self.now();
+        let mut entry = self.change(Kind::TokenRevealed);
+        entry.note = Some(note);
+        let signed_in = principal.signed_in();
+        let wanted = Revelation {
+            agent: principal.agent().clone(),
+            address: caller_address(),
+            signed_in: signed_in.map(|at| now.duration_since(at).unwrap_or_default().as_secs()),
+            second_factor: principal.second_factor(),
+            entry,
+            slot: slot.clone(),
+            tree: tree.clone(),
+        };
+        let revealed = self.vault.reveal(wanted, &self.policies).await;
+        let revealed = revealed.map_err(|error| Fault::from(error).about(&place(&tree, &slot)))?;
+        Ok(v1::RevealTokenResponse {
+            token: revealed.token.expose_secret().to_owned(),
+            order: Some(convert::order(revealed.order)),
+            fingerprint: revealed.fingerprint.into(),
+        })
+    }
+
     async fn set(&self, given: v1::SetTokenRequest) -> Result<v1::TokenChanged, Fault> {
         let principal = caller()?;
         let token = SecretString::from(given.token);

@@ -15,6 +15,7 @@ pub(crate) mod race;
 pub(crate) mod redeem;
 pub(crate) mod registry;
 pub(crate) mod restart;
+pub(crate) mod reveal;
 pub(crate) mod schema;
 pub(crate) mod tamper;
 pub(crate) mod tools;

@@ -323,7 +323,7 @@ async fn counters_and_lease_are_one_transaction() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_grant_n_together() {
-    let house = std::sync::Arc::new(House::new().await);
+    let house = House::new().await;
     let (tree, grant) = house.planted("train").await;
     retire(&house, "everybody").await.unwrap();
     let limited = document(serde_json::json!({
@@ -331,19 +331,21 @@ async fn instances_grant_n_together() {
         "actions": ["execute"], "requests": [{"at_most": 10, "per": "day", "of": "tool"}],
     }));
     create(&house, &limited).await;
-    let policies: Vec<_> = (0..2)
-        .map(|_| std::sync::Arc::new(house::policies(&house.store, &house.vault)))
-        .collect();
+    // Two processes: each with a store, a vault and policies of its own.
+    let mut planes = Vec::new();
+    for _ in 0..2 {
+        let (store, vault) = house.opened_beside().await;
+        let policies = house::policies(&store, &vault);
+        planes.push(std::sync::Arc::new((vault, policies)));
+    }
     let mut calls = tokio::task::JoinSet::new();
     for call in 0..40 {
-        let (house, policies) = (house.clone(), policies[call % 2].clone());
+        let plane = planes[call % 2].clone();
         let ask = Ask::new(&tree, &grant);
         calls.spawn(async move {
-            house
-                .vault
-                .redeem(ask.redemption, &ask.check, &policies)
-                .await
-                .is_ok()
+            let (vault, policies) = &*plane;
+            let redeemed = vault.redeem(ask.redemption, &ask.check, policies);
+            redeemed.await.is_ok()
         });
     }
     let granted = calls
@@ -353,4 +355,34 @@ async fn instances_grant_n_together() {
         .filter(|granted| *granted)
         .count();
     assert_eq!(granted, 10);
+}
+
+/// A retirement comes while calls are made: whoever is granted one decided before it, by the log's
+/// own order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retirement_is_raced_and_holds_from_its_entry_on() {
+    let house = House::new().await;
+    let (tree, grant) = house.planted("train").await;
+    let (store, vault) = house.opened_beside().await;
+    let policies = std::sync::Arc::new(house::policies(&store, &vault));
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (vault, policies) = (vault.clone(), policies.clone());
+        let ask = Ask::new(&tree, &grant);
+        calls.spawn(async move {
+            let redeemed = vault.redeem(ask.redemption, &ask.check, &policies);
+            redeemed.await.is_ok()
+        });
+    }
+    retire(&house, "everybody").await.unwrap();
+    calls.join_all().await;
+    assert!(house.redeem(Ask::new(&tree, &grant)).await.is_err());
+    let log = house.log().await;
+    let retired = log
+        .iter()
+        .position(|it| it.entry.kind == Kind::PolicyRetired);
+    let later = log.iter().skip(retired.unwrap());
+    let granted =
+        later.filter(|it| (it.entry.kind, it.entry.verdict) == (Kind::Redeem, Verdict::Granted));
+    assert_eq!(granted.count(), 0);
 }

@@ -259,3 +259,21 @@ async fn thresholds_are_those_that_were_said() {
     assert!(scene.see(denied(0)).await.is_empty());
     assert_eq!(scene.rules_of(denied(9 * MINUTE)).await, ["denials"]);
 }
+
+#[tokio::test]
+async fn every_token_that_is_shown_is_said_and_by_whom() {
+    let mut scene = Scene::new().await;
+    let shown = |second, verdict| {
+        let mut entry = Entry::new(at(second), Kind::TokenRevealed, verdict).by(&agent("boss"));
+        entry.owner = Some(agent("service"));
+        entry
+    };
+    for second in [0, 1] {
+        let rules = scene.rules_of(shown(second, Verdict::Granted)).await;
+        assert_eq!(rules, ["break_glass"]);
+    }
+    // Who tries again and again is said once an hour.
+    let rules = scene.rules_of(shown(2, Verdict::Denied)).await;
+    assert_eq!(rules, ["break_glass"]);
+    assert!(scene.rules_of(shown(3, Verdict::Denied)).await.is_empty());
+}

@@ -230,7 +230,7 @@ impl House {
         self.opened_beside().await.0
     }
 
-    async fn opened_beside(&self) -> (Arc<Store>, Arc<Vault>) {
+    pub async fn opened_beside(&self) -> (Arc<Store>, Arc<Vault>) {
         let folder = self.folder.path();
         let checkpoints = folder.join("beside").join("checkpoints.jws");
         let opened = open_with(folder, self.clock.clone(), &checkpoints).await;

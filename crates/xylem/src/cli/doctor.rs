@@ -1,6 +1,7 @@
 //! `xylem doctor`.
 
 mod credentials;
+mod policies;
 mod temporal;
 
 use super::{
@@ -242,14 +243,19 @@ async fn authenticated(access: &Access, address: &str) -> Vec<Finding> {
         let key = access.key(DataDir::admin_key)?;
         let client = Client::connect_with(address, &access.trust.tls()?, &key).await?;
         let status = client.status().await?;
-        Ok::<_, Failure>((status, credentials::check(&client).await))
+        let dev = access.is_dev()?;
+        let found = [
+            policies::check(&client, dev).await,
+            credentials::check(&client).await,
+        ];
+        Ok::<_, Failure>((status, found))
     };
     match asked.await {
-        Ok((status, credentials)) => {
+        Ok((status, found)) => {
             let who = format!("{} as {}", status.agent, status.roles.join(", "));
             let mut checks = vec![Finding::ok(CHECK, who), version(&status.version)];
             checks.extend(status.checks.into_iter().map(told));
-            checks.extend(credentials);
+            checks.extend(found.into_iter().flatten());
             checks
         }
         Err(failure) => {

@@ -13,7 +13,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
 };
-use xylem_client::{Timestamp, v1};
+use xylem_client::{Client, Error, Timestamp, v1};
 use xylem_ids::{AgentId, PolicyName, TaskQueue, ToolName, WorkflowId, WorkflowType};
 
 #[derive(Debug, clap::Subcommand)]
@@ -256,16 +256,7 @@ fn policies(text: &str) -> Result<Vec<v1::Policy>, Failure> {
 
 async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    let records = pages::all(async |page_token| {
-        let request = v1::ListPoliciesRequest {
-            include_retired: arguments.all,
-            page_size: Some(pages::SIZE),
-            page_token,
-        };
-        let page = client.list_policies(request).await?;
-        Ok((page.policies, page.next_page_token))
-    })
-    .await?;
+    let records = all(&client, arguments.all).await?;
     let empty = "no policies: nothing is allowed; `xylem policy add --file FILE` writes one";
     listed(session.output, &records, empty, |records| {
         let head = [
@@ -279,6 +270,20 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
         ];
         table(head, records.iter().map(row).collect())
     })
+}
+
+/// Every policy, also those that hold no more where `retired` says so.
+pub(crate) async fn all(client: &Client, retired: bool) -> Result<Vec<v1::PolicyRecord>, Error> {
+    pages::all(async |page_token| {
+        let request = v1::ListPoliciesRequest {
+            include_retired: retired,
+            page_size: Some(pages::SIZE),
+            page_token,
+        };
+        let page = client.list_policies(request).await?;
+        Ok((page.policies, page.next_page_token))
+    })
+    .await
 }
 
 fn row(record: &v1::PolicyRecord) -> [String; 7] {

@@ -3,12 +3,18 @@
 use super::{
     cascade::{self, Cascade, Target},
     failure::{Exit, Failure},
-    output::{Format, plain, relative, table},
+    output::{Format, plain, relative, slot_at, table},
     session::Session,
     tree::{DepositArguments, listed, wire},
 };
+use crate::data;
+use secrecy::ExposeSecret;
 use serde::Serialize;
-use std::time::{Duration, SystemTime};
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 use xylem_client::v1;
 use xylem_ids::{Slot, Version, WorkflowId};
 
@@ -34,7 +40,18 @@ pub(crate) enum Command {
     ///
     /// The token is neither needed nor shown.
     Rollback(Rollback),
+    /// Show the newest token, for an emergency
+    ///
+    /// A policy has to allow the action `reveal`, and you must have signed in with a second factor within
+    /// five minutes: an API key is not enough. It is in the audit log, with the reason, and raises an
+    /// alert. Rotate the token afterwards.
+    #[command(after_help = REVEAL_EXAMPLE)]
+    Reveal(Reveal),
 }
+
+const REVEAL_EXAMPLE: &str = "\
+Example:
+  xylem token reveal train-1 --reason \"incident 4711\" --to train-1.token";
 
 const SET_EXAMPLE: &str = "\
 Example:
@@ -88,6 +105,18 @@ pub(crate) struct Rotate {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Reveal {
+    #[command(flatten)]
+    place: Place,
+    /// Why; for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Write the token to this new file, readable for you alone, instead of showing it on the terminal
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Status {
     /// The root's workflow id
     tree: WorkflowId,
@@ -132,7 +161,41 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Status(arguments) => status(arguments, session).await,
         Command::Revoke(arguments) => revoke(arguments, session).await,
         Command::Rollback(arguments) => rollback(arguments, session).await,
+        Command::Reveal(arguments) => reveal(arguments, session).await,
     }
+}
+
+async fn reveal(arguments: Reveal, session: &mut Session<'_>) -> Result<(), Failure> {
+    let Reveal { place, reason, to } = arguments;
+    if to.is_none() && !io::stdout().is_terminal() {
+        let what = "a token is shown on a terminal, or written to a file: name one with --to";
+        return Err(Failure::usage(what));
+    }
+    if let Some(path) = to.as_deref().filter(|path| path.exists()) {
+        let what = format!("{} exists: a token is not written over it", path.display());
+        return Err(Failure::usage(what));
+    }
+    let client = session.client().await?;
+    let revealed = client
+        .reveal_token(&place.tree, &place.slot, &reason)
+        .await?;
+    let at = slot_at(place.slot.as_str(), revealed.order);
+    let tree = plain(place.tree.as_str());
+    let rotate = format!("rotate it as soon as you can: xylem token rotate {tree}");
+    match to {
+        Some(path) => {
+            data::write_secret(&path, &revealed.token)?;
+            session
+                .output
+                .note(&format!("{at} is in {}", path.display()));
+        }
+        None => {
+            session.output.note(&format!("{at} of {tree}:"));
+            session.output.raw(revealed.token.expose_secret())?;
+        }
+    }
+    session.output.note(&rotate);
+    Ok(())
 }
 
 async fn set(arguments: Set, session: &mut Session<'_>) -> Result<(), Failure> {

@@ -257,4 +257,11 @@ impl v1::tokens_server::Tokens for Rotation {
     ) -> Result<Response<v1::TokenChanged>, Status> {
         unused()
     }
+
+    async fn reveal_token(
+        &self,
+        _: Request<v1::RevealTokenRequest>,
+    ) -> Result<Response<v1::RevealTokenResponse>, Status> {
+        unused()
+    }
 }

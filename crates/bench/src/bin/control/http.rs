@@ -1,7 +1,10 @@
 //! Requests over HTTP: as many as an empty handler of the same server answers, and fewer.
 
 use anyhow::{Context, Result, ensure};
-use reqwest::{Client, header::AUTHORIZATION};
+use reqwest::{
+    Client,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use secrecy::{ExposeSecret, SecretString};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -21,8 +24,24 @@ const TOOLS: usize = 50;
 const BAR: f64 = 0.5;
 
 /// What is sent, and what it is called.
-const EMPTY: &str = "/healthz";
-const REQUESTS: [(&str, &str); 1] = [("a page of 20 tools", "/v1/tools?page_size=20")];
+const EMPTY: Sent = Sent::Get("/healthz");
+const REQUESTS: [(&str, Sent); 2] = [
+    ("a page of 20 tools", Sent::Get("/v1/tools?page_size=20")),
+    (
+        "a check of the policies",
+        Sent::Post(
+            "/v1/access/check",
+            r#"{"tool": "bench.tool-7", "taskQueue": "deploys"}"#,
+        ),
+    ),
+];
+
+/// One kind of request.
+#[derive(Clone, Copy)]
+enum Sent {
+    Get(&'static str),
+    Post(&'static str, &'static str),
+}
 
 pub(crate) async fn measure() -> Result<Measured> {
     let stack = Stack::start().await?;
@@ -48,11 +67,11 @@ struct Load {
 impl Load {
     async fn measure(&self) -> Result<Measured> {
         let mut measured = Measured::default();
-        for (what, path) in REQUESTS {
+        for (what, sent) in REQUESTS {
             let (mut empty, mut full) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
                 empty.extend(self.round(EMPTY).await?);
-                full.extend(self.round(path).await?);
+                full.extend(self.round(sent).await?);
             }
             // The rounds are of the same length.
             let count = |took: &[Duration]| u32::try_from(took.len()).unwrap_or(u32::MAX);
@@ -67,16 +86,20 @@ impl Load {
     }
 
     /// How long each request took that was answered within a round.
-    async fn round(&self, path: &str) -> Result<Vec<Duration>> {
+    async fn round(&self, sent: Sent) -> Result<Vec<Duration>> {
         let end = Instant::now() + ROUND;
         let mut connections = JoinSet::new();
         for _ in 0..CONNECTIONS {
             let bearer = format!("Bearer {}", self.key.expose_secret());
-            let request = self
-                .http
-                .get(format!("{}{path}", self.base))
-                .header(AUTHORIZATION, bearer)
-                .build()?;
+            let request = match sent {
+                Sent::Get(path) => self.http.get(format!("{}{path}", self.base)),
+                Sent::Post(path, body) => self
+                    .http
+                    .post(format!("{}{path}", self.base))
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(body),
+            };
+            let request = request.header(AUTHORIZATION, bearer).build()?;
             connections.spawn(send(self.http.clone(), request, end));
         }
         let mut took = Vec::new();
