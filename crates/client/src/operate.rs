@@ -19,6 +19,9 @@ use xylem_ids::{
 };
 use xylem_proto::v1;
 
+/// An import fetches a document and stores what may be hundreds of tools.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A token that a tree is started with.
 #[derive(Debug)]
 pub struct InitialToken {
@@ -401,6 +404,21 @@ impl Client {
         let mut tools = ToolsClient::new(self.channel.clone());
         call(message, CALL_TIMEOUT, |request| {
             tools.register_tool(request)
+        })
+        .await
+    }
+
+    /// Proposes the operations of an OpenAPI document as tools.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the document as a whole is of no use.
+    pub async fn import_tools(
+        &self,
+        message: v1::ImportToolsRequest,
+    ) -> Result<v1::ImportToolsResponse, Error> {
+        let mut tools = ToolsClient::new(self.channel.clone());
+        call(message, IMPORT_TIMEOUT, |request| {
+            tools.import_tools(request)
         })
         .await
     }

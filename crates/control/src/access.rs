@@ -35,7 +35,7 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::RollbackToken => of(Scope::Tokens, &[Admin], &[User]),
         Rpc::RevealToken => of(Scope::Tokens, &[Admin], &[User]),
         Rpc::GetTokenStatus => of(Scope::TokensRead, &[Admin, Auditor], &[User]),
-        Rpc::RegisterTool => of(Scope::Tools, &[], &[ToolPublisher]),
+        Rpc::RegisterTool | Rpc::ImportTools => of(Scope::Tools, &[], &[ToolPublisher]),
         Rpc::UpdateTool | Rpc::RevertTool | Rpc::RetireTool | Rpc::DeleteTool => {
             of(Scope::Tools, &[Admin], &[ToolPublisher])
         }

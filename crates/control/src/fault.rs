@@ -179,6 +179,7 @@ impl From<RegistryError> for Fault {
             RegistryError::ToolExists => Self::conflict("exists", error.to_string()),
             RegistryError::Unchanged(why) => unchanged(why),
             RegistryError::NotCallable(why) => Self::refused(why.code(), why.to_string()),
+            RegistryError::Import { tool, error } => Self::from(*error).about(tool.as_str()),
             RegistryError::InUse => Self::refused("tool_in_use", error.to_string()),
             RegistryError::NotFound { what } => Self::not_found(what),
             RegistryError::Storage(StorageError::Unavailable(_)) => database(error),

@@ -272,3 +272,114 @@ async fn a_user_finds_what_policies_let_it_see() {
     let hidden = user.list_tool_versions(versions).await.expect_err("hidden");
     assert_eq!(reason(&hidden), reason(&absent));
 }
+
+const BUILDS: &str = include_str!("../../registry/src/openapi/documents/builds.json");
+
+#[tokio::test]
+async fn an_import_proposes_and_approves_nothing() {
+    let stack = Stack::start().await;
+    let publisher = stack.client(Role::ToolPublisher).await;
+    let import = async |document: &str, dry_run| {
+        let request = v1::ImportToolsRequest {
+            document: document.to_owned(),
+            prefix: "acme".to_owned(),
+            base_url: API.to_owned(),
+            dry_run,
+            ..Default::default()
+        };
+        publisher.import_tools(request).await.expect("imported")
+    };
+    let listed = async || {
+        let page = publisher.list_tools(Default::default()).await;
+        page.expect("a page").tools.len()
+    };
+    let outcomes = |report: &v1::ImportToolsResponse, outcome| {
+        let tools = report.tools.iter();
+        tools.filter(|it| it.outcome() == outcome).count()
+    };
+    let dry = import(BUILDS, true).await;
+    assert!(!dry.tools.is_empty() && !dry.left_out.is_empty());
+    assert_eq!(listed().await, 0);
+    let done = import(BUILDS, false).await;
+    assert_eq!(done.tools.len(), listed().await);
+    assert_eq!(outcomes(&done, v1::ImportOutcome::New), done.tools.len());
+    let proposed = |it: &v1::ImportedTool| it.state() == v1::ToolState::Proposed;
+    assert!(done.tools.iter().all(proposed));
+    let again = import(BUILDS, false).await;
+    assert_eq!(
+        outcomes(&again, v1::ImportOutcome::Unchanged),
+        done.tools.len()
+    );
+
+    let first = &done.tools[0];
+    let read = publisher.get_tool(&id(&first.name), None).await;
+    let read = read.expect("a tool");
+    stack
+        .admin()
+        .await
+        .approve_tool(&read)
+        .await
+        .expect("approved");
+    let moved = v1::ImportToolsRequest {
+        document: BUILDS.to_owned(),
+        prefix: "acme".to_owned(),
+        base_url: "https://eu.acme.example".to_owned(),
+        ..Default::default()
+    };
+    let moved = publisher.import_tools(moved).await.expect("imported");
+    assert_eq!(
+        outcomes(&moved, v1::ImportOutcome::Updated),
+        done.tools.len()
+    );
+    let staged = publisher.get_tool(&id(&first.name), None).await;
+    assert_eq!(staged.expect("a tool").state(), v1::ToolState::Staged);
+    let entries = stack.admin().await.list_audit(Default::default()).await;
+    let entries = entries.expect("a log").entries;
+    let told = |entry: &v1::AuditEntry| entry.note.ends_with("from a document");
+    assert_eq!(
+        entries.iter().filter(|it| told(it)).count(),
+        2 * done.tools.len()
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_imported_names_the_field() {
+    let stack = Stack::start().await;
+    let publisher = stack.client(Role::ToolPublisher).await;
+    let base = v1::ImportToolsRequest {
+        prefix: "acme".to_owned(),
+        ..Default::default()
+    };
+    let given = |document: &str, url: &str| v1::ImportToolsRequest {
+        document: document.to_owned(),
+        url: url.to_owned(),
+        ..base.clone()
+    };
+    for (field, wrong) in [
+        ("document", given("", "")),
+        (
+            "document",
+            given(BUILDS, "https://api.acme.example/openapi.json"),
+        ),
+        ("document", given("swagger: '2.0'", "")),
+        ("url", given("", "nowhere")),
+        ("url", given("", "https://127.0.0.1/openapi.json")),
+        ("url", given("", "https://169.254.169.254/openapi.json")),
+        ("url", given("", "https://[::ffff:10.0.0.1]/openapi.json")),
+        ("url", given("", "http://api.acme.example/openapi.json")),
+        ("url", given("", "https://user:secret@api.acme.example/")),
+        (
+            "prefix",
+            v1::ImportToolsRequest {
+                prefix: "x".repeat(41),
+                ..given(BUILDS, "")
+            },
+        ),
+    ] {
+        let refused = publisher.import_tools(wrong).await.expect_err(field);
+        let Error::Invalid { .. } = &refused else {
+            panic!("{field}: {refused}");
+        };
+        assert!(refused.to_string().contains(field), "{field}: {refused}");
+    }
+}

@@ -14,6 +14,7 @@
 )]
 
 mod definition;
+pub mod openapi;
 mod record;
 mod registry;
 mod schema;
@@ -31,5 +32,6 @@ pub use schema::MAX_SCHEMA_BYTES;
 pub use storage::{Storage, StorageError};
 pub use tool::{Auth, DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};
 pub use tools::{
-    Act, Decided, Decision, KnownTool, ToolChange, ToolFilter, ToolStorage, ToolVersion, Tools,
+    Act, Decided, Decision, Imported, KnownTool, ToolChange, ToolFilter, ToolStorage, ToolVersion,
+    Tools,
 };

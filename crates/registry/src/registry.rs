@@ -2,7 +2,7 @@
 
 use crate::{Invalid, NotCallable, Storage, StorageError, Unchanged, WorkflowDefinition};
 use std::sync::Arc;
-use xylem_ids::{Namespace, TaskQueue};
+use xylem_ids::{Namespace, TaskQueue, ToolName};
 
 /// Why the registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,15 @@ pub enum RegistryError {
     /// A tool is not called.
     #[error(transparent)]
     NotCallable(NotCallable),
+    /// A tool cannot be imported, and with it none is.
+    #[error("{tool} cannot be imported")]
+    Import {
+        /// The tool.
+        tool: ToolName,
+        /// Why.
+        #[source]
+        error: Box<RegistryError>,
+    },
     /// Something relies on it.
     #[error(
         "trees that are not stopped may still call the tool: stop them first, or leave it retired"

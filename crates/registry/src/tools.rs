@@ -205,6 +205,24 @@ impl KnownTool {
     }
 }
 
+/// What an import does with a tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imported {
+    /// It is proposed.
+    New,
+    /// Its next version waits for approval; calls go on with the approved one.
+    Updated,
+    /// It has this definition already.
+    Unchanged,
+}
+
+/// What becomes of one tool of an import.
+struct Planned {
+    before: Option<ToolRecord>,
+    known: KnownTool,
+    imported: Imported,
+}
+
 /// The tools of the registry.
 #[derive(Clone)]
 pub struct Tools {
@@ -322,6 +340,86 @@ impl Tools {
         change.current = Some(&tool);
         self.store(act, vec![change]).await?;
         Ok(KnownTool::current(record, tool))
+    }
+
+    /// Proposes tools, all or none: new ones, and next versions of known ones, whose calls go on with
+    /// what is approved. Entries say where they are from. A dry run stores nothing.
+    ///
+    /// # Errors
+    /// [`RegistryError::Import`] where one of them may not be changed so.
+    pub async fn import(
+        &self,
+        act: &Act<'_>,
+        tools: Vec<Tool>,
+        from: &str,
+        dry_run: bool,
+    ) -> Result<Vec<(KnownTool, Imported)>, RegistryError> {
+        let mut planned = Vec::with_capacity(tools.len());
+        for tool in tools {
+            let name = tool.name().clone();
+            let plan = self.plan(act, tool).await;
+            planned.push(plan.map_err(|error| RegistryError::Import {
+                tool: name,
+                error: Box::new(error),
+            })?);
+        }
+        let changes: Vec<_> = planned
+            .iter()
+            .filter_map(|plan| self.planned_change(act, plan, from))
+            .collect();
+        if !dry_run && !changes.is_empty() {
+            self.store(act, changes).await?;
+        }
+        let done = planned.into_iter();
+        Ok(done.map(|plan| (plan.known, plan.imported)).collect())
+    }
+
+    async fn plan(&self, act: &Act<'_>, tool: Tool) -> Result<Planned, RegistryError> {
+        let before = match self.storage.record(act.namespace, tool.name()).await? {
+            None => None,
+            Some(row) => Some(self.open(act.namespace, row)?),
+        };
+        let (hash, slot) = (tool.hash().clone(), tool.slot().clone());
+        let (record, imported) = match &before {
+            None => {
+                let (name, by) = (tool.name().clone(), act.editor.agent.clone());
+                let record = ToolRecord::propose(name, hash, slot, by, act.at);
+                (record, Imported::New)
+            }
+            Some(before) if before.row().deleted => return Err(RegistryError::ToolExists),
+            Some(before) if before.row().current.hash == hash => {
+                (before.clone(), Imported::Unchanged)
+            }
+            Some(before) => {
+                let record = before.update(hash, slot, &act.editor, None, true, act.at)?;
+                (record, Imported::Updated)
+            }
+        };
+        Ok(Planned {
+            before,
+            known: KnownTool::current(record, tool),
+            imported,
+        })
+    }
+
+    fn planned_change<'a>(
+        &self,
+        act: &Act<'_>,
+        plan: &'a Planned,
+        from: &str,
+    ) -> Option<ToolChange<'a>> {
+        let kind = match plan.imported {
+            Imported::New => Kind::ToolRegistered,
+            Imported::Updated => Kind::ToolUpdated,
+            Imported::Unchanged => return None,
+        };
+        let KnownTool { record, tool, .. } = &plan.known;
+        let mut change = self.change(act, plan.before.as_ref(), record, kind);
+        let said = change.entry.note.as_ref().map_or("", Note::as_str);
+        change.entry.note = Note::new(&format!("{said}, from {from}"));
+        change.publish = Some(tool);
+        change.current = Some(tool);
+        Some(change)
     }
 
     /// Pins the definition of the current version. `single_operator` says whether who published it

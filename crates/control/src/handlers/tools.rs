@@ -1,5 +1,7 @@
 //! Registered tools.
 
+mod import;
+
 use super::{Handlers, answer};
 use crate::{
     caller::{Reach, caller, during_call, reach},
@@ -36,6 +38,13 @@ impl Tools for Handlers {
         request: Request<v1::UpdateToolRequest>,
     ) -> Result<Response<v1::Tool>, Status> {
         answer(self.update_tool(request.into_inner()).await)
+    }
+
+    async fn import_tools(
+        &self,
+        request: Request<v1::ImportToolsRequest>,
+    ) -> Result<Response<v1::ImportToolsResponse>, Status> {
+        answer(self.import_tools(request.into_inner()).await)
     }
 
     async fn approve_tool(

@@ -1,6 +1,7 @@
 //! `xylem tool`.
 
 mod decide;
+mod import;
 mod show;
 
 use super::{
@@ -30,6 +31,12 @@ pub(crate) enum Command {
     ///                         "properties": {"id": {"type": "string"}}}}
     #[command(verbatim_doc_comment, after_help = ADD_EXAMPLE)]
     Add(Add),
+    /// Propose the operations of an OpenAPI document as tools
+    ///
+    /// Versions 3.0 and 3.1, JSON or YAML. What cannot be taken over is listed with the reason. Known
+    /// tools get their next version, and calls go on with the approved one. Nothing is approved.
+    #[command(after_help = IMPORT_EXAMPLE)]
+    Import(import::Import),
     /// Publish the next version of tools; calls stop until it is approved
     #[command(after_help = UPDATE_EXAMPLE)]
     Update(Update),
@@ -65,6 +72,11 @@ Examples:
   xylem tool add --file tools.json
   xylem tool add --file tools.json --approve   in an installation with a single operator
   xylem tool add --name acme.status --base-url https://api.acme.example --path /v1/status";
+
+const IMPORT_EXAMPLE: &str = "\
+Examples:
+  xylem tool import openapi.yaml --prefix acme --dry-run
+  xylem tool import https://api.acme.example/openapi.json --prefix acme --only 'GET /v1/builds'";
 
 const UPDATE_EXAMPLE: &str = "\
 Examples:
@@ -147,6 +159,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
             staged,
             approve,
         }) => put(given, Some(staged), approve, session).await,
+        Command::Import(arguments) => import::import(arguments, session).await,
         Command::Approve(arguments) => decide::approve(arguments, session).await,
         Command::Reject(arguments) => decide::reject(arguments, session).await,
         Command::Revert(Named { name }) => decide::revert(&name, session).await,

@@ -171,7 +171,7 @@ fn state(tool: &v1::Tool) -> &'static str {
     }
 }
 
-fn short(hash: &str) -> String {
+pub(super) fn short(hash: &str) -> String {
     plain(hash).chars().take(12).collect()
 }
 
