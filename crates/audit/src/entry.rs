@@ -49,6 +49,11 @@ codes!(
         /// A new epoch began.
         EpochRaised = "epoch_raised",
         /// A tool was proposed; before tools were approved, registered or replaced.
+        /// A copy of the database was made.
+        BackedUp = "backed_up",
+        /// Somebody confirmed after a restore that what was revoked since the backup is revoked again.
+        RestoreConfirmed = "restore_confirmed",
+        /// A tool was registered or replaced.
         ToolRegistered = "tool_registered",
         /// A new version of a tool was proposed.
         ToolUpdated = "tool_updated",

@@ -105,6 +105,7 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         Rpc::ChangePassword | Rpc::ListSessions | Rpc::EndSession => {
             of(Scope::Account, &[], PEOPLE)
         }
+        Rpc::BackUp | Rpc::ConfirmRestore => of(Scope::Vault, &[Admin], &[]),
         Rpc::GetStatus => Rule {
             scope: None,
             all: &Role::ALL,

@@ -245,6 +245,7 @@ impl From<VaultError> for Fault {
             VaultError::HeldByTrees(_) => Self::refused("held_by_trees", message),
             VaultError::OtherVersion(_) => Self::refused("other_version", message),
             VaultError::Exhausted => Self::refused("exhausted", message),
+            VaultError::Held => Self::unavailable("restore_not_confirmed", message, error),
             VaultError::StillStarting => Self::unavailable("tree_starting", message, error),
             error if error.is_retryable() => database(error),
             error => Self::internal(error),

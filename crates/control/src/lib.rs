@@ -6,6 +6,7 @@
 //! whether a tree heals.
 
 mod access;
+mod backup;
 mod caller;
 mod claims;
 mod convert;
@@ -31,6 +32,7 @@ mod view;
 mod walk;
 mod watch;
 
+pub use backup::{Backup, BackupError, Backups};
 pub use claims::ClaimChecker;
 pub use keeper::TokenKeeper;
 pub use plane::Settings;
@@ -87,6 +89,8 @@ pub struct Parts {
     pub watch: Arc<dyn Watch>,
     /// The Temporal namespace.
     pub temporal: Arc<dyn Temporal>,
+    /// Makes backups, where that is configured.
+    pub backups: Option<Arc<dyn Backups>>,
 }
 
 impl fmt::Debug for Parts {

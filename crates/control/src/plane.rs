@@ -1,7 +1,7 @@
 //! What every handler works with.
 
 use crate::{
-    Parts,
+    Backups, Parts,
     claims::ClaimChecker,
     metrics::{Metrics, add},
     rotation::Rotations,
@@ -110,6 +110,7 @@ pub(crate) struct Plane {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) watch: Arc<dyn Watch>,
     pub(crate) temporal: Arc<dyn Temporal>,
+    pub(crate) backups: Option<Arc<dyn Backups>>,
     pub(crate) claims: ClaimChecker,
     pub(crate) rotations: Rotations,
     pub(crate) leases: Leases,
@@ -161,6 +162,7 @@ impl Plane {
             log: parts.log,
             watch: parts.watch,
             temporal: parts.temporal,
+            backups: parts.backups,
             system,
         }
     }
@@ -292,7 +294,7 @@ impl Plane {
     pub(crate) async fn checks(&self) -> Vec<Check> {
         let database = self.vault.epoch().await;
         let temporal = self.ensure_search_attribute().await;
-        vec![
+        let mut checks = vec![
             check(
                 "database",
                 database.map(|_| "answers".to_owned()),
@@ -318,7 +320,25 @@ impl Plane {
                 "temporal operator search-attribute create --name XylemTokens --type KeywordList",
             ),
             self.approvals(),
-        ]
+        ];
+        checks.extend(self.restored().await);
+        let advice =
+            "the control plane's log says why none was made; `xylem vault backup` makes one";
+        let backed_up = self.backed_up().await;
+        checks.extend(backed_up.map(|seen| check("backup", seen, advice)));
+        checks
+    }
+
+    /// Only where a restore waits to be confirmed.
+    async fn restored(&self) -> Option<Check> {
+        let seen = match self.vault.is_held().await {
+            Ok(false) => return None,
+            Ok(true) => "restored from a backup: no token is handed out".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let advice = "revoke again what was revoked since the backup was made, then: xylem vault \
+                      confirm --reason TEXT";
+        Some(check("restore", Err::<String, _>(seen), advice))
     }
 }
 

@@ -38,6 +38,10 @@ const SWEEP: &str = "xylem.Sweep";
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const SWEEP_ATTEMPTS: u32 = 5;
 
+const BACKUP_SCHEDULE: &str = "xylem-backup";
+/// No backup may take longer.
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
 /// Why the sweep does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -54,6 +58,7 @@ pub enum WorkerError {
 #[serde(rename_all = "snake_case")]
 enum Scope {
     All,
+    BackUp,
     Tree(TreeId),
     Credential(CredentialName),
     Watch,
@@ -71,7 +76,11 @@ impl Sweep {
         let retries = RetryPolicy::builder()
             .maximum_attempts(SWEEP_ATTEMPTS)
             .build();
-        let options = ActivityOptions::with_start_to_close_timeout(SWEEP_TIMEOUT)
+        let timeout = match scope {
+            Scope::BackUp => BACKUP_TIMEOUT,
+            _ => SWEEP_TIMEOUT,
+        };
+        let options = ActivityOptions::with_start_to_close_timeout(timeout)
             .retry_policy(retries)
             .build();
         ctx.execute_activity(Sweeper::sweep, scope, options).await?;
@@ -99,6 +108,10 @@ impl Sweeper {
         let swept = match &scope {
             Scope::All => self.0.sweep_all().await,
             Scope::Watch => self.0.watch_all().await.map(|_| Swept::default()),
+            Scope::BackUp => {
+                let made = self.0.take_backup(&self.0.system).await;
+                made.map(|_| Swept::default())
+            }
             Scope::Tree(tree) => self.0.sweep_tree(tree).await.map(|(_, swept)| swept),
             Scope::Credential(name) => self.0.spread(name).await.map(|failed| Swept {
                 failed,
@@ -194,8 +207,8 @@ impl Plane {
 }
 
 impl Control {
-    /// Makes the schedules of the sweep and of the watch where there are none, and carries both out
-    /// until `stop` is cancelled.
+    /// Makes the schedules of the sweep, of the watch and of backups where there are none, and carries
+    /// all of them out until `stop` is cancelled.
     ///
     /// # Errors
     /// The schedule cannot be made, or the worker fails.
@@ -212,6 +225,11 @@ impl Control {
         let note = "Looks at what is new in the audit log, and raises alerts.";
         let watch = (WATCH_SCHEDULE, Scope::Watch, settings.watch_every, note);
         ensure_schedule(&client, watch).await?;
+        if let Some(backups) = &self.plane().backups {
+            let note = "Makes backups of the control plane's database.";
+            let back_up = (BACKUP_SCHEDULE, Scope::BackUp, backups.every(), note);
+            ensure_schedule(&client, back_up).await?;
+        }
         let sweeper = Sweeper(Arc::clone(self.plane()));
         let (ended, end) = oneshot::channel();
         let tokio = tokio::runtime::Handle::current();

@@ -126,12 +126,13 @@ pub enum Scope {
     CredentialsRead,
     AuditRead,
     Account,
+    Vault,
     Work,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Trees,
         Self::TreesRead,
         Self::Tokens,
@@ -150,6 +151,7 @@ impl Scope {
         Self::CredentialsRead,
         Self::AuditRead,
         Self::Account,
+        Self::Vault,
         Self::Work,
     ];
 
@@ -175,6 +177,7 @@ impl Scope {
             Self::CredentialsRead => "credentials:read",
             Self::AuditRead => "audit:read",
             Self::Account => "account",
+            Self::Vault => "vault",
             Self::Work => "work",
         }
     }

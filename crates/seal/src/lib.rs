@@ -2,7 +2,8 @@
 //!
 //! [`Fields`] is what something is bound to. A [`MacKey`] seals it, so that an edited row shows; a
 //! [`CipherKey`] encrypts for it, so that a row that was moved does not open. A [`SubKey`] is where
-//! both come from: each room has one of its own, and derives a key for each thing that it does.
+//! both come from: each room has one of its own, and derives a key for each thing that it does. An
+//! [`Envelope`] is for what leaves the house: whoever fills it cannot read it.
 #![cfg_attr(
     not(test),
     deny(
@@ -15,10 +16,12 @@
 
 mod cipher;
 mod derive;
+mod envelope;
 mod fields;
 
 pub use cipher::{CipherKey, Sealed};
 pub use derive::{Mac, MacKey, SubKey};
+pub use envelope::{Envelope, EnvelopeKey, EnvelopeOpener, NoEnvelopeKey, Opened};
 pub use fields::Fields;
 
 use aws_lc_rs::rand;

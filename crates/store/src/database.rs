@@ -18,9 +18,9 @@ use std::{
 use xylem_audit::LogError;
 
 /// How long a call waits for its turn.
-const TURN: Duration = Duration::from_secs(10);
+pub(crate) const TURN: Duration = Duration::from_secs(10);
 /// How long a start waits while another process changes the schema.
-const SCHEMA_TURN: Duration = Duration::from_secs(60);
+pub(crate) const SCHEMA_TURN: Duration = Duration::from_secs(60);
 const READERS: u32 = 4;
 /// They wait for each other in the database, in the order in which they came.
 const POSTGRES_WRITERS: u32 = 4;
@@ -52,9 +52,18 @@ pub struct Store {
 }
 
 #[derive(Clone)]
-enum Pool {
+pub(crate) enum Pool {
     Sqlite(SqlitePool),
     Postgres(PgPool),
+}
+
+impl Pool {
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
 }
 
 impl fmt::Debug for Store {
@@ -117,10 +126,7 @@ impl Store {
     /// Closes every connection; what was committed is in the database.
     pub async fn close(&self) {
         for pool in [&self.readers, &self.writer] {
-            match pool {
-                Pool::Sqlite(pool) => pool.close().await,
-                Pool::Postgres(pool) => pool.close().await,
-            }
+            pool.close().await;
         }
     }
 
@@ -192,7 +198,7 @@ const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 /// The snapshot of any other level would be older than the end of the wait for the lock.
 const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
 
-async fn begin(pool: &Pool, patience: Duration) -> Result<Work, sqlx::Error> {
+pub(crate) async fn begin(pool: &Pool, patience: Duration) -> Result<Work, sqlx::Error> {
     match pool {
         Pool::Sqlite(pool) => Ok(Work::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?)),
         Pool::Postgres(pool) => {

@@ -7,6 +7,7 @@
 //! PostgreSQL that lock is one for all processes: the audit log gives everything one order anyway.
 
 mod audit;
+mod copy;
 mod database;
 mod identity;
 mod migrations;
@@ -20,5 +21,6 @@ mod tools;
 mod vault;
 
 pub use audit::OpenLogError;
+pub use copy::{DumpError, Dumped, Empty, LoadError};
 pub use database::{OpenError, Store};
 pub use postgres::{AddressError, PostgresAddress};

@@ -40,6 +40,7 @@ macro_rules! folder {
             40 "0040_credentials",
             41 "0041_credential_sources",
             50 "0050_watch",
+            60 "0060_restores",
         }
     };
 }
@@ -47,8 +48,8 @@ macro_rules! folder {
 const SQLITE: &[File] = folder!("sqlite");
 const POSTGRES: &[File] = folder!("postgres");
 
-fn migrator(files: &[File]) -> Migrator {
-    let migrations = files.iter().map(|&(number, name, sql)| {
+fn migrator<'a>(files: impl IntoIterator<Item = &'a File>) -> Migrator {
+    let migrations = files.into_iter().map(|&(number, name, sql)| {
         let simple = MigrationType::Simple;
         Migration::new(number, name.into(), simple, sql.into_sql_str(), false)
     });
@@ -63,6 +64,23 @@ pub(crate) async fn migrate(work: &mut Work) -> Result<(), MigrateError> {
     match work {
         Work::Sqlite(tx) => migrator(SQLITE).run(&mut **tx).await,
         Work::Postgres(tx) => migrator(POSTGRES).run(&mut **tx).await,
+    }
+}
+
+/// Makes the schema that these migrations made, in a database that has none.
+pub(crate) async fn migrate_to(work: &mut Work, numbers: &[i64]) -> Result<(), MigrateError> {
+    let known = |number: &&i64| SQLITE.iter().any(|(known, ..)| known == *number);
+    if let Some(unknown) = numbers.iter().find(|number| !known(number)) {
+        return Err(MigrateError::VersionMissing(*unknown));
+    }
+    let wanted = |(number, ..): &&File| numbers.contains(number);
+    match work {
+        Work::Sqlite(tx) => migrator(SQLITE.iter().filter(wanted)).run(&mut **tx).await,
+        Work::Postgres(tx) => {
+            migrator(POSTGRES.iter().filter(wanted))
+                .run(&mut **tx)
+                .await
+        }
     }
 }
 

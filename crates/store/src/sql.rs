@@ -1,5 +1,6 @@
 //! Statements, what is bound to them, and rows: all that the rest of this room knows of a database.
 
+use futures::{TryStreamExt, stream::BoxStream};
 use sqlx::{
     AssertSqlSafe, Decode, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Type,
     postgres::{PgArguments, PgRow},
@@ -99,6 +100,16 @@ impl Growing {
         self
     }
 
+    /// Tables or columns by name, quoted: `"a", "b"`.
+    pub(crate) fn push_names<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> &mut Self {
+        for (at, name) in names.into_iter().enumerate() {
+            self.push(if at == 0 { "\"" } else { ", \"" });
+            self.sql.push_str(&name.replace('"', "\"\""));
+            self.push("\"");
+        }
+        self
+    }
+
     pub(crate) fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
         self.values.push(value.into());
         self.sql.push('$');
@@ -126,7 +137,7 @@ impl Growing {
 
     pub(crate) fn done(self) -> Statement {
         Statement {
-            // Literals and placeholders: `push` takes nothing else.
+            // Literals, placeholders and quoted names: `push` takes nothing else.
             sql: AssertSqlSafe(self.sql).into_sql_str(),
             values: self.values,
         }
@@ -155,6 +166,15 @@ impl Row {
             Self::Sqlite(row) => row.try_get(name),
             Self::Postgres(row) => row.try_get(name),
         }
+    }
+}
+
+/// Rows that are read while they come.
+pub(crate) struct Rows<'a>(BoxStream<'a, Result<Row, sqlx::Error>>);
+
+impl Rows<'_> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Row>, sqlx::Error> {
+        self.0.try_next().await
     }
 }
 
@@ -196,6 +216,18 @@ impl Work {
                 let row = statement.postgres().fetch_optional(&mut **tx).await?;
                 Ok(row.map(Row::Postgres))
             }
+        }
+    }
+
+    /// The rows one by one, however many there are.
+    pub(crate) fn each(&mut self, statement: Statement) -> Rows<'_> {
+        match self {
+            Self::Sqlite(tx) => Rows(Box::pin(
+                statement.sqlite().fetch(&mut **tx).map_ok(Row::Sqlite),
+            )),
+            Self::Postgres(tx) => Rows(Box::pin(
+                statement.postgres().fetch(&mut **tx).map_ok(Row::Postgres),
+            )),
         }
     }
 

@@ -18,8 +18,8 @@ use xylem_ids::{
     KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId, WorkflowType,
 };
 use xylem_vault::{
-    EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId, SecretId, SecretRow, SlotRow,
-    SlotUse, StartId, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+    EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId, SecretId, SecretRow,
+    SlotRow, SlotUse, StartId, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
 };
 
 type Stored<T> = Result<T, StorageError>;
@@ -36,6 +36,11 @@ fn not_appended(error: LogError) -> StorageError {
         },
         error => StorageError::Unavailable(Box::new(error)),
     }
+}
+
+/// Notes that the vault in this database comes from a backup.
+pub(crate) fn restored() -> Statement {
+    statement("UPDATE epoch SET state = $1").bind(EpochState::Restored.code())
 }
 
 #[async_trait]

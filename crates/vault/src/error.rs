@@ -197,6 +197,12 @@ pub enum VaultError {
     /// A rotation was meant for another version than the active one.
     #[error("version {0} is the active one by now: look at it before you rotate again")]
     OtherVersion(Version),
+    /// A backup was loaded, and nobody has confirmed yet what was revoked since it was made.
+    #[error(
+        "the vault was restored from a backup and hands nothing out until an administrator has revoked \
+         again what was revoked since then: `xylem vault confirm` says so"
+    )]
+    Held,
     /// The numbers of a slot are used up.
     #[error("the slot has no version or serial number left")]
     Exhausted,
@@ -241,6 +247,7 @@ impl VaultError {
                 | Self::Policies(PolicyError::Storage(_))
                 | Self::ClaimsNotChecked(_)
                 | Self::StillStarting
+                | Self::Held
         )
     }
 

@@ -7,7 +7,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use xylem_audit::{Kind, Verdict};
 use xylem_grant::{Claims, IssuerKey, IssuerPublicKey, IssuerSet, VerifiedGrant};
-use xylem_ids::{AgentId, Epoch, KeyId, RunId, Slot, TreeId};
+use xylem_ids::{AgentId, KeyId, RunId, Slot, TreeId};
 
 /// The key that signs, and the sets that verify.
 pub(crate) struct Issuers {
@@ -230,25 +230,7 @@ impl Vault {
         Ok(trees)
     }
 
-    /// Begins a new epoch, whose grants outrank every earlier one, and signs every active grant
-    /// again in it. For a vault that was restored from a backup. Answers the trees that have new
-    /// grants.
-    ///
-    /// # Errors
-    /// The storage failed, or a row was edited; then nothing has changed.
-    pub async fn raise_epoch(&self, by: &AgentId) -> Result<(Epoch, Vec<TreeId>), VaultError> {
-        let mut tx = self.begin().await?;
-        let next = self.epoch_in(&mut *tx).await?.next();
-        let epoch = next.ok_or(VaultError::Exhausted)?;
-        tx.put_epoch(&self.derived.seal_epoch(epoch)).await?;
-        let trees = self.renew_all(&mut *tx, by).await?;
-        let entry = self.entry(Kind::EpochRaised, Verdict::Succeeded, by);
-        tx.audit(&entry).await?;
-        tx.commit().await?;
-        Ok((epoch, trees))
-    }
-
-    async fn renew_all(
+    pub(crate) async fn renew_all(
         &self,
         tx: &mut dyn Transaction,
         by: &AgentId,

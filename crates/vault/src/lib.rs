@@ -28,6 +28,7 @@ mod exclusion;
 mod issue;
 mod keys;
 mod redeem;
+mod restore;
 mod reveal;
 mod revoke;
 mod rows;
@@ -53,12 +54,13 @@ pub use error::{Place, Refusal, VaultError};
 pub use exclusion::{ExcludedBy, Exclusion, SelectedBy, Selection};
 pub use keys::{KeyError, KeyProvider, KeyRing};
 pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
+pub use restore::is_attested;
 pub use reveal::{Revealed, Revelation};
 pub use revoke::{Revocation, Revoked};
 pub use status::VersionStatus;
 pub use storage::{
-    EpochRow, KeyRow, LeaseRow, OpenLeases, Purpose, SecretRow, SlotRow, SlotUse, Storage,
-    StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+    EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, SecretRow, SlotRow, SlotUse,
+    Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
 };
 pub use tree::{Bound, NewTree, Stopping};
 pub use vault::Vault;

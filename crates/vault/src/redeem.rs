@@ -114,6 +114,7 @@ impl Vault {
             Ok(claims) => Ok(claims),
         };
         let mut tx = self.begin().await?;
+        self.check_held(&mut *tx).await?;
         let mut entry = self.redeem_entry(&redemption);
         let decided = match (confirmed, self.verified(&redemption.grant)) {
             (Err(refusal), _) => Err(refusal.into()),

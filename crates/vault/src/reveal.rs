@@ -50,6 +50,7 @@ impl Vault {
         policies: &Policies,
     ) -> Result<Revealed, VaultError> {
         let mut tx = self.begin().await?;
+        self.check_held(&mut *tx).await?;
         let mut entry = wanted.entry.clone().by(&wanted.agent).of_tree(&wanted.tree);
         (entry.kind, entry.verdict) = (Kind::TokenRevealed, Verdict::Denied);
         entry.slot = Some(wanted.slot.clone());

@@ -87,12 +87,44 @@ pub struct KeyRow {
     pub wrapped: Sealed,
 }
 
+/// How an epoch stands. The codes are persisted and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EpochState {
+    /// Tokens are handed out.
+    Current,
+    /// A backup was loaded, and its epoch is not raised yet.
+    Restored,
+    /// It was raised, and tokens are held back until somebody confirms the revocations.
+    Held,
+}
+
+impl EpochState {
+    /// The stable code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Restored => "restored",
+            Self::Held => "held",
+        }
+    }
+
+    /// The state with this code.
+    #[must_use]
+    pub fn from_code(code: &str) -> Option<Self> {
+        let all = [Self::Current, Self::Restored, Self::Held];
+        all.into_iter().find(|state| state.code() == code)
+    }
+}
+
 /// The vault's epoch and its seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochRow {
     /// Raised at every restore.
     pub epoch: Epoch,
-    /// Covers the epoch.
+    /// Whether tokens are handed out in it.
+    pub state: EpochState,
+    /// Covers both, but for a backup that was just loaded.
     pub mac: Mac,
 }
 

@@ -6,13 +6,13 @@ use crate::{
     derived::Derived,
     issue::Issuers,
     rows::{key_place, tampered_key, token_place, version_place},
-    storage::{SecretRow, VersionRow},
+    storage::{EpochState, SecretRow, VersionRow},
     view::Tree,
 };
 use secrecy::SecretString;
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
     time::SystemTime,
 };
 use xylem_audit::{Entry, Kind, Verdict};
@@ -31,6 +31,8 @@ pub struct Vault {
     provider: Arc<dyn KeyProvider>,
     issuers: RwLock<Arc<Issuers>>,
     audit_keys: xylem_audit::Keys,
+    /// Whether tokens may be held back: nobody asks the database where they are not.
+    pub(crate) held: AtomicBool,
 }
 
 impl fmt::Debug for Vault {
@@ -55,9 +57,14 @@ impl Vault {
         let derived = root(&mut *tx, &*provider).await?;
         let issuers = Issuers::load_or_new(&mut *tx, &*provider).await?;
         let audit_keys = audit_keys(&mut *tx, &*provider, &derived).await?;
-        if tx.epoch().await?.is_none() {
-            tx.put_epoch(&derived.seal_epoch(Epoch::FIRST)).await?;
-        }
+        let held = match tx.epoch().await? {
+            Some(row) => row.state != EpochState::Current,
+            None => {
+                let first = derived.seal_epoch(Epoch::FIRST, EpochState::Current);
+                tx.put_epoch(&first).await?;
+                false
+            }
+        };
         tx.commit().await?;
         Ok(Self {
             tools: ToolSeal::new(&derived.room(Room::Registry)?)?,
@@ -67,6 +74,7 @@ impl Vault {
             provider,
             issuers: RwLock::new(Arc::new(issuers)),
             audit_keys,
+            held: AtomicBool::new(held),
         })
     }
 

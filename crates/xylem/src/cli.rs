@@ -20,6 +20,7 @@ mod session;
 mod token;
 mod tool;
 mod tree;
+mod vault;
 
 use crate::logging;
 use clap::{Parser, Subcommand};
@@ -138,6 +139,9 @@ enum Command {
     /// Read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Back the control plane's database up, and restore it
+    #[command(subcommand)]
+    Vault(vault::Command),
     /// Check the installation and say what is missing
     ///
     /// Each check is named, with what to do. The status is 1 where one has failed; warnings are no
@@ -205,6 +209,7 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
         Command::Agent(command) => agent::run(command, session).await,
         Command::Alert(command) => alert::run(command, session).await,
         Command::Audit(command) => audit::run(command, session).await,
+        Command::Vault(command) => vault::run(command, session).await,
         Command::Doctor(arguments) => doctor::run(arguments, session).await,
         Command::Dev(_) | Command::Server(_) | Command::Worker(_) => Ok(()),
     }

@@ -1,17 +1,22 @@
 //! The control plane, put together: database, vault, registry, audit log, listener, sweep.
 
 mod alerts;
+mod backup;
 mod credentials;
 mod database;
+mod restore;
 
 use crate::{
     data::{DataDir, DataError},
     temporal::{TemporalError, TemporalOptions},
 };
 pub use alerts::{AlertsError, alerts};
+pub use backup::BackupConfig;
+use backup::Copies;
 use credentials::Credentials;
 pub use database::{DATABASE_PASSWORD_VARIABLE, DATABASE_VARIABLE, Database, DatabaseError};
 use ipnet::IpNet;
+pub use restore::{RestoreError, Restored, restore};
 use secrecy::SecretString;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -25,8 +30,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::LogError;
 use xylem_control::{
-    AddressPolicy, Alerts, Control, Listener, NewError, Parts, SYSTEM, ServeError, Settings,
-    TlsFiles, temporal::Cluster,
+    AddressPolicy, Alerts, Backups, Control, Listener, NewError, Parts, SYSTEM, ServeError,
+    Settings, TlsFiles, temporal::Cluster,
 };
 use xylem_identity::{BlockList, Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, TaskQueue};
@@ -82,6 +87,8 @@ pub struct ServerConfig {
     /// The file that the audit log's checkpoints are copied to; one in the data directory where
     /// absent. Another volume than the database's is better.
     pub audit_checkpoints: Option<PathBuf>,
+    /// How backups are made; none are where absent.
+    pub backups: Option<BackupConfig>,
     /// Private addresses that the control plane may ask, beside public ones: a token endpoint, or
     /// whoever receives alerts, may be there.
     pub private_networks: Vec<IpNet>,
@@ -107,6 +114,7 @@ impl ServerConfig {
             single_operator: false,
             sweep_after_rotation: Some(Duration::from_secs(15)),
             audit_checkpoints: None,
+            backups: None,
             private_networks: Vec::new(),
             alerts: Alerts::default(),
         }
@@ -222,9 +230,18 @@ impl Server {
             alerts: config.alerts,
             ..Settings::new(namespace)
         };
-        let seal = storage.vault.tool_seal()?;
+        let vault = Arc::new(storage.vault);
+        let seal = vault.tool_seal()?;
+        let backups = config.backups.map(|config| {
+            let (store, vault) = (storage.store.clone(), vault.clone());
+            Arc::new(Copies {
+                config,
+                store,
+                vault,
+            }) as Arc<dyn Backups>
+        });
         let parts = Parts {
-            vault: Arc::new(storage.vault),
+            vault,
             policies: Arc::new(storage.policies),
             registry: Registry::new(storage.store.clone()),
             tools: Tools::new(storage.store.clone(), seal),
@@ -232,6 +249,7 @@ impl Server {
             log: storage.store.clone(),
             watch: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),
+            backups,
         };
         let control = Control::new(settings, parts)?;
         if let Err(error) = control.prepare().await {
@@ -398,6 +416,10 @@ impl Storage {
         let checkpoints = checkpoints.unwrap_or_else(|| data.audit_checkpoints());
         let (audit_keys, clock) = (vault.audit_keys(), Arc::new(SystemClock));
         store.open_log(audit_keys, clock, &checkpoints).await?;
+        if let Some((epoch, trees)) = vault.settle_restore(&SYSTEM.parse()?).await? {
+            let trees = trees.len();
+            warn!(%epoch, trees, "restored from a backup: no token is handed out before `xylem vault confirm`");
+        }
         let key = vault.subkey(Room::Identity)?;
         let secrets = || Secrets::new(&key).map_err(IdentityError::from);
         let identity = Identity::new(store.clone(), secrets()?);

@@ -1,7 +1,7 @@
 //! The control plane itself.
 
 use super::{Handlers, answer};
-use crate::{caller::caller, fault::Fault};
+use crate::{caller::caller, convert, fault::Fault};
 use tonic::{Request, Response, Status};
 use v1::system_server::System;
 use xylem_proto::v1;
@@ -13,6 +13,17 @@ impl System for Handlers {
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::SystemStatus>, Status> {
         answer(self.status().await)
+    }
+
+    async fn back_up(&self, _: Request<v1::BackUpRequest>) -> Result<Response<v1::Backup>, Status> {
+        answer(self.make_backup().await)
+    }
+
+    async fn confirm_restore(
+        &self,
+        request: Request<v1::ConfirmRestoreRequest>,
+    ) -> Result<Response<v1::ConfirmRestoreResponse>, Status> {
+        answer(self.confirm(request.into_inner()).await)
     }
 }
 
@@ -27,5 +38,28 @@ impl Handlers {
             roles: roles.map(|role| role.code().to_owned()).collect(),
             checks: self.checks().await,
         })
+    }
+
+    async fn make_backup(&self) -> Result<v1::Backup, Fault> {
+        let backup = self.take_backup(caller()?.agent()).await?;
+        Ok(v1::Backup {
+            file: backup.file.display().to_string(),
+            at: Some(convert::time(backup.at)),
+            bytes: backup.bytes,
+        })
+    }
+
+    async fn confirm(
+        &self,
+        given: v1::ConfirmRestoreRequest,
+    ) -> Result<v1::ConfirmRestoreResponse, Fault> {
+        let principal = caller()?;
+        if given.reason.trim().is_empty() {
+            let rule = "reason must say what was looked at: it stands in the audit log";
+            return Err(Fault::invalid("reason", rule));
+        }
+        let note = convert::note(&given.reason, "reason")?;
+        self.vault.confirm_restore(principal.agent(), note).await?;
+        Ok(v1::ConfirmRestoreResponse {})
     }
 }

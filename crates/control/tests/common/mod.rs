@@ -146,6 +146,7 @@ impl Stack {
             tools,
             log: store.clone(),
             watch: store.clone(),
+            backups: None,
             temporal: used,
         };
         let control = Control::new(settings, parts).expect("a control plane");

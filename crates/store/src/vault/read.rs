@@ -9,15 +9,15 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{Epoch, Serial, Version, WorkflowId};
 use xylem_seal::{Mac, Sealed};
 use xylem_vault::{
-    CredentialMark, EpochRow, ExcludedBy, Exclusion, KeyRow, LeaseRow, Purpose, SecretRow, SlotRow,
-    Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
+    CredentialMark, EpochRow, EpochState, ExcludedBy, Exclusion, KeyRow, LeaseRow, Purpose,
+    SecretRow, SlotRow, Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
 };
 
 /// What is read of a table. A statement that names its columns still fits when a newer version of this
 /// program has added one meanwhile.
 macro_rules! select {
     (epoch $rest:literal) => {
-        concat!("SELECT epoch, mac FROM epoch ", $rest)
+        concat!("SELECT epoch, state, mac FROM epoch ", $rest)
     };
     (keys $rest:literal) => {
         concat!(
@@ -58,8 +58,10 @@ pub(super) use select;
 
 pub(super) fn epoch_row(row: &Row) -> Result<EpochRow, RowError> {
     let columns = Columns::new(row, "epoch");
+    let state = EpochState::from_code(columns.raw("state")?);
     Ok(EpochRow {
         epoch: Epoch(columns.number("epoch")?),
+        state: state.ok_or_else(|| columns.unreadable())?,
         mac: Mac(columns.bytes("mac")?),
     })
 }

@@ -11,10 +11,12 @@ use xylem_vault::{
 
 pub(super) fn epoch(row: &EpochRow) -> Statement {
     statement(
-        "INSERT INTO epoch (\"only\", epoch, mac) VALUES (1, $1, $2)
-         ON CONFLICT (\"only\") DO UPDATE SET epoch = excluded.epoch, mac = excluded.mac",
+        "INSERT INTO epoch (\"only\", epoch, state, mac) VALUES (1, $1, $2, $3)
+         ON CONFLICT (\"only\") DO UPDATE SET epoch = excluded.epoch, state = excluded.state,
+            mac = excluded.mac",
     )
     .bind(row.epoch.0)
+    .bind(row.state.code())
     .bind(row.mac.0.to_vec())
 }
 

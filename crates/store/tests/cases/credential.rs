@@ -45,7 +45,7 @@ fn rotation(value: &str, request: &str) -> Rotation {
     }
 }
 
-async fn made(house: &House) -> Rotated {
+pub(crate) async fn made(house: &House) -> Rotated {
     house.vault.create_credential(new(V1)).await.expect("makes")
 }
 
@@ -74,7 +74,7 @@ async fn copy(house: &House, target: Target) -> Result<Deposited, VaultError> {
 }
 
 /// A running tree that started with the credential.
-async fn tree_of(house: &House, workflow_id: &str) -> TreeId {
+pub(crate) async fn tree_of(house: &House, workflow_id: &str) -> TreeId {
     let start = house.start(workflow_id).await;
     let copied = copy(house, Target::Start(start.clone())).await;
     copied.expect("copies");

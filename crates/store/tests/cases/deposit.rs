@@ -631,14 +631,3 @@ async fn a_new_issuer_key_retires_the_old_one_in_every_grant() {
     assert!(trusted.is_retired(old.key_id()));
     assert!(house.vault.verify(old.as_str()).await.is_ok());
 }
-
-#[tokio::test]
-async fn a_new_epoch_outranks_every_earlier_grant() {
-    let house = House::new().await;
-    let (tree, old) = house.planted("train").await;
-    let (epoch, trees) = house.vault.raise_epoch(&agent("admin")).await.unwrap();
-    assert_eq!((epoch.0, trees), (2, vec![tree.clone()]));
-    let grants = house.vault.grants(&tree).await.unwrap();
-    assert!(grants[0].order() > old.order());
-    assert_eq!(house.reopen().await.vault.epoch().await.unwrap(), epoch);
-}

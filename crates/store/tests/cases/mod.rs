@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod access_token;
 pub(crate) mod account;
 pub(crate) mod batch;
+pub(crate) mod copy;
 pub(crate) mod credential;
 pub(crate) mod deposit;
 pub(crate) mod identity;

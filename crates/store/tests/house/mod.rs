@@ -413,7 +413,7 @@ pub async fn open(
     open_with(folder, clock, &checkpoint_file(folder)).await
 }
 
-async fn open_with(
+pub async fn open_with(
     folder: &Path,
     clock: Arc<dyn Clock>,
     checkpoints: &Path,

@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, PgConnection};
 use std::{fs, path::Path};
-use xylem_store::{OpenError, PostgresAddress, Store};
+use xylem_store::{Empty, OpenError, PostgresAddress, Store};
 use xylem_testdb::Server;
 
 /// Where new clusters are copied from.
@@ -34,6 +34,12 @@ pub(crate) async fn url(folder: &Path) -> String {
 pub(crate) async fn open(folder: &Path) -> Result<Store, OpenError> {
     let address: PostgresAddress = url(folder).await.parse().expect("an address");
     Store::postgres(&address).await
+}
+
+/// A database with nothing in it.
+pub(crate) async fn empty(folder: &Path) -> Empty {
+    let address: PostgresAddress = url(folder).await.parse().expect("an address");
+    Empty::postgres(&address).await.expect("opens")
 }
 
 pub(crate) async fn burglar(folder: &Path) -> Burglar {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use xylem_store::{OpenError, Store};
+use xylem_store::{Empty, OpenError, Store};
 
 /// A connection beside the store: what somebody with the database could do.
 pub(crate) type Burglar = SqliteConnection;
@@ -17,6 +17,11 @@ fn path(folder: &Path) -> PathBuf {
 /// Opens the folder's database, and makes it where there is none.
 pub(crate) async fn open(folder: &Path) -> Result<Store, OpenError> {
     Store::sqlite(&path(folder)).await
+}
+
+/// A database with nothing in it.
+pub(crate) async fn empty(folder: &Path) -> Empty {
+    Empty::sqlite(&path(folder)).await.expect("opens")
 }
 
 pub(crate) async fn burglar(folder: &Path) -> Burglar {

@@ -8,7 +8,7 @@ use crate::{
     data::{DataDir, DataError, Endpoints},
     dev::{Dev, DevConfig, DevError},
     logging::{self, Level},
-    server::{self, Database, Server, ServerConfig, ServerError},
+    server::{self, BackupConfig, Database, Server, ServerConfig, ServerError},
     temporal::TemporalOptions,
     worker::{self, WorkerConfig, WorkerError, WorkerSlots},
 };
@@ -22,6 +22,7 @@ use std::{
 };
 use xylem_control::{ServeError, TlsFiles};
 use xylem_ids::{IdError, Namespace, Origin, TaskQueue};
+use xylem_seal::EnvelopeKey;
 
 /// Where Temporal is. What is not named comes from TEMPORAL_… variables and the configuration file
 /// of the Temporal client.
@@ -301,7 +302,39 @@ pub(crate) struct ServerArguments {
     #[arg(long, env = "XYLEM_SINGLE_OPERATOR")]
     single_operator: bool,
     #[command(flatten)]
+    backups: BackupArguments,
+    #[command(flatten)]
     temporal: TemporalArguments,
+}
+
+/// Where backups go.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Backups")]
+struct BackupArguments {
+    /// The folder for backups of the database; none are made without it. Another disk is better
+    #[arg(long, value_name = "FOLDER", requires = "backup_public_key")]
+    backup_dir: Option<PathBuf>,
+    /// The key that backups are sealed to: `xylem vault key` makes it
+    #[arg(long, value_name = "KEY", requires = "backup_dir")]
+    backup_public_key: Option<EnvelopeKey>,
+    /// How often a backup is made. A Temporal schedule, xylem-backup, does it: once that is there, it
+    /// is changed there
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = super::duration)]
+    backup_every: Duration,
+    /// How many backups are kept; older ones are deleted
+    #[arg(long, value_name = "COUNT", default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..))]
+    backup_keep: u16,
+}
+
+impl BackupArguments {
+    fn config(self) -> Option<BackupConfig> {
+        Some(BackupConfig {
+            folder: self.backup_dir?,
+            key: self.backup_public_key?,
+            every: self.backup_every,
+            keep: self.backup_keep.into(),
+        })
+    }
 }
 
 /// How the control plane is reached.
@@ -375,6 +408,7 @@ pub(crate) async fn server(
         open_registration: arguments.open_registration,
         password_block_list: arguments.password_block_list,
         audit_checkpoints: arguments.audit_checkpoints,
+        backups: arguments.backups.config(),
         private_networks: arguments.private_networks,
         alerts: alerts.unwrap_or_default(),
         single_operator: arguments.single_operator,
@@ -404,15 +438,19 @@ pub(crate) async fn server(
     Ok(ended?)
 }
 
+/// The Temporal namespace that was named.
+pub(crate) fn namespace(temporal: &TemporalArguments) -> Result<Namespace, Failure> {
+    let namespace = temporal.options()?.resolve()?.namespace;
+    let parsed = namespace.parse();
+    parsed.map_err(|error: IdError| Failure::usage(error.to_string()))
+}
+
 async fn initialise(
     data: &DataDir,
     temporal: &TemporalArguments,
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
-    let namespace = temporal.options()?.resolve()?.namespace;
-    let namespace: Namespace = namespace
-        .parse()
-        .map_err(|error: IdError| Failure::usage(error.to_string()))?;
+    let namespace = namespace(temporal)?;
     let database = Database::from_environment().map_err(ServerError::from)?;
     let key = server::init(data, &database, namespace.clone()).await?;
     let answer = json!({

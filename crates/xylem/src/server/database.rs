@@ -3,7 +3,7 @@
 use crate::data::{DataDir, DataError, read_secret};
 use secrecy::ExposeSecret;
 use std::path::Path;
-use xylem_store::{AddressError, OpenError, PostgresAddress, Store};
+use xylem_store::{AddressError, Empty, OpenError, PostgresAddress, Store};
 
 /// The variable with the URL of a PostgreSQL database. It is no argument: a URL may hold a password.
 pub const DATABASE_VARIABLE: &str = "XYLEM_DATABASE_URL";
@@ -83,10 +83,23 @@ impl Database {
             Self::File => Store::sqlite(&data.database()).await,
             Self::Postgres(address) => Store::postgres(address).await,
         };
-        opened.map_err(|source| DatabaseError::Open {
+        opened.map_err(|source| self.unusable(data, source))
+    }
+
+    /// It, where nothing is in it.
+    pub(super) async fn empty(&self, data: &DataDir) -> Result<Empty, DatabaseError> {
+        let opened = match self {
+            Self::File => Empty::sqlite(&data.database()).await,
+            Self::Postgres(address) => Empty::postgres(address).await,
+        };
+        opened.map_err(|source| self.unusable(data, source))
+    }
+
+    fn unusable(&self, data: &DataDir, source: OpenError) -> DatabaseError {
+        DatabaseError::Open {
             name: self.name(data),
             source,
-        })
+        }
     }
 
     /// Whether there is no installation in it yet.

@@ -1,0 +1,170 @@
+//! `xylem vault`.
+
+use super::{
+    failure::{Exit, Failure},
+    output::{absolute, plain},
+    serve::{TemporalArguments, namespace},
+    session::Session,
+};
+use crate::{
+    data::{DataDir, read_secret, write_secret},
+    server::{self, Database, RestoreError, ServerError},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use std::path::PathBuf;
+use xylem_seal::EnvelopeOpener;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make the pair of keys that backups are sealed with
+    ///
+    /// The public key is printed, and given to `xylem server --backup-public-key`. The private key goes
+    /// into a file: move that to where neither the backups nor the control plane are. Nobody can read a
+    /// backup without it.
+    Key(Key),
+    /// Make a backup now
+    ///
+    /// The control plane writes it into its --backup-dir, as it does on schedule. Nobody waits for it:
+    /// calls and workflows go on.
+    Backup,
+    /// Load a backup into an empty database
+    ///
+    /// Run it on the machine of the control plane, while none runs, with the key-encryption key that the
+    /// backup was made under, in XYLEM_KEK or as keys/kek in the data directory, and with
+    /// XYLEM_DATABASE_URL where the database is PostgreSQL. A backup of either kind of database goes into
+    /// either.
+    ///
+    /// Grants begin a new epoch. What was revoked since the backup was made works again: start the control
+    /// plane, revoke it again, and then say so with `xylem vault confirm`. No token is handed out before
+    /// that; workflows wait, and nothing fails.
+    #[command(after_help = RESTORE_EXAMPLE)]
+    Restore(Box<Restore>),
+    /// Hand tokens out again after a restore
+    ///
+    /// You confirm that the tokens, API keys, agents and policies that were revoked, retired or changed
+    /// since the backup was made are revoked, retired or changed again.
+    Confirm(Confirm),
+}
+
+const RESTORE_EXAMPLE: &str = "\
+Example:
+  xylem vault restore /mnt/backups/xylem-2026-11-22T01-00-00-000Z.backup --key-file backup.key
+  xylem server
+  xylem token revoke train-1 --version 1
+  xylem vault confirm --reason 'revoked again what the log of Nov 22 shows'";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Key {
+    /// The file for the private key; it must not be there yet
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Restore {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    backup: PathBuf,
+    /// The file with the private key
+    #[arg(long, value_name = "FILE")]
+    key_file: PathBuf,
+    #[command(flatten)]
+    temporal: TemporalArguments,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Confirm {
+    /// What you looked at and did, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Key(arguments) => key(&arguments, session),
+        Command::Backup => back_up(session).await,
+        Command::Restore(arguments) => restore(*arguments, session).await,
+        Command::Confirm(arguments) => confirm(arguments, session).await,
+    }
+}
+
+fn key(arguments: &Key, session: &mut Session<'_>) -> Result<(), Failure> {
+    let made = EnvelopeOpener::generate();
+    let (public, private) = made.map_err(|error| Failure::from_error(Exit::Failed, &error))?;
+    let text = SecretString::from(private.to_text().as_str());
+    write_secret(&arguments.to, &text)?;
+    let answer = json!({"publicKey": public.to_string(), "privateKeyFile": arguments.to});
+    session.output.answer(&answer, |_| {
+        format!(
+            "{public}\n\nThe private key is in {}. Move it to where the backups are not: nobody can read \
+             one without it.",
+            arguments.to.display()
+        )
+    })?;
+    Ok(())
+}
+
+async fn back_up(session: &mut Session<'_>) -> Result<(), Failure> {
+    let backup = session.client().await?.back_up().await?;
+    session.output.answer(&backup, |backup| {
+        format!(
+            "{}  {} bytes  {}",
+            plain(&backup.file),
+            backup.bytes,
+            absolute(backup.at.as_ref())
+        )
+    })?;
+    Ok(())
+}
+
+async fn restore(arguments: Restore, session: &mut Session<'_>) -> Result<(), Failure> {
+    let text = read_secret(&arguments.key_file)?;
+    let key: EnvelopeOpener = text
+        .expose_secret()
+        .parse()
+        .map_err(|error| Failure::usage(format!("{} {error}", arguments.key_file.display())))?;
+    let data = session.access.data_or(DataDir::server)?;
+    let database = Database::from_environment().map_err(ServerError::from)?;
+    let namespace = namespace(&arguments.temporal)?;
+    let restored = server::restore(&data, &database, namespace, &arguments.backup, key).await?;
+    let answer = json!({
+        "rows": restored.rows,
+        "adminKeyFile": restored.admin_key,
+        "checkpointsBefore": restored.checkpoints,
+    });
+    session.output.answer(&answer, |_| {
+        let mut text = format!(
+            "restored {} rows\n\n  administrator's API key  {}\n",
+            restored.rows,
+            restored.admin_key.display()
+        );
+        if let Some(path) = &restored.checkpoints {
+            text.push_str(&format!("  checkpoints of before    {}\n", path.display()));
+        }
+        text.push_str(
+            "\nStart the control plane, revoke again what was revoked since the backup was made, and say \
+             so: `xylem vault confirm --reason TEXT`. No token is handed out before that.",
+        );
+        text
+    })?;
+    Ok(())
+}
+
+async fn confirm(arguments: Confirm, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    client.confirm_restore(arguments.reason).await?;
+    session.output.answer(&json!({"confirmed": true}), |_| {
+        "tokens are handed out again".to_owned()
+    })?;
+    Ok(())
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Server(error) => error.into(),
+            error => Self::from_error(Exit::Failed, &error),
+        }
+    }
+}
