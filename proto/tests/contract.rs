@@ -59,6 +59,29 @@ fn a_message_with_a_secret_does_not_print_it() {
                 ..Default::default()
             }
         ),
+        format!("{:?}", v1::EnrolSecondFactorRequest { password: secret() }),
+        format!(
+            "{:?}",
+            v1::EnrolSecondFactorResponse {
+                secret: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::EnrolSecondFactorResponse {
+                uri: secret(),
+                ..Default::default()
+            }
+        ),
+        format!("{:?}", v1::ConfirmSecondFactorRequest { code: secret() }),
+        format!(
+            "{:?}",
+            v1::ConfirmSecondFactorResponse {
+                recovery_codes: vec![secret()],
+            }
+        ),
+        format!("{:?}", v1::RemoveSecondFactorRequest { code: secret() }),
         format!(
             "{:?}",
             v1::TakeInRequest {

@@ -97,6 +97,14 @@ codes!(
         SessionReused = "session_reused",
         /// A password was changed; sessions that were opened with the one before have ended.
         PasswordChanged = "password_changed",
+        /// A second factor was enrolled.
+        SecondFactorEnrolled = "second_factor_enrolled",
+        /// A second factor was removed by its owner.
+        SecondFactorRemoved = "second_factor_removed",
+        /// A second factor was taken from somebody who has lost it, and the password with it.
+        SecondFactorReset = "second_factor_reset",
+        /// A recovery code was shown instead of a one-time code.
+        RecoveryCodeUsed = "recovery_code_used",
         /// The next key that signs access tokens was made.
         SigningKeyMade = "signing_key_made",
         /// An API key was created.

@@ -33,7 +33,11 @@ impl Class {
             | Kind::AuthenticationFailed
             | Kind::TokenIssued
             | Kind::SignedIn => Self::Authentication,
-            Kind::Exposure | Kind::Tampered | Kind::Alert | Kind::SessionReused => Self::Finding,
+            Kind::Exposure
+            | Kind::Tampered
+            | Kind::Alert
+            | Kind::SessionReused
+            | Kind::RecoveryCodeUsed => Self::Finding,
             Kind::Redeem
             | Kind::Outcome
             | Kind::PermissionDenied

@@ -51,6 +51,78 @@ impl Client {
         changed.await.map(drop)
     }
 
+    /// Begins to enrol a second factor. The answer is the secret and a URI with it.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the password is another, [`Error::Conflict`] where there is one already.
+    pub async fn enrol_second_factor(
+        &self,
+        password: &SecretString,
+    ) -> Result<(SecretString, SecretString), Error> {
+        let message = v1::EnrolSecondFactorRequest {
+            password: password.expose_secret().to_owned(),
+        };
+        let mut accounts = AccountsClient::new(self.channel.clone());
+        let begun = call(message, CALL_TIMEOUT, |request| {
+            accounts.enrol_second_factor(request)
+        });
+        let begun = begun.await?;
+        Ok((
+            SecretString::from(begun.secret),
+            SecretString::from(begun.uri),
+        ))
+    }
+
+    /// Ends enrolling with the first code. The answer are the recovery codes.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the code is another.
+    pub async fn confirm_second_factor(
+        &self,
+        code: &SecretString,
+    ) -> Result<Vec<SecretString>, Error> {
+        let message = v1::ConfirmSecondFactorRequest {
+            code: code.expose_secret().to_owned(),
+        };
+        let mut accounts = AccountsClient::new(self.channel.clone());
+        let confirmed = call(message, CALL_TIMEOUT, |request| {
+            accounts.confirm_second_factor(request)
+        });
+        let codes = confirmed.await?.recovery_codes;
+        Ok(codes.into_iter().map(SecretString::from).collect())
+    }
+
+    /// Removes the caller's second factor.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the code is another, [`Error::Invalid`] where the password is too short
+    /// without it.
+    pub async fn remove_second_factor(&self, code: &SecretString) -> Result<(), Error> {
+        let message = v1::RemoveSecondFactorRequest {
+            code: code.expose_secret().to_owned(),
+        };
+        let mut accounts = AccountsClient::new(self.channel.clone());
+        let removed = call(message, CALL_TIMEOUT, |request| {
+            accounts.remove_second_factor(request)
+        });
+        removed.await.map(drop)
+    }
+
+    /// Takes the second factor from an agent that has lost it, and the password with it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such agent, or it has none.
+    pub async fn reset_second_factor(&self, agent: &AgentId) -> Result<(), Error> {
+        let message = v1::ResetSecondFactorRequest {
+            name: agent.to_string(),
+        };
+        let mut accounts = AccountsClient::new(self.channel.clone());
+        let reset = call(message, CALL_TIMEOUT, |request| {
+            accounts.reset_second_factor(request)
+        });
+        reset.await.map(drop)
+    }
+
     /// The caller's sessions, the newest first.
     ///
     /// # Errors

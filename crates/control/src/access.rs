@@ -45,9 +45,11 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
             &[Admin, ToolPublisher, PolicyAdmin, Worker, Auditor],
             &[User],
         ),
-        Rpc::InviteAgent | Rpc::CreateAgent | Rpc::UpdateAgent | Rpc::RetireAgent => {
-            of(Scope::Agents, &[Admin], &[])
-        }
+        Rpc::InviteAgent
+        | Rpc::ResetSecondFactor
+        | Rpc::CreateAgent
+        | Rpc::UpdateAgent
+        | Rpc::RetireAgent => of(Scope::Agents, &[Admin], &[]),
         Rpc::ListTools | Rpc::ListToolVersions => of(
             Scope::ToolsRead,
             &[Admin, ToolPublisher, PolicyAdmin, Auditor],
@@ -102,9 +104,12 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::Select
         | Rpc::RegisterDefinitions
         | Rpc::AppendAudit => of(Scope::Work, &[Worker], &[]),
-        Rpc::ChangePassword | Rpc::ListSessions | Rpc::EndSession => {
-            of(Scope::Account, &[], PEOPLE)
-        }
+        Rpc::ChangePassword
+        | Rpc::EnrolSecondFactor
+        | Rpc::ConfirmSecondFactor
+        | Rpc::RemoveSecondFactor
+        | Rpc::ListSessions
+        | Rpc::EndSession => of(Scope::Account, &[], PEOPLE),
         Rpc::BackUp | Rpc::ConfirmRestore => of(Scope::Vault, &[Admin], &[]),
         Rpc::GetStatus => Rule {
             scope: None,

@@ -205,6 +205,7 @@ impl From<IdentityError> for Fault {
             IdentityError::InvitationInvalid => {
                 Self::denied("invitation_not_valid", error.to_string())
             }
+            IdentityError::CodeWrong => Self::denied("code_wrong", error.to_string()),
             IdentityError::PasswordWrong => Self::denied("password_wrong", error.to_string()),
             IdentityError::TooMany(wait) => Self::limited("too_many", error.to_string(), wait),
             IdentityError::Busy => {

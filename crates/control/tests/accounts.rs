@@ -3,7 +3,7 @@
 mod common;
 
 use axum::body::Body;
-use common::{Stack, id};
+use common::{Stack, TOKEN_1, device::code, id};
 use http::{Request, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use tower::ServiceExt;
 use xylem_client::{Client, Error};
 use xylem_identity::NewAgent;
 use xylem_ids::{AgentKind, Role};
+use xylem_vault::Clock;
 
 const GOOD: &str = "kolibri tanzt auf neun Booten";
 const OTHER: &str = "vier Elche stehen im Nebel";
@@ -239,4 +240,177 @@ async fn a_person_who_is_signed_in_makes_keys_that_live_longer_than_the_token() 
         never_expires: false,
     };
     client.create_api_key(new).await.expect("a key");
+}
+
+/// Somebody with an authenticator: its secret, and the recovery codes.
+struct Factor {
+    secret: SecretString,
+    recovery: Vec<SecretString>,
+}
+
+/// Enrols a second factor, and goes on to the step after.
+async fn enrolled(stack: &Stack, client: &Client) -> Factor {
+    let good = SecretString::from(GOOD);
+    let (secret, uri) = client.enrol_second_factor(&good).await.expect("begun");
+    assert!(uri.expose_secret().contains(secret.expose_secret()));
+    let first = code(&secret, stack.clock.now());
+    let recovery = client.confirm_second_factor(&first).await;
+    stack.clock.advance(Duration::from_secs(30));
+    Factor {
+        secret,
+        recovery: recovery.expect("confirmed"),
+    }
+}
+
+async fn with_code(stack: &Stack, name: &str, code: &SecretString) -> (StatusCode, Value) {
+    let mut fields = password(name, GOOD).to_vec();
+    fields.push(("otp", code.expose_secret()));
+    let (status, _, body) = token(stack, &fields).await;
+    (status, body)
+}
+
+async fn client(stack: &Stack, body: &Value) -> Client {
+    let access = SecretString::from(body["access_token"].as_str().expect("a token"));
+    let client = Client::connect(&stack.address, &access).await;
+    client.expect("a connection")
+}
+
+/// An administrator who is a person, and has a password.
+async fn boss(stack: &Stack) {
+    let new = NewAgent {
+        id: id("boss"),
+        kind: AgentKind::User,
+        roles: [Role::Admin].into(),
+    };
+    stack.agent(new).await;
+    let admin = stack.admin().await;
+    let (invitation, _) = admin.invite_agent(&id("boss")).await.expect("invited");
+    let body =
+        json!({ "name": "boss", "password": GOOD, "invitation": invitation.expose_secret() });
+    let (status, body) = register(stack, &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+}
+
+async fn by_password(stack: &Stack, name: &str) -> Client {
+    let (status, _, body) = token(stack, &password(name, GOOD)).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    client(stack, &body).await
+}
+
+#[tokio::test]
+async fn an_account_with_a_second_factor_signs_in_with_a_code_that_is_good_once() {
+    let stack = open().await;
+    let factor = enrolled(&stack, &by_password(&stack, "one").await).await;
+    let (alone, _, body) = token(&stack, &password("one", GOOD)).await;
+    let (wrong, _, same) = token(&stack, &password("one", OTHER)).await;
+    assert_eq!((alone.as_u16(), &body), (400, &same), "nobody learns which");
+    assert_eq!((wrong, &body["error"]), (alone, &json!("invalid_grant")));
+
+    let now = code(&factor.secret, stack.clock.now());
+    let (status, body) = with_code(&stack, "one", &now).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let shown = client(&stack, &body).await.status().await.expect("status");
+    assert!(shown.second_factor && shown.signed_in_at.is_some());
+    let (replayed, body) = with_code(&stack, "one", &now).await;
+    assert_eq!(
+        (replayed.as_u16(), &body["error"]),
+        (400, &json!("invalid_grant"))
+    );
+    let recovery = &factor.recovery[0];
+    let (status, body) = with_code(&stack, "one", recovery).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let (again, _) = with_code(&stack, "one", recovery).await;
+    assert_eq!(again, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_second_factor_is_enrolled_removed_and_reset_by_whom_it_concerns() {
+    let stack = open().await;
+    let one = by_password(&stack, "one").await;
+    let wrong = one.enrol_second_factor(&SecretString::from(OTHER)).await;
+    let wrong = wrong.expect_err("another password");
+    assert_eq!(wrong.reason(), Some("password_wrong"));
+    let code_of_none = SecretString::from("123456");
+    let nothing = one.confirm_second_factor(&code_of_none).await;
+    assert!(matches!(nothing, Err(Error::NotFound(_))));
+    let factor = enrolled(&stack, &one).await;
+    let wrong = one
+        .remove_second_factor(&SecretString::from("no code"))
+        .await;
+    assert_eq!(wrong.expect_err("no code").reason(), Some("code_wrong"));
+    stack.clock.advance(Duration::from_secs(30));
+    let now = code(&factor.secret, stack.clock.now());
+    one.remove_second_factor(&now).await.expect("removed");
+    by_password(&stack, "one").await;
+
+    stack.clock.advance(Duration::from_secs(3600));
+    let one = by_password(&stack, "one").await;
+    enrolled(&stack, &one).await;
+    let other = one.reset_second_factor(&id("one")).await;
+    assert!(matches!(other, Err(Error::Denied(_))), "{other:?}");
+    let admin = stack.admin().await;
+    let own = admin.reset_second_factor(&id("admin")).await;
+    let own = own.expect_err("their own");
+    assert_eq!(own.reason(), Some("own_second_factor"));
+    admin.reset_second_factor(&id("one")).await.expect("reset");
+    assert!(matches!(one.status().await, Err(Error::Unauthenticated(_))));
+    let none = admin.reset_second_factor(&id("one")).await;
+    assert!(matches!(none, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn a_role_that_needs_a_second_factor_only_enrols_one_without_it() {
+    let stack = Stack::strict([Role::Admin].into()).await;
+    boss(&stack).await;
+    let alone = by_password(&stack, "boss").await;
+    let refused = alone
+        .list_agents(xylem_client::v1::ListAgentsRequest::default())
+        .await
+        .expect_err("no second factor");
+    assert_eq!(refused.reason(), Some("second_factor_required"));
+    let status = alone.status().await.expect("a status");
+    assert_eq!(status.scopes, ["account"]);
+    let factor = enrolled(&stack, &alone).await;
+    let refused = alone
+        .list_agents(xylem_client::v1::ListAgentsRequest::default())
+        .await;
+    refused.expect_err("that session has shown none");
+    let now = code(&factor.secret, stack.clock.now());
+    let (status, body) = with_code(&stack, "boss", &now).await;
+    assert_eq!((status, &body["scope"]), (StatusCode::OK, &Value::Null));
+    let enough = client(&stack, &body).await;
+    enough
+        .list_agents(xylem_client::v1::ListAgentsRequest::default())
+        .await
+        .expect("agents");
+}
+
+#[tokio::test]
+async fn a_policy_asks_for_the_second_factor_before_a_token_is_shown() {
+    let stack = Stack::start().await;
+    stack.tree("train").await;
+    boss(&stack).await;
+    let policy = json!({"name": "break-glass", "effect": "allow", "who": {"agents": ["boss"]},
+        "what": {"all": true}, "actions": ["reveal"],
+        "when": {"second_factor": true, "signed_in": {"at_most": "5m"}}});
+    let policy = serde_json::from_value(policy).expect("a policy");
+    let admin = stack.admin().await;
+    admin.create_policy(policy).await.expect("stored");
+    let (tree, slot) = (id("train"), id("default"));
+
+    let alone = by_password(&stack, "boss").await;
+    let refused = alone.reveal_token(&tree, &slot, "incident 4711").await;
+    let refused = refused.expect_err("no second factor");
+    assert_eq!(refused.reason(), Some("second_factor_required"));
+    let factor = enrolled(&stack, &alone).await;
+    let now = code(&factor.secret, stack.clock.now());
+    let (status, body) = with_code(&stack, "boss", &now).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let enough = client(&stack, &body).await;
+    let revealed = enough.reveal_token(&tree, &slot, "incident 4711").await;
+    let revealed = revealed.expect("shown");
+    assert_eq!(revealed.token.expose_secret(), TOKEN_1);
+    stack.clock.advance(Duration::from_secs(301));
+    let late = enough.reveal_token(&tree, &slot, "incident 4711").await;
+    late.expect_err("signed in too long ago");
 }

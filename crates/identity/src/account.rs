@@ -1,7 +1,7 @@
 //! Local accounts: who may have one, and its password.
 
 use crate::{
-    Agent, Identity, IdentityError, Invalid, Password,
+    Agent, Identity, IdentityError, Invalid, Password, SecondFactor,
     agent::seconds,
     guess::{Attempt, Lane},
 };
@@ -28,6 +28,16 @@ pub struct Account {
     pub agent: Agent,
     /// Its password, where it has one.
     pub password: Option<Password>,
+    /// Its second factor, where it has one or is about to.
+    pub factor: Option<SecondFactor>,
+}
+
+impl Account {
+    /// Whether signing in takes a second factor.
+    pub(crate) fn has_factor(&self) -> bool {
+        let confirmed = |factor: &SecondFactor| factor.confirmed_at.is_some();
+        self.factor.as_ref().is_some_and(confirmed)
+    }
 }
 
 /// Somebody who wants an account.
@@ -102,7 +112,8 @@ impl Identity {
         let account = self.account(namespace, &new.name).await?;
         let account = account.ok_or(IdentityError::InvitationInvalid)?;
         check_person(&account.agent)?;
-        let password = self.password(&account.agent, &new.password, false).await?;
+        let factor = account.has_factor();
+        let password = self.password(&account.agent, &new.password, factor).await?;
         entry.agent = Some(new.name.clone());
         let entry = entry.regarding(SubjectKind::Agent, &new.name);
         self.storage
@@ -156,15 +167,11 @@ impl Identity {
         address: Option<IpAddr>,
         entry: Entry,
     ) -> Result<(), IdentityError> {
-        let attempt = self.attempt(namespace, id.as_str(), address, None);
-        self.admit(&attempt, entry.at).await?;
-        let account = self.account(namespace, id).await?;
-        let account = account.ok_or(IdentityError::NotFound { what: "agent" })?;
-        let known = account.password.map(|password| password.hash);
-        if !self.hasher.verify(present, known).await? {
-            return Err(IdentityError::PasswordWrong);
-        }
-        let password = self.password(&account.agent, new, false).await?;
+        let account = self
+            .prove(namespace, id, present, address, entry.at)
+            .await?;
+        let factor = account.has_factor();
+        let password = self.password(&account.agent, new, factor).await?;
         let entry = entry.regarding(SubjectKind::Agent, id);
         Ok(self.storage.put_password(&password, None, &[entry]).await?)
     }
@@ -181,7 +188,13 @@ impl Identity {
         let agent = self.secrets.check_agent(found.agent)?;
         let password = found.password.map(|row| self.secrets.check_password(row));
         let password = password.transpose()?;
-        Ok(Some(Account { agent, password }))
+        let factor = found.factor.map(|row| self.secrets.check_factor(row));
+        let factor = factor.transpose()?;
+        Ok(Some(Account {
+            agent,
+            password,
+            factor,
+        }))
     }
 
     async fn password(

@@ -61,6 +61,9 @@ pub enum IdentityError {
     /// The present password is another one.
     #[error("the present password is not right")]
     PasswordWrong,
+    /// The one-time code is another one, or was used.
+    #[error("the one-time code is not right, or was used already: wait for the next one")]
+    CodeWrong,
     /// Too many attempts.
     #[error("too many attempts: try again in {}", humantime::format_duration(*.0))]
     TooMany(Duration),

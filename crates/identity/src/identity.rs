@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use xylem_audit::{Entry, SubjectKind};
-use xylem_ids::{AgentId, KeyId, Namespace, Role};
+use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles};
 use xylem_seal::{CryptoError, Mac};
 
 /// Where a control plane is that was told nothing else.
@@ -37,6 +37,7 @@ pub struct Identity {
     pub(crate) issuer: Arc<str>,
     pub(crate) cached: Arc<Cached>,
     pub(crate) hasher: Arc<Hasher>,
+    pub(crate) second_factor_for: Roles,
 }
 
 impl fmt::Debug for Identity {
@@ -58,6 +59,7 @@ impl Identity {
             secrets: Arc::new(secrets),
             issuer: LOCAL.into(),
             cached: Arc::default(),
+            second_factor_for: Roles::new(),
         }
     }
 
@@ -73,6 +75,14 @@ impl Identity {
     pub fn blocking(mut self, passwords: BlockList) -> Self {
         let pepper = Arc::clone(&self.secrets.pepper);
         self.hasher = Arc::new(Hasher::new(pepper, passwords));
+        self
+    }
+
+    /// The same, where whoever has one of these roles and signs in without a second factor may do
+    /// nothing but look after the account.
+    #[must_use]
+    pub fn second_factor_for(mut self, roles: Roles) -> Self {
+        self.second_factor_for = roles;
         self
     }
 
@@ -376,6 +386,7 @@ impl Identity {
             until: key.expires_at,
             signed_in: None,
             second_factor: false,
+            lacks_factor: false,
         })
     }
 

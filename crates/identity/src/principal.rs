@@ -27,6 +27,7 @@ pub struct Principal {
     pub(crate) until: Option<SystemTime>,
     pub(crate) signed_in: Option<SystemTime>,
     pub(crate) second_factor: bool,
+    pub(crate) lacks_factor: bool,
 }
 
 impl Principal {
@@ -46,6 +47,13 @@ impl Principal {
     #[must_use]
     pub fn second_factor(&self) -> bool {
         self.second_factor
+    }
+
+    /// Whether the caller should have shown a second factor and did not: until then nothing but the
+    /// account may be looked after.
+    #[must_use]
+    pub fn lacks_second_factor(&self) -> bool {
+        self.lacks_factor
     }
 
     /// The namespace the caller works in.

@@ -1,6 +1,6 @@
 //! The keys that everything here is hashed and sealed under.
 
-use crate::{Agent, ApiKey, IdentityError, Password, PresentedKey, Session};
+use crate::{Agent, ApiKey, IdentityError, Password, PresentedKey, SecondFactor, Session};
 use secrecy::ExposeSecret;
 use std::{fmt, sync::Arc};
 use xylem_seal::{CipherKey, CryptoError, MacKey, SubKey};
@@ -80,6 +80,19 @@ impl Secrets {
             return Ok(password);
         }
         let what = format!("password of {}", password.agent);
+        Err(IdentityError::Tampered { what })
+    }
+
+    pub(crate) fn seal_factor(&self, mut factor: SecondFactor) -> SecondFactor {
+        factor.seal = self.record.seal(&factor.fields());
+        factor
+    }
+
+    pub(crate) fn check_factor(&self, factor: SecondFactor) -> Result<SecondFactor, IdentityError> {
+        if self.record.seal(&factor.fields()) == factor.seal {
+            return Ok(factor);
+        }
+        let what = format!("second factor of {}", factor.agent);
         Err(IdentityError::Tampered { what })
     }
 

@@ -1,27 +1,29 @@
 //! Signing in with a password, and staying signed in.
 
 use crate::{
-    AccessToken, Agent, Identity, IdentityError, NoToken, Password, Principal, Unauthenticated,
+    AccessToken, Account, Agent, Identity, IdentityError, NoToken, Password, Principal,
+    Unauthenticated,
     access::{Claims, Proof, scopes},
     principal::Credential,
     session::{IDLE, LIFE, PresentedRefresh, Refresh, Session, decide},
 };
 use secrecy::SecretString;
-use std::{net::IpAddr, time::SystemTime};
+use std::{fmt, net::IpAddr, time::SystemTime};
 use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
-use xylem_ids::{AgentId, ClientId, KeyId, Namespace, Scopes, SessionId};
+use xylem_ids::{AgentId, ClientId, KeyId, Namespace, Scope, Scopes, SessionId};
 use xylem_seal::{CryptoError, Mac, random_id, random_key};
 
 /// A session as often as others may change it while it is looked at.
 const TRIES: usize = 5;
 
 /// Somebody who signs in.
-#[derive(Debug)]
 pub struct SignIn<'a> {
     /// The name.
     pub name: &'a str,
     /// The password.
     pub password: &'a SecretString,
+    /// The one-time code, or a recovery code.
+    pub code: Option<&'a str>,
     /// With what.
     pub client: ClientId,
     /// What it is to be narrowed to.
@@ -30,6 +32,12 @@ pub struct SignIn<'a> {
     pub device: Option<&'a str>,
     /// Where the call came from.
     pub address: Option<IpAddr>,
+}
+
+impl fmt::Debug for SignIn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SignIn")
+    }
 }
 
 /// A session that was opened or goes on.
@@ -73,8 +81,12 @@ impl Identity {
         let device = device.and_then(|(id, token)| self.device(namespace, id, token));
         let attempt = self.attempt(namespace, given.name, given.address, device);
         self.admit(&attempt, entry.at).await?;
-        let (agent, password) = self.check(namespace, name, given.password).await?;
-        let session = self.open(&agent, &password, given.client, narrowed, entry.at)?;
+        let (account, password) = self.check(namespace, name, given.password).await?;
+        let second_factor = self.check_factor(&account, given.code, &entry).await?;
+        let agent = account.agent;
+        let mut session = self.open(&agent, &password, given.client, narrowed, entry.at)?;
+        session.second_factor = second_factor;
+        let session = self.secrets.seal_session(session);
         let entry = by(entry, &session);
         let entries = [entry];
         let opened = self.storage.open_session(&session, &attempt, &entries);
@@ -87,13 +99,13 @@ impl Identity {
         Ok(signed_in)
     }
 
-    /// The agent and its password, if that is the one.
+    /// The account and its password, if that is the one.
     async fn check(
         &self,
         namespace: &Namespace,
         name: Option<AgentId>,
         given: &SecretString,
-    ) -> Result<(Agent, Password), NoToken> {
+    ) -> Result<(Account, Password), NoToken> {
         let account = match &name {
             Some(name) => self.account(namespace, name).await?,
             None => None,
@@ -104,14 +116,13 @@ impl Identity {
         let known = known.map(|password| password.hash.clone());
         let right = self.hasher.verify(given, known).await?;
         let account = account.filter(|_| right);
-        let Some((agent, Some(password))) = account.map(|found| (found.agent, found.password))
-        else {
-            return Err(NoToken::Grant("password_wrong"));
-        };
-        if agent.retired_at.is_some() {
+        let account = account.ok_or(NoToken::Grant("password_wrong"))?;
+        let password = account.password.clone();
+        let password = password.ok_or(NoToken::Grant("password_wrong"))?;
+        if account.agent.retired_at.is_some() {
             return Err(NoToken::Grant("agent_retired"));
         }
-        Ok((agent, password))
+        Ok((account, password))
     }
 
     fn open(
@@ -327,8 +338,10 @@ impl Identity {
             signed_in: Some(session.opened_at),
             second_factor: session.second_factor,
         };
-        let mut caller = admitted(&session, agent);
-        caller.scopes = narrowed.unwrap_or(session.scopes);
+        let mut caller = self.admitted(&session, agent);
+        if let Some(narrowed) = narrowed {
+            caller.scopes = narrowed.and(&caller.scopes);
+        }
         Ok(SignedIn {
             access: self.issue(caller, proof, now).await?,
             refresh,
@@ -355,7 +368,30 @@ impl Identity {
         if found.agent.retired_at.is_some() {
             return Err(Unauthenticated::Retired(found.agent.id));
         }
-        Ok(admitted(&found.session, found.agent))
+        Ok(self.admitted(&found.session, found.agent))
+    }
+
+    /// Who has a session that goes on.
+    fn admitted(&self, session: &Session, agent: Agent) -> Principal {
+        let lacks_factor = self.needs_factor(&agent) && !session.second_factor;
+        let scopes = if lacks_factor {
+            session.scopes.and(&Scopes::from_iter([Scope::Account]))
+        } else {
+            session.scopes.clone()
+        };
+        Principal {
+            credential: Credential::Session(session.id.clone()),
+            namespace: agent.namespace,
+            agent: agent.id,
+            kind: agent.kind,
+            roles: agent.roles,
+            scopes,
+            queues: std::collections::BTreeSet::new(),
+            until: None,
+            signed_in: Some(session.opened_at),
+            second_factor: session.second_factor,
+            lacks_factor,
+        }
     }
 
     async fn found(
@@ -374,22 +410,6 @@ impl Identity {
             password: password.transpose()?,
             revoked: found.revoked,
         }))
-    }
-}
-
-/// Who has a session that goes on.
-fn admitted(session: &Session, agent: Agent) -> Principal {
-    Principal {
-        credential: Credential::Session(session.id.clone()),
-        namespace: agent.namespace,
-        agent: agent.id,
-        kind: agent.kind,
-        roles: agent.roles,
-        scopes: session.scopes.clone(),
-        queues: std::collections::BTreeSet::new(),
-        until: None,
-        signed_in: Some(session.opened_at),
-        second_factor: session.second_factor,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The storage that identities need.
 
-use crate::{Account, Agent, ApiKey, Attempt, FoundSession, Password, Session, SigningKeyRow};
+use crate::{
+    Account, Agent, ApiKey, Attempt, FoundSession, Password, SecondFactor, Session, SigningKeyRow,
+};
 use async_trait::async_trait;
 use std::time::SystemTime;
 use xylem_audit::Entry;
@@ -166,6 +168,53 @@ pub trait Storage: Send + Sync {
         invitation: Option<&[u8; 32]>,
         entries: &[Entry],
     ) -> Result<(), StorageError>;
+
+    /// Stores an agent's second factor instead of one that does not count yet; with the step of its
+    /// first code, and the hashes of its recovery codes, where it counts from now on.
+    ///
+    /// # Errors
+    /// [`StorageError::Changed`] where another one counts already.
+    async fn put_factor(
+        &self,
+        factor: &SecondFactor,
+        confirmed: Option<(u64, &[[u8; 32]])>,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// Removes an agent's second factor and its recovery codes, and its password where that is asked.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn drop_factor(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        with_password: bool,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// Uses up a step of a second factor that counts, and those before it; `false` where it was used.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn use_step(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        step: u64,
+    ) -> Result<bool, StorageError>;
+
+    /// Uses up a recovery code; `false` where there is none of this hash.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn use_recovery(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        hash: &[u8; 32],
+        entries: &[Entry],
+    ) -> Result<bool, StorageError>;
 
     /// Stores the hash of an agent's invitation instead of an earlier one.
     ///

@@ -188,8 +188,9 @@ impl Identity {
             Some(session) => self.authenticate_session(&claims, session, now).await?,
             None => self.authenticate_exchanged(&claims, address, now).await?,
         };
+        // What the caller is narrowed to may have become less since.
         Ok(Principal {
-            scopes: narrowed,
+            scopes: narrowed.and(&caller.scopes),
             ..caller
         })
     }

@@ -236,6 +236,19 @@ impl Scopes {
         }
     }
 
+    /// What both of them give.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::All, scopes) | (scopes, Self::All) => scopes.clone(),
+            (Self::Only(own), Self::Only(others)) => {
+                let own = own.iter().filter(|scope| other.allow(**scope));
+                let others = others.iter().filter(|scope| self.allow(**scope));
+                own.chain(others).copied().collect()
+            }
+        }
+    }
+
     /// The scopes by name; `None` where nothing is narrowed.
     #[must_use]
     pub fn codes(&self) -> Option<Vec<&'static str>> {
@@ -284,5 +297,10 @@ mod tests {
         assert!(!trees.within(&reads) && !Scopes::All.within(&trees));
         let none = only(&[]);
         assert!(none.within(&reads) && !none.allow(Scope::TreesRead));
+        assert_eq!(trees.and(&reads), reads);
+        assert_eq!(reads.and(&trees), reads);
+        assert_eq!(Scopes::All.and(&reads), reads);
+        assert_eq!(reads.and(&Scopes::All), reads);
+        assert_eq!(reads.and(&only(&[Scope::Account])), none);
     }
 }

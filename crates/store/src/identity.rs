@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_audit::{Entry, LogError};
 use xylem_identity::{
-    Account, Agent, ApiKey, Attempt, FoundSession, Password, Session, SigningKeyRow, Storage,
-    StorageError,
+    Account, Agent, ApiKey, Attempt, FoundSession, Password, SecondFactor, Session, SigningKeyRow,
+    Storage, StorageError,
 };
 use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId};
 use xylem_seal::{Mac, Sealed};
@@ -224,6 +224,40 @@ impl Storage for Store {
         entries: &[Entry],
     ) -> Stored<()> {
         self.replace_password(password, invitation, entries).await
+    }
+
+    async fn put_factor(
+        &self,
+        factor: &SecondFactor,
+        confirmed: Option<(u64, &[[u8; 32]])>,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        self.replace_factor(factor, confirmed, entries).await
+    }
+
+    async fn drop_factor(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        with_password: bool,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        self.delete_factor(namespace, agent, with_password, entries)
+            .await
+    }
+
+    async fn use_step(&self, namespace: &Namespace, agent: &AgentId, step: u64) -> Stored<bool> {
+        self.take_step(namespace, agent, step).await
+    }
+
+    async fn use_recovery(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        hash: &[u8; 32],
+        entries: &[Entry],
+    ) -> Stored<bool> {
+        self.take_recovery(namespace, agent, hash, entries).await
     }
 
     async fn put_invitation(

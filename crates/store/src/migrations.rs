@@ -34,6 +34,7 @@ macro_rules! folder {
             10 "0010_identity",
             11 "0011_access_tokens",
             12 "0012_accounts",
+            13 "0013_second_factors",
             20 "0020_tools",
             30 "0030_policies",
             31 "0031_access",

@@ -34,7 +34,7 @@ use xylem_control::{
     Settings, TlsFiles, temporal::Cluster,
 };
 use xylem_identity::{BlockList, Identity, IdentityError, Secrets};
-use xylem_ids::{IdError, Namespace, Origin, Role, TaskQueue};
+use xylem_ids::{IdError, Namespace, Origin, Role, Roles, TaskQueue};
 use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
 use xylem_registry::{Registry, Tools};
 use xylem_store::{OpenLogError, Store};
@@ -75,6 +75,8 @@ pub struct ServerConfig {
     pub cors_origins: Vec<Origin>,
     /// Whether anybody may register, in the role `user`; by invitation only otherwise.
     pub open_registration: bool,
+    /// Whoever has one of these roles and signs in without a second factor may only enrol one.
+    pub second_factor_for: Roles,
     /// A file with passwords that nobody may choose, one a line.
     pub password_block_list: Option<PathBuf>,
     /// Makes keys and an administrator where there are none, and takes raw tokens in from signals
@@ -109,6 +111,7 @@ impl ServerConfig {
             public_url: None,
             cors_origins: Vec::new(),
             open_registration: false,
+            second_factor_for: Roles::new(),
             password_block_list: None,
             development: false,
             single_operator: false,
@@ -245,7 +248,11 @@ impl Server {
             policies: Arc::new(storage.policies),
             registry: Registry::new(storage.store.clone()),
             tools: Tools::new(storage.store.clone(), seal),
-            identity: storage.identity.issuing_as(&address).blocking(blocked),
+            identity: storage
+                .identity
+                .issuing_as(&address)
+                .blocking(blocked)
+                .second_factor_for(config.second_factor_for),
             log: storage.store.clone(),
             watch: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),

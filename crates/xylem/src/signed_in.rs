@@ -85,6 +85,7 @@ struct Answer {
     expires_in: u64,
     refresh_token: Option<String>,
     device_token: Option<String>,
+    scope: Option<String>,
 }
 
 /// What it answers with otherwise.
@@ -138,14 +139,14 @@ impl Place {
         })
     }
 
-    /// Signs in, and remembers it.
+    /// Signs in, and remembers it. Says whether nothing can be done before a second factor is enrolled.
     pub(crate) async fn sign_in(
         &mut self,
         trust: &Trust,
         name: &str,
         password: &SecretString,
-        code: Option<&str>,
-    ) -> Result<(), SignInError> {
+        code: Option<&SecretString>,
+    ) -> Result<bool, SignInError> {
         if self.kept.client.is_empty() {
             self.kept.client = format!("xylem-cli-{}", uuid::Uuid::new_v4().simple());
         }
@@ -165,10 +166,11 @@ impl Place {
                 .as_deref()
                 .map(|token| ("device_token", token)),
         );
-        fields.extend(code.map(|code| ("otp", code)));
+        fields.extend(code.map(|code| ("otp", code.expose_secret())));
         let body = form(&fields);
         let answer = self.ask(trust, "/token", body).await?;
-        self.keep(&answer)
+        self.keep(&answer)?;
+        Ok(answer.scope.as_deref() == Some("account"))
     }
 
     /// An access token that works for a while yet; none where nobody is signed in.

@@ -9,8 +9,8 @@ use crate::{
 use secrecy::{ExposeSecret, SecretString};
 use tonic::{Request, Response, Status};
 use v1::accounts_server::Accounts;
-use xylem_audit::Kind;
-use xylem_identity::{Credential, Session};
+use xylem_audit::{Kind, Source};
+use xylem_identity::{Credential, IdentityError, Session};
 use xylem_ids::{AgentId, SessionId};
 use xylem_proto::v1;
 
@@ -28,6 +28,34 @@ impl Accounts for Handlers {
         request: Request<v1::ChangePasswordRequest>,
     ) -> Result<Response<v1::ChangePasswordResponse>, Status> {
         answer(self.change_password(request.into_inner()).await)
+    }
+
+    async fn enrol_second_factor(
+        &self,
+        request: Request<v1::EnrolSecondFactorRequest>,
+    ) -> Result<Response<v1::EnrolSecondFactorResponse>, Status> {
+        answer(self.enrol_factor(request.into_inner()).await)
+    }
+
+    async fn confirm_second_factor(
+        &self,
+        request: Request<v1::ConfirmSecondFactorRequest>,
+    ) -> Result<Response<v1::ConfirmSecondFactorResponse>, Status> {
+        answer(self.confirm_factor(request.into_inner()).await)
+    }
+
+    async fn remove_second_factor(
+        &self,
+        request: Request<v1::RemoveSecondFactorRequest>,
+    ) -> Result<Response<v1::RemoveSecondFactorResponse>, Status> {
+        answer(self.remove_factor(request.into_inner()).await)
+    }
+
+    async fn reset_second_factor(
+        &self,
+        request: Request<v1::ResetSecondFactorRequest>,
+    ) -> Result<Response<v1::ResetSecondFactorResponse>, Status> {
+        answer(self.reset_factor(request.into_inner()).await)
     }
 
     async fn list_sessions(
@@ -70,10 +98,90 @@ impl Handlers {
         let entry = self.change(Kind::PasswordChanged);
         let namespace = &self.settings.namespace;
         let (agent, address) = (caller.agent(), caller_address());
-        self.identity
-            .change_password(namespace, agent, &present, &new, address, entry)
-            .await?;
+        let changed = self
+            .identity
+            .change_password(namespace, agent, &present, &new, address, entry);
+        self.proven(changed.await)?;
         Ok(v1::ChangePasswordResponse {})
+    }
+
+    /// What came of proving once more who one is. Failures are counted as those of signing in are.
+    fn proven<T>(&self, result: Result<T, IdentityError>) -> Result<T, Fault> {
+        let reason = match &result {
+            Err(IdentityError::PasswordWrong) => "password_wrong",
+            Err(IdentityError::CodeWrong) => "code_wrong",
+            Err(IdentityError::TooMany(_)) => "throttled",
+            _ => return Ok(result?),
+        };
+        let source = Source::agent(caller()?.agent());
+        self.refused(Kind::AuthenticationFailed, reason, source);
+        Ok(result?)
+    }
+
+    async fn enrol_factor(
+        &self,
+        request: v1::EnrolSecondFactorRequest,
+    ) -> Result<v1::EnrolSecondFactorResponse, Fault> {
+        let caller = caller()?;
+        let password = SecretString::from(request.password);
+        let namespace = &self.settings.namespace;
+        let (agent, address, now) = (caller.agent(), caller_address(), self.now());
+        let enrolment = self
+            .identity
+            .enrol_factor(namespace, agent, &password, address, now);
+        let enrolment = self.proven(enrolment.await)?;
+        Ok(v1::EnrolSecondFactorResponse {
+            secret: enrolment.secret.expose_secret().to_owned(),
+            uri: enrolment.uri.expose_secret().to_owned(),
+        })
+    }
+
+    async fn confirm_factor(
+        &self,
+        request: v1::ConfirmSecondFactorRequest,
+    ) -> Result<v1::ConfirmSecondFactorResponse, Fault> {
+        let caller = caller()?;
+        let entry = self.change(Kind::SecondFactorEnrolled);
+        let namespace = &self.settings.namespace;
+        let (agent, address) = (caller.agent(), caller_address());
+        let codes = self
+            .identity
+            .confirm_factor(namespace, agent, &request.code, address, entry);
+        let codes = self.proven(codes.await)?;
+        let codes = codes.iter().map(|code| code.expose_secret().to_owned());
+        Ok(v1::ConfirmSecondFactorResponse {
+            recovery_codes: codes.collect(),
+        })
+    }
+
+    async fn remove_factor(
+        &self,
+        request: v1::RemoveSecondFactorRequest,
+    ) -> Result<v1::RemoveSecondFactorResponse, Fault> {
+        let caller = caller()?;
+        let entry = self.change(Kind::SecondFactorRemoved);
+        let namespace = &self.settings.namespace;
+        let (agent, address) = (caller.agent(), caller_address());
+        let removed = self
+            .identity
+            .remove_factor(namespace, agent, &request.code, address, entry);
+        self.proven(removed.await)?;
+        Ok(v1::RemoveSecondFactorResponse {})
+    }
+
+    async fn reset_factor(
+        &self,
+        request: v1::ResetSecondFactorRequest,
+    ) -> Result<v1::ResetSecondFactorResponse, Fault> {
+        let name: AgentId = convert::id(request.name, "name")?;
+        if name == *caller()?.agent() {
+            let message = "nobody resets their own second factor: another administrator does";
+            return Err(Fault::denied("own_second_factor", message));
+        }
+        let entry = self.change(Kind::SecondFactorReset);
+        let namespace = &self.settings.namespace;
+        self.identity.reset_factor(namespace, &name, entry).await?;
+        Ok(v1::ResetSecondFactorResponse {})
     }
 
     async fn sessions(&self) -> Result<v1::ListSessionsResponse, Fault> {

@@ -41,6 +41,11 @@ impl RoleGate {
             return refuse("role", message);
         };
         match scope {
+            Some(scope) if !principal.may(scope) && principal.lacks_second_factor() => {
+                let message = "your role needs a second factor: sign in with one, and before that enrol \
+                               one with `xylem account second-factor enrol`";
+                refuse("second_factor_required", message.to_owned())
+            }
             Some(scope) if !principal.may(scope) => {
                 let message = format!("this key is narrowed: the call needs the scope {scope}");
                 refuse("scope", message)

@@ -75,7 +75,7 @@ const CLIENT: Refused = Refused {
 };
 const GRANT: Refused = bad(
     "invalid_grant",
-    "the name, the password or the token is not valid, or no longer",
+    "the name, the password, the one-time code or the token is not valid, or no longer",
 );
 const LATER: Refused = Refused {
     status: StatusCode::SERVICE_UNAVAILABLE,
@@ -267,6 +267,7 @@ async fn by_password(plane: &Plane, asked: &Asked, form: &Form) -> Result<Value,
     let given = SignIn {
         name,
         password,
+        code: form.text("otp").filter(|code| !code.is_empty()),
         client: form.public_client()?,
         scope: form.scope(),
         device: form.text("device_token"),

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod clock;
+pub(crate) mod device;
 pub(crate) mod provider;
 pub(crate) mod temporal;
 
@@ -18,7 +19,7 @@ use xylem_audit::{Entry, Kind, Verdict};
 use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, StartTree, v1};
 use xylem_control::{Control, Listener, Parts, Settings, Swept, temporal::Temporal};
 use xylem_identity::{Identity, NewAgent, NewKey, Secrets};
-use xylem_ids::{AgentKind, Namespace, Role, Scopes, WorkflowId};
+use xylem_ids::{AgentKind, Namespace, Role, Roles, Scopes, WorkflowId};
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
 use xylem_registry::{Registry, Tools};
 use xylem_store::Store;
@@ -98,15 +99,32 @@ impl Stack {
         Self::over(temporal.clone(), temporal, change).await
     }
 
+    /// Where whoever has one of these roles needs a second factor.
+    pub(crate) async fn strict(roles: Roles) -> Self {
+        let temporal = Arc::new(FakeTemporal::default());
+        let strict = |identity: Identity| identity.second_factor_for(roles);
+        Self::made(temporal.clone(), temporal, |_| {}, strict).await
+    }
+
     /// Over another Temporal; the fake one is then not used.
     pub(crate) async fn over(
         used: Arc<dyn Temporal>,
         temporal: Arc<FakeTemporal>,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
+        Self::made(used, temporal, change, |identity| identity).await
+    }
+
+    async fn made(
+        used: Arc<dyn Temporal>,
+        temporal: Arc<FakeTemporal>,
+        change: impl FnOnce(&mut Settings),
+        identity: impl FnOnce(Identity) -> Identity,
+    ) -> Self {
         let dir = TempDir::new().expect("a folder");
         let keys = Arc::new(KeyRing::generate().expect("a key"));
-        let mut stack = Self::on(dir, keys, Arc::default(), used, temporal, change).await;
+        let clock = Arc::default();
+        let mut stack = Self::on(dir, keys, clock, used, temporal, change, identity).await;
         stack.admin = Some(stack.key_with(&ADMINISTRATOR, "admin").await);
         stack
     }
@@ -119,6 +137,7 @@ impl Stack {
         used: Arc<dyn Temporal>,
         temporal: Arc<FakeTemporal>,
         change: impl FnOnce(&mut Settings),
+        identified: impl FnOnce(Identity) -> Identity,
     ) -> Self {
         let store = Store::sqlite(&database(dir.path())).await;
         let store = Arc::new(store.expect("a store"));
@@ -130,7 +149,7 @@ impl Stack {
         let registry = Registry::new(store.clone());
         let key = vault.subkey(Room::Identity).expect("a key");
         let identity = Identity::new(store.clone(), Secrets::new(&key).expect("secrets"));
-        let identity = identity.issuing_as(ISSUER);
+        let identity = identified(identity.issuing_as(ISSUER));
         let tools = Tools::new(store.clone(), vault.tool_seal().expect("a seal"));
         let mut settings = Settings::new(namespace());
         settings.single_operator = true;
@@ -183,7 +202,9 @@ impl Stack {
         let reopen = async |dir| {
             let (keys, clock) = (self.keys.clone(), self.clock.clone());
             let temporal = self.temporal.clone();
-            let mut stack = Self::on(dir, keys, clock, temporal.clone(), temporal, |_| {}).await;
+            let used = temporal.clone();
+            let reopened = Self::on(dir, keys, clock, used, temporal, |_| {}, |same| same);
+            let mut stack = reopened.await;
             stack.admin.clone_from(&self.admin);
             stack
         };

@@ -9,11 +9,11 @@ use crate::{
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_audit::Entry;
 use xylem_identity::{
-    Account, Agent, Attempt, Counter, FoundSession, KNOWN_FOR, Lane, Password, Session,
-    StorageError,
+    Account, Agent, Attempt, Counter, FoundSession, KNOWN_FOR, Lane, Password, SecondFactor,
+    Session, StorageError,
 };
 use xylem_ids::{AgentId, KeyId, Namespace, SessionId};
-use xylem_seal::Mac;
+use xylem_seal::{Mac, Sealed};
 
 type Stored<T> = Result<T, StorageError>;
 
@@ -50,13 +50,26 @@ impl Store {
         let query = statement(concat!(
             "SELECT ",
             account_columns!(),
-            " FROM agents a
+            ", f.nonce AS factor_nonce, f.ciphertext AS factor_ciphertext,
+                f.created_at AS factor_created_at, f.confirmed_at AS factor_confirmed_at,
+                f.seal AS factor_seal
+              FROM agents a
               LEFT JOIN passwords p ON p.namespace = a.namespace AND p.agent = a.id
+              LEFT JOIN second_factors f ON f.namespace = a.namespace AND f.agent = a.id
               WHERE a.namespace = $1 AND a.id = $2"
         ))
         .bind(namespace.as_str())
         .bind(id.as_str());
-        self.find(query, account).await
+        let read = |row: &Row| {
+            let (agent, password) = account(row)?;
+            let factor = factor(row, &agent)?;
+            Ok(Account {
+                agent,
+                password,
+                factor,
+            })
+        };
+        self.find(query, read).await
     }
 
     pub(super) async fn insert_account(
@@ -178,7 +191,7 @@ impl Store {
         .bind(id.as_str())
         .bind(token.map_or("", KeyId::as_str));
         let read = |row: &Row| {
-            let Account { agent, password } = account(row)?;
+            let (agent, password) = account(row)?;
             Ok(FoundSession {
                 session: session(row)?,
                 agent,
@@ -236,6 +249,135 @@ impl Store {
         .bind(seconds(now));
         self.find_all(query, session).await
     }
+
+    pub(super) async fn replace_factor(
+        &self,
+        factor: &SecondFactor,
+        confirmed: Option<(u64, &[[u8; 32]])>,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let (step, recovery) = confirmed.unwrap_or_default();
+        // One that counts is not overwritten by one that is being enrolled.
+        let query = statement(
+            "INSERT INTO second_factors (namespace, agent, nonce, ciphertext, created_at,
+                confirmed_at, last_step, seal)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (namespace, agent) DO UPDATE SET nonce = excluded.nonce,
+                ciphertext = excluded.ciphertext, created_at = excluded.created_at,
+                confirmed_at = excluded.confirmed_at, last_step = excluded.last_step,
+                seal = excluded.seal
+             WHERE second_factors.confirmed_at IS NULL",
+        )
+        .bind(factor.namespace.as_str())
+        .bind(factor.agent.as_str())
+        .bind(factor.sealed.nonce.as_slice())
+        .bind(factor.sealed.ciphertext.clone())
+        .bind(seconds(factor.created_at))
+        .bind(factor.confirmed_at.map(seconds))
+        .bind(integer(step))
+        .bind(factor.seal.0.as_slice());
+        if run(&mut work, query).await? == 0 {
+            return Err(StorageError::Changed);
+        }
+        forget_recovery(&mut work, &factor.namespace, &factor.agent).await?;
+        for hash in recovery {
+            let query = statement(
+                "INSERT INTO recovery_codes (hash, namespace, agent) VALUES ($1, $2, $3)",
+            )
+            .bind(hash.as_slice())
+            .bind(factor.namespace.as_str())
+            .bind(factor.agent.as_str());
+            run(&mut work, query).await?;
+        }
+        self.note(work, entries).await
+    }
+
+    pub(super) async fn delete_factor(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        with_password: bool,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        forget_recovery(&mut work, namespace, agent).await?;
+        let mut tables = vec!["DELETE FROM second_factors WHERE namespace = $1 AND agent = $2"];
+        if with_password {
+            tables.push("DELETE FROM passwords WHERE namespace = $1 AND agent = $2");
+        }
+        for sql in tables {
+            let query = statement(sql).bind(namespace.as_str()).bind(agent.as_str());
+            run(&mut work, query).await?;
+        }
+        self.note(work, entries).await
+    }
+
+    pub(super) async fn take_step(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        step: u64,
+    ) -> Stored<bool> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement(
+            "UPDATE second_factors SET last_step = $3
+             WHERE namespace = $1 AND agent = $2 AND confirmed_at IS NOT NULL AND last_step < $3",
+        )
+        .bind(namespace.as_str())
+        .bind(agent.as_str())
+        .bind(integer(step));
+        let used = run(&mut work, query).await? == 1;
+        work.commit().await.map_err(unavailable)?;
+        Ok(used)
+    }
+
+    pub(super) async fn take_recovery(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        hash: &[u8; 32],
+        entries: &[Entry],
+    ) -> Stored<bool> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        let query = statement(
+            "DELETE FROM recovery_codes WHERE namespace = $1 AND agent = $2 AND hash = $3",
+        )
+        .bind(namespace.as_str())
+        .bind(agent.as_str())
+        .bind(hash.as_slice());
+        if run(&mut work, query).await? == 0 {
+            return Ok(false);
+        }
+        self.note(work, entries).await?;
+        Ok(true)
+    }
+}
+
+async fn forget_recovery(work: &mut Work, namespace: &Namespace, agent: &AgentId) -> Stored<()> {
+    let query = statement("DELETE FROM recovery_codes WHERE namespace = $1 AND agent = $2")
+        .bind(namespace.as_str())
+        .bind(agent.as_str());
+    run(work, query).await.map(drop)
+}
+
+/// The second factor of an account, beside the columns of its agent.
+fn factor(row: &Row, agent: &Agent) -> Result<Option<SecondFactor>, RowError> {
+    let columns = Columns::new(row, "second factor");
+    let Some(ciphertext) = columns.raw::<Option<&[u8]>>("factor_ciphertext")? else {
+        return Ok(None);
+    };
+    Ok(Some(SecondFactor {
+        namespace: agent.namespace.clone(),
+        agent: agent.id.clone(),
+        sealed: Sealed {
+            nonce: columns.bytes("factor_nonce")?,
+            ciphertext: ciphertext.to_vec(),
+        },
+        created_at: columns.seconds("factor_created_at")?,
+        confirmed_at: columns.optional_seconds("factor_confirmed_at")?,
+        seal: Mac(columns.bytes("factor_seal")?),
+    }))
 }
 
 async fn run(work: &mut Work, query: Statement) -> Stored<u64> {
@@ -389,7 +531,8 @@ fn session(row: &Row) -> Result<Session, RowError> {
     })
 }
 
-fn account(row: &Row) -> Result<Account, RowError> {
+/// The columns of an agent and its password.
+fn account(row: &Row) -> Result<(Agent, Option<Password>), RowError> {
     let columns = Columns::new(row, "agent");
     let agent = Agent {
         namespace: columns.parsed("agent_namespace")?,
@@ -414,7 +557,7 @@ fn account(row: &Row) -> Result<Account, RowError> {
         })
     });
     let password = password.transpose()?;
-    Ok(Account { agent, password })
+    Ok((agent, password))
 }
 
 fn millis(time: SystemTime) -> i64 {

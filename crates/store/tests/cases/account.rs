@@ -11,30 +11,30 @@ use xylem_identity::{Identity, IdentityError, NoToken, Registration, Secrets, Si
 use xylem_ids::{ClientId, Scope};
 use xylem_vault::{Clock, Room};
 
-const GOOD: &str = "kolibri tanzt auf neun Booten";
+pub(super) const GOOD: &str = "kolibri tanzt auf neun Booten";
 const OTHER: &str = "vier Elche stehen im Nebel";
 const SECOND: Duration = Duration::from_secs(1);
 
-fn now(house: &House) -> SystemTime {
+pub(super) fn now(house: &House) -> SystemTime {
     house.clock.now()
 }
 
-fn entry(house: &House, kind: Kind) -> Entry {
+pub(super) fn entry(house: &House, kind: Kind) -> Entry {
     Entry::new(now(house), kind, Verdict::Succeeded)
 }
 
-fn client() -> ClientId {
+pub(super) fn client() -> ClientId {
     "cli".parse().unwrap()
 }
 
 /// Another process on the same database.
-async fn beside(house: &House) -> Identity {
+pub(super) async fn beside(house: &House) -> Identity {
     let store = house.store_beside().await;
     let key = house.vault.subkey(Room::Identity).unwrap();
     Identity::new(store, Secrets::new(&key).unwrap())
 }
 
-fn new(name: &str, password: &str) -> Registration {
+pub(super) fn new(name: &str, password: &str) -> Registration {
     Registration {
         name: name.parse().unwrap(),
         password: SecretString::from(password),
@@ -43,7 +43,11 @@ fn new(name: &str, password: &str) -> Registration {
     }
 }
 
-async fn register(house: &House, new: Registration, open: bool) -> Result<(), IdentityError> {
+pub(super) async fn register(
+    house: &House,
+    new: Registration,
+    open: bool,
+) -> Result<(), IdentityError> {
     let entry = entry(house, Kind::Registered);
     let registered = house
         .identity
@@ -64,6 +68,7 @@ async fn attempt(
     let given = SignIn {
         name: "one",
         password: &password,
+        code: None,
         client: client(),
         scope: None,
         device,
@@ -78,7 +83,7 @@ async fn sign_in(house: &House) -> SignedIn {
     signed_in.unwrap()
 }
 
-async fn settled() -> House {
+pub(super) async fn settled() -> House {
     let house = House::new().await;
     register(&house, new("one", GOOD), true).await.unwrap();
     house
@@ -97,14 +102,14 @@ async fn refresh(
         .await
 }
 
-fn grant(result: Result<SignedIn, NoToken>) -> &'static str {
+pub(super) fn grant(result: Result<SignedIn, NoToken>) -> &'static str {
     match result {
         Err(NoToken::Grant(reason)) => reason,
         other => panic!("{other:?}"),
     }
 }
 
-async fn works(house: &House, signed_in: &SignedIn) -> bool {
+pub(super) async fn works(house: &House, signed_in: &SignedIn) -> bool {
     let text = signed_in.access.text.expose_secret();
     let presented = house.identity.authenticate(text, None, now(house));
     presented.await.is_ok()
@@ -373,6 +378,7 @@ async fn a_swapped_password_is_noticed_and_a_narrowed_session_stays_narrow() {
     let given = SignIn {
         name: "one",
         password: &password,
+        code: None,
         client: client(),
         scope: Some("trees:read"),
         device: None,

@@ -28,10 +28,18 @@ pub(crate) struct Login {
     name: AgentId,
     #[command(flatten)]
     password: PasswordSource,
+    /// The one-time code, or a recovery code [default: asks on the terminal]
+    #[arg(long, value_name = "CODE")]
+    code: Option<SecretString>,
 }
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Show who asks, by what, and what it may do
+    Show,
+    /// Enrol a device that makes one-time codes, or remove it
+    #[command(subcommand)]
+    SecondFactor(SecondFactor),
     /// Make an account: choose a password for a name
     ///
     /// With an invitation, which an administrator makes with `xylem agent invite`; without one where the
@@ -65,6 +73,22 @@ pub(crate) struct Password {
     /// Read the new password from this file; `-` is standard input [default: asks on the terminal]
     #[arg(long, value_name = "FILE")]
     new_password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum SecondFactor {
+    /// Show what a device needs to make codes; it counts when the first one was confirmed
+    Enrol(PasswordSource),
+    /// Show the first code; the recovery codes are shown then, this once
+    Confirm(Code),
+    /// Remove it; a code is needed, and a password of at least 15 characters
+    Remove(Code),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Code {
+    /// The six digits, or a recovery code
+    code: SecretString,
 }
 
 #[derive(Debug, clap::Args)]
@@ -135,12 +159,34 @@ pub(crate) async fn login(arguments: Login, session: &mut Session<'_>) -> Result
     let mut place = Place::open(&address)?;
     let name = arguments.name.as_str();
     let trust = &session.access.trust;
-    place.sign_in(trust, name, &password, None).await?;
+    let code = match arguments.code {
+        Some(code) => Some(code),
+        None => ask_code()?,
+    };
+    let limited = place.sign_in(trust, name, &password, code.as_ref()).await?;
+    if limited {
+        let note =
+            "a second factor is required: `xylem account second-factor enrol`, then sign in again";
+        session.output.note(note);
+    }
     let answer = json!({ "agent": name, "controlPlane": address });
     session.output.answer(&answer, |_| {
         format!("{name} is signed in at {address}; `xylem logout` ends it")
     })?;
     Ok(())
+}
+
+/// The code that a device shows; none where nobody can be asked. Whether one is needed is not told, so
+/// that a name and a password cannot be tried out.
+fn ask_code() -> Result<Option<SecretString>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let code = rpassword::prompt_password("One-time code (empty without a second factor): ");
+    let code = code
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot ask for the code: {error}")))?;
+    let code = SecretString::from(code.trim());
+    Ok((!code.expose_secret().is_empty()).then_some(code))
 }
 
 pub(crate) async fn logout(session: &mut Session<'_>) -> Result<(), Failure> {
@@ -164,6 +210,8 @@ pub(crate) async fn logout(session: &mut Session<'_>) -> Result<(), Failure> {
 
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
+        Command::Show => show(session).await,
+        Command::SecondFactor(command) => second_factor(command, session).await,
         Command::Register(arguments) => register(arguments, session).await,
         Command::Password(arguments) => change(arguments, session).await,
         Command::Sessions => sessions(session).await,
@@ -200,6 +248,75 @@ async fn change(arguments: Password, session: &mut Session<'_>) -> Result<(), Fa
         "the password was changed, and every session has ended: `xylem login` begins another"
             .to_owned()
     })?;
+    Ok(())
+}
+
+async fn show(session: &mut Session<'_>) -> Result<(), Failure> {
+    let status = session.client().await?.status().await?;
+    let now = session.output.now();
+    let answer = json!({
+        "agent": status.agent,
+        "roles": status.roles,
+        "scopes": status.scopes,
+        "signedInAt": status.signed_in_at,
+        "secondFactor": status.second_factor,
+    });
+    session.output.answer(&answer, |_| {
+        let by = match &status.signed_in_at {
+            Some(at) => format!("signed in {}", relative(Some(at), now)),
+            None => "by an API key".to_owned(),
+        };
+        let factor = if status.second_factor {
+            ", with a second factor"
+        } else {
+            ""
+        };
+        let scopes = match status.scopes.as_slice() {
+            [] => String::new(),
+            scopes => format!("\nscopes  {}", plain(&scopes.join(" "))),
+        };
+        let roles = plain(&status.roles.join(" "));
+        format!(
+            "{}, {by}{factor}\nroles   {roles}{scopes}",
+            plain(&status.agent)
+        )
+    })?;
+    Ok(())
+}
+
+async fn second_factor(command: SecondFactor, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    match command {
+        SecondFactor::Enrol(password) => {
+            let password = password.read("Password (not shown): ")?;
+            let (secret, uri) = client.enrol_second_factor(&password).await?;
+            let (secret, uri) = (secret.expose_secret(), uri.expose_secret());
+            let answer = json!({ "secret": secret, "uri": uri });
+            session.output.answer(&answer, |_| {
+                format!(
+                    "give this to your authenticator, it is not shown again:\n\n  {secret}\n  {uri}\n\n\
+                     `xylem account second-factor confirm CODE` with its first code ends enrolling"
+                )
+            })?;
+        }
+        SecondFactor::Confirm(Code { code }) => {
+            let codes = client.confirm_second_factor(&code).await?;
+            let codes: Vec<&str> = codes.iter().map(ExposeSecret::expose_secret).collect();
+            let answer = json!({ "recoveryCodes": codes });
+            session.output.answer(&answer, |_| {
+                format!(
+                    "signing in takes a code from now on. Each of these is good once instead of one, \
+                     and they are not shown again:\n\n  {}",
+                    codes.join("\n  ")
+                )
+            })?;
+        }
+        SecondFactor::Remove(Code { code }) => {
+            client.remove_second_factor(&code).await?;
+            let text = "the second factor was removed".to_owned();
+            session.output.answer(&json!({}), |_| text)?;
+        }
+    }
     Ok(())
 }
 

@@ -24,8 +24,18 @@ pub(crate) enum Command {
     Update(Update),
     /// Invite an agent of the kind user to choose a password, its first or another one
     Invite(Invite),
+    /// Take the second factor from an agent that has lost it, and its password with it
+    ///
+    /// Its sessions end; `xylem agent invite` lets it choose another password.
+    ResetSecondFactor(ResetSecondFactor),
     /// Retire an agent for good: its next call is refused, its trees wait for another owner
     Retire(Retire),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResetSecondFactor {
+    /// The agent
+    name: AgentId,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +73,19 @@ impl Role {
             Self::User => "user",
             Self::Worker => "worker",
             Self::Auditor => "auditor",
+        }
+    }
+}
+
+impl Role {
+    pub(crate) fn id(self) -> xylem_ids::Role {
+        match self {
+            Self::Admin => xylem_ids::Role::Admin,
+            Self::ToolPublisher => xylem_ids::Role::ToolPublisher,
+            Self::PolicyAdmin => xylem_ids::Role::PolicyAdmin,
+            Self::User => xylem_ids::Role::User,
+            Self::Worker => xylem_ids::Role::Worker,
+            Self::Auditor => xylem_ids::Role::Auditor,
         }
     }
 }
@@ -140,6 +163,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::List => list(session).await,
         Command::Update(arguments) => update(arguments, session).await,
         Command::Invite(arguments) => invite(arguments, session).await,
+        Command::ResetSecondFactor(arguments) => reset(&arguments.name, session).await,
         Command::Retire(arguments) => retire(arguments, session).await,
     }
 }
@@ -218,6 +242,16 @@ async fn invite(arguments: Invite, session: &mut Session<'_>) -> Result<(), Fail
             session.output.answer(&answer, |_| String::new())?;
         }
     }
+    Ok(())
+}
+
+async fn reset(name: &AgentId, session: &mut Session<'_>) -> Result<(), Failure> {
+    session.client().await?.reset_second_factor(name).await?;
+    let text = format!(
+        "{name} has no second factor and no password any more; `xylem agent invite {name}` lets it \
+         choose another one"
+    );
+    session.output.answer(&json!({ "agent": name }), |_| text)?;
     Ok(())
 }
 

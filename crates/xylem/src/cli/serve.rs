@@ -283,6 +283,10 @@ pub(crate) struct ServerArguments {
     /// Let anybody register, in the role user; without it by invitation only
     #[arg(long)]
     open_registration: bool,
+    /// Whoever has this role, such as admin, and signs in without a second factor may only enrol one; can
+    /// be repeated
+    #[arg(long, value_enum, value_name = "ROLE")]
+    second_factor_for: Vec<super::agent::Role>,
     /// A file with passwords that nobody may choose, one a line, besides what is tried first anyway
     #[arg(long, value_name = "FILE")]
     password_block_list: Option<PathBuf>,
@@ -406,6 +410,11 @@ pub(crate) async fn server(
         public_url: arguments.listening.public_url.map(|url| url.to_string()),
         cors_origins: arguments.listening.cors_origins,
         open_registration: arguments.open_registration,
+        second_factor_for: arguments
+            .second_factor_for
+            .iter()
+            .map(|role| role.id())
+            .collect(),
         password_block_list: arguments.password_block_list,
         audit_checkpoints: arguments.audit_checkpoints,
         backups: arguments.backups.config(),
