@@ -54,17 +54,8 @@ fn reason<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
     error.reason().unwrap_or_default().to_owned()
 }
 
-#[tokio::test]
-async fn a_token_is_obtained_renewed_and_given_to_every_tree() {
-    let (stack, admin, provider) = stack().await;
-    let first = made(&admin, new(&provider)).await;
-    assert!(!format!("{first:?}").contains("canary"), "{first:?}");
-    let form = provider.forms().pop().expect("asked");
-    assert_eq!(form["grant_type"], "client_credentials");
-    assert_eq!(form["scope"], "deploy read");
-    let basic = provider.authorization().pop().flatten().expect("a header");
-    // xylem%3A1:canary-client-secret
-    assert_eq!(basic, "Basic eHlsZW0lM0ExOmNhbmFyeS1jbGllbnQtc2VjcmV0");
+/// A tree that starts with the credential.
+async fn bound_tree(admin: &Client) {
     let binding = v1::BindCredentialRequest {
         name: "acme".to_owned(),
         workflow_type: "Train".to_owned(),
@@ -76,6 +67,20 @@ async fn a_token_is_obtained_renewed_and_given_to_every_tree() {
         ..start("train")
     };
     admin.start_tree(bare).await.expect("a tree");
+}
+
+#[tokio::test]
+async fn a_token_is_obtained_renewed_and_given_to_every_tree() {
+    let (stack, admin, provider) = stack().await;
+    let first = made(&admin, new(&provider)).await;
+    assert!(!format!("{first:?}").contains("canary"), "{first:?}");
+    let form = provider.forms().pop().expect("asked");
+    assert_eq!(form["grant_type"], "client_credentials");
+    assert_eq!(form["scope"], "deploy read");
+    let basic = provider.authorization().pop().flatten().expect("a header");
+    // xylem%3A1:canary-client-secret
+    assert_eq!(basic, "Basic eHlsZW0lM0ExOmNhbmFyeS1jbGllbnQtc2VjcmV0");
+    bound_tree(&admin).await;
     stack.sweep().await;
     assert_eq!(provider.forms().len(), 1);
     stack.clock.advance(Duration::from_secs(2_500));
@@ -225,17 +230,7 @@ async fn an_old_version_is_revoked_by_itself_when_no_tree_needs_it() {
         oauth.revoke_old = true;
     }
     made(&admin, request).await;
-    let binding = v1::BindCredentialRequest {
-        name: "acme".to_owned(),
-        workflow_type: "Train".to_owned(),
-        ..v1::BindCredentialRequest::default()
-    };
-    admin.bind_credential(binding).await.expect("bound");
-    let bare = StartTree {
-        tokens: Vec::new(),
-        ..start("train")
-    };
-    admin.start_tree(bare).await.expect("a tree");
+    bound_tree(&admin).await;
     stack.clock.advance(Duration::from_secs(2_500));
     // A node that does not take the next version keeps the old one alive.
     stack.temporal.mood("train", Mood::Deaf);

@@ -223,11 +223,11 @@ impl<R: Read> Opened<R> {
     pub fn new(mut from: R, key: &EnvelopeOpener) -> io::Result<Self> {
         let mut magic = [0; MAGIC.len()];
         let mut encapsulated = vec![0; KEY];
-        from.read_exact(&mut magic)?;
-        from.read_exact(&mut encapsulated)?;
+        from.read_exact(&mut magic).map_err(cut_off)?;
         if magic != MAGIC {
             return Err(invalid("is no backup of Xylem, or one of a newer version"));
         }
+        from.read_exact(&mut encapsulated).map_err(cut_off)?;
         let private = HpkePrivateKey::from(key.0.to_vec());
         let opener = SUITE.setup_opener(&EncapsulatedSecret(encapsulated), MAGIC, &private);
         Ok(Self {
@@ -285,14 +285,18 @@ fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// A file that ends too early is damaged, one that cannot be read is not.
+fn cut_off(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => invalid(DAMAGED),
+        _ => error,
+    }
+}
+
 impl<R: Read> Read for Opened<R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         while self.word.is_none() && self.read == self.part.len() {
-            let next = self.next();
-            next.map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => invalid(DAMAGED),
-                _ => error,
-            })?;
+            self.next().map_err(cut_off)?;
         }
         let left = self.part.get(self.read..).unwrap_or_default();
         let count = left.len().min(to.len());
@@ -348,7 +352,8 @@ mod tests {
             let mut flipped = file.clone();
             flipped[at] ^= 1;
             assert!(opened(&private, &flipped).is_err(), "byte {at}");
-            assert!(opened(&private, &file[..at]).is_err(), "cut off at {at}");
+            let cut_off = opened(&private, &file[..at]).unwrap_err();
+            assert_eq!(cut_off.kind(), io::ErrorKind::InvalidData, "{at}");
         }
         let mut longer = file.clone();
         longer.push(0);

@@ -69,6 +69,9 @@ pub(crate) struct Restore {
     /// The file with the private key
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
+    /// The file that the control plane copies the audit log's checkpoints to, where it is told one
+    #[arg(long, value_name = "FILE")]
+    audit_checkpoints: Option<PathBuf>,
     #[command(flatten)]
     temporal: TemporalArguments,
 }
@@ -127,7 +130,9 @@ async fn restore(arguments: Restore, session: &mut Session<'_>) -> Result<(), Fa
     let data = session.access.data_or(DataDir::server)?;
     let database = Database::from_environment().map_err(ServerError::from)?;
     let namespace = namespace(&arguments.temporal)?;
-    let restored = server::restore(&data, &database, namespace, &arguments.backup, key).await?;
+    let backup = (arguments.backup.as_path(), key);
+    let checkpoints = arguments.audit_checkpoints;
+    let restored = server::restore(&data, &database, namespace, backup, checkpoints).await?;
     let answer = json!({
         "rows": restored.rows,
         "adminKeyFile": restored.admin_key,

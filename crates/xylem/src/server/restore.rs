@@ -41,6 +41,12 @@ pub enum RestoreError {
         /// Why.
         source: io::Error,
     },
+    /// There is no key-encryption key.
+    #[error(
+        "{} holds no key-encryption key: put the one there that the backup was made under",
+        .0.display()
+    )]
+    NoKeys(PathBuf),
     /// It cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -64,7 +70,9 @@ pub enum RestoreError {
 }
 
 /// Loads a backup into an empty database, begins a new epoch in it, and makes an administrator's key
-/// where the data directory has none. Tokens are handed out once an administrator has confirmed.
+/// where the data directory has none. Tokens are handed out once an administrator has confirmed. The
+/// audit log's checkpoints go to `checkpoints`, as those of the control plane do; into the data
+/// directory where absent.
 ///
 /// # Errors
 /// Nothing was changed, unless the error says so.
@@ -72,15 +80,19 @@ pub async fn restore(
     data: &DataDir,
     database: &Database,
     namespace: Namespace,
-    backup: &Path,
-    key: EnvelopeOpener,
+    (backup, key): (&Path, EnvelopeOpener),
+    checkpoints: Option<PathBuf>,
 ) -> Result<Restored, RestoreError> {
     data.create().map_err(ServerError::from)?;
-    let keys = key_ring(data, false)?;
+    let keys = key_ring(data, false).map_err(|error| match error {
+        ServerError::NotInitialised(folder) => RestoreError::NoKeys(folder),
+        error => error.into(),
+    })?;
     let empty = database.empty(data).await?;
     let rows = load(empty, &keys, backup, key).await?;
-    let checkpoints = set_aside(&data.audit_checkpoints())?;
-    let storage = Storage::open(data, database, namespace, false, None).await?;
+    let file = checkpoints.unwrap_or_else(|| data.audit_checkpoints());
+    let checkpoints = set_aside(&file)?;
+    let storage = Storage::open(data, database, namespace, false, Some(file)).await?;
     storage.credentials().administrator().await?;
     storage.store.close().await;
     Ok(Restored {
@@ -244,7 +256,7 @@ mod tests {
         file: &Path,
         key: EnvelopeOpener,
     ) -> Result<Restored, RestoreError> {
-        restore(data, &Database::File, namespace(), file, key).await
+        restore(data, &Database::File, namespace(), (file, key), None).await
     }
 
     #[tokio::test]
@@ -309,10 +321,7 @@ mod tests {
 
         let keyless = DataDir::at(guard.path().join("keyless"));
         let error = restored(&keyless, &file, again(&private)).await;
-        let missing = matches!(
-            error,
-            Err(RestoreError::Server(ServerError::NotInitialised(_)))
-        );
+        let missing = matches!(error, Err(RestoreError::NoKeys(_)));
         assert!(missing, "{error:?}");
         let stranger = DataDir::at(guard.path().join("stranger"));
         stranger.create().expect("a folder");
