@@ -151,6 +151,8 @@ codes!(
         AuthenticationFailed = "authentication_failed",
         /// Calls by an agent that may not make them.
         PermissionDenied = "permission_denied",
+        /// Requests that were not taken: their agent or address made too many.
+        RequestsLimited = "requests_limited",
         /// Something that somebody should look at: the reason is the rule that raised it, the numbers
         /// are those that raised it.
         Alert = "alert",

@@ -41,6 +41,7 @@ impl Class {
             Kind::Redeem
             | Kind::Outcome
             | Kind::PermissionDenied
+            | Kind::RequestsLimited
             | Kind::SignalsRejected
             | Kind::TreeOpened
             | Kind::TreeBound

@@ -37,7 +37,7 @@ pub use claims::ClaimChecker;
 pub use keeper::TokenKeeper;
 pub use plane::Settings;
 pub use schedule::{CONTROL_QUEUE, WorkerError};
-pub use serve::{Limits, Listener, ServeError, TlsError, TlsFiles};
+pub use serve::{Limits, Listener, Proxies, ProxyHeader, ServeError, TlsError, TlsFiles};
 pub use sweep::Swept;
 pub use watch::{Alerts, Webhook, WebhookSecret};
 pub use xylem_outbound::AddressPolicy;

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     /// Ended here, because they were silent.
     pub(crate) connections_idle: AtomicU64,
     pub(crate) handshakes_failed: AtomicU64,
+    pub(crate) limited_by_address: AtomicU64,
+    pub(crate) limited_by_agent: AtomicU64,
     pub(crate) signals: AtomicU64,
     pub(crate) swept: AtomicU64,
     pub(crate) sweeps: AtomicU64,
@@ -48,6 +50,8 @@ impl Default for Metrics {
             connections_refused: AtomicU64::default(),
             connections_idle: AtomicU64::default(),
             handshakes_failed: AtomicU64::default(),
+            limited_by_address: AtomicU64::default(),
+            limited_by_agent: AtomicU64::default(),
             signals: AtomicU64::default(),
             swept: AtomicU64::default(),
             sweeps: AtomicU64::default(),
@@ -185,6 +189,16 @@ impl Metrics {
                 "xylem_handshakes_failed_total",
                 "TLS handshakes that failed or took too long.",
                 &self.handshakes_failed,
+            ),
+            (
+                "xylem_requests_limited_by_address_total",
+                "Requests that were refused because their address made too many.",
+                &self.limited_by_address,
+            ),
+            (
+                "xylem_requests_limited_by_agent_total",
+                "Requests that were refused because their agent made too many.",
+                &self.limited_by_agent,
             ),
             (
                 "xylem_signals_total",

@@ -5,7 +5,7 @@ use crate::{
     claims::ClaimChecker,
     metrics::{Metrics, add},
     rotation::Rotations,
-    serve::Limits,
+    serve::{Limits, Proxies, Rates},
     sweep::Over,
     temporal::{Temporal, TemporalError},
     watch::Alerts,
@@ -64,6 +64,8 @@ pub struct Settings {
     pub sweep_after_rotation: Option<Duration>,
     /// What one caller may take up.
     pub limits: Limits,
+    /// The proxies that are believed about where a request comes from.
+    pub proxies: Proxies,
     /// The pages that may ask from within a browser, by their origin.
     pub cors_origins: Vec<Origin>,
     /// Whether anybody may register, in the role `user`; by invitation only otherwise.
@@ -90,6 +92,7 @@ impl Settings {
             sweep_every: Duration::from_secs(60),
             sweep_after_rotation: Some(Duration::from_secs(15)),
             limits: Limits::default(),
+            proxies: Proxies::default(),
             cors_origins: Vec::new(),
             open_registration: false,
             addresses: AddressPolicy::default(),
@@ -116,6 +119,7 @@ pub(crate) struct Plane {
     pub(crate) leases: Leases,
     pub(crate) over: Over,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) rates: Rates,
     pub(crate) outbound: Outbound,
     /// Cancelled when the server stops: streams end then.
     pub(crate) stopping: CancellationToken,
@@ -149,6 +153,7 @@ impl Plane {
             leases: Leases::default(),
             over: Over::default(),
             metrics: Arc::default(),
+            rates: Rates::new(&settings.limits),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             search_attribute: AtomicBool::new(false),

@@ -1,5 +1,6 @@
 //! One listener: gRPC, REST, and a few plain routes beside them.
 
+mod arrival;
 mod authenticate;
 mod browser;
 mod connections;
@@ -9,6 +10,8 @@ mod listener;
 mod oauth;
 mod passage;
 mod patient;
+mod proxies;
+mod rates;
 mod reference;
 mod refuse;
 mod register;
@@ -17,6 +20,8 @@ mod tls;
 pub use limits::Limits;
 pub use listener::{Listener, ServeError};
 pub(crate) use passage::Passage;
+pub use proxies::{Proxies, ProxyHeader};
+pub(crate) use rates::Rates;
 pub use tls::{TlsError, TlsFiles};
 
 use crate::{Control, fault::Fault, handlers::Handlers, plane::Plane};
@@ -52,6 +57,7 @@ impl Control {
         let shared = Shared {
             router: self.router(),
             limits: plane.settings.limits.clone(),
+            proxies: plane.settings.proxies.clone(),
             metrics: Arc::clone(&plane.metrics),
             stop: stop.clone(),
         };
@@ -97,6 +103,10 @@ impl Control {
             .merge(oauth::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(register::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(known)
+            .layer(axum::middleware::from_fn_with_state(
+                Arc::clone(plane),
+                arrival::layer,
+            ))
             .layer(axum::middleware::from_fn(browser::layer))
             .layer(axum::middleware::from_fn(passage::layer))
     }

@@ -22,6 +22,7 @@ use std::{
 use temporalio_common::protos::temporal::api::enums::v1::TaskQueueType;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use xylem_control::Limits;
 use xylem_ids::{IdError, Namespace, TaskQueue};
 use xylem_stateful::{RegisterError, WATCH_QUEUE_SUFFIX, Workflows};
 
@@ -180,6 +181,12 @@ impl Dev {
         let server = Server::start(ServerConfig {
             development: true,
             single_operator: true,
+            // One developer on one machine: whatever is tried out there asks as fast as it can.
+            limits: Limits {
+                requests_per_address: 0,
+                requests_per_agent: 0,
+                ..Limits::default()
+            },
             listen: control_addresses(&config, before.as_ref()),
             sweep_after_rotation: config.sweep_after_rotation,
             ..ServerConfig::new(data.clone(), options.clone())

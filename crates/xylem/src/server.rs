@@ -30,8 +30,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::LogError;
 use xylem_control::{
-    AddressPolicy, Alerts, Backups, Control, Listener, NewError, Parts, SYSTEM, ServeError,
-    Settings, TlsFiles, temporal::Cluster,
+    AddressPolicy, Alerts, Backups, Control, Limits, Listener, NewError, Parts, Proxies, SYSTEM,
+    ServeError, Settings, TlsFiles, temporal::Cluster,
 };
 use xylem_identity::{BlockList, Identity, IdentityError, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, Roles, TaskQueue};
@@ -73,6 +73,10 @@ pub struct ServerConfig {
     pub public_url: Option<String>,
     /// The pages that may ask from within a browser, by their origin.
     pub cors_origins: Vec<Origin>,
+    /// The proxies that are believed about where a request comes from.
+    pub proxies: Proxies,
+    /// What one caller may take up.
+    pub limits: Limits,
     /// Whether anybody may register, in the role `user`; by invitation only otherwise.
     pub open_registration: bool,
     /// Whoever has one of these roles and signs in without a second factor may only enrol one.
@@ -110,6 +114,8 @@ impl ServerConfig {
             tls: None,
             public_url: None,
             cors_origins: Vec::new(),
+            proxies: Proxies::default(),
+            limits: Limits::default(),
             open_registration: false,
             second_factor_for: Roles::new(),
             password_block_list: None,
@@ -225,6 +231,8 @@ impl Server {
             intake_adopted: config.development,
             sweep_after_rotation: config.sweep_after_rotation,
             cors_origins: config.cors_origins,
+            proxies: config.proxies,
+            limits: config.limits,
             open_registration: config.open_registration,
             addresses: AddressPolicy {
                 development: config.development,

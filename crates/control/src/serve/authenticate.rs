@@ -1,6 +1,6 @@
 //! In front of gRPC and REST alike: nobody in without a key.
 
-use super::passage::Passage;
+use super::{arrival, passage::Passage};
 use crate::{
     caller::{self, Call},
     fault::Fault,
@@ -8,17 +8,14 @@ use crate::{
 };
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::{
         HeaderMap, HeaderValue, Response,
         header::{AUTHORIZATION, WWW_AUTHENTICATE},
     },
     middleware::Next,
 };
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 use tonic::Status;
 use xylem_audit::{Kind, Source};
 use xylem_identity::{Principal, Unauthenticated};
@@ -30,12 +27,12 @@ pub(crate) async fn layer(
     next: Next,
 ) -> Response<Body> {
     let passage = Passage::of(&request);
-    let peer = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .copied();
-    let address = peer.map(|peer| peer.0.ip());
+    let address = passage.address();
     let authenticated = authenticate(&plane, request.headers(), address).await;
+    let authenticated = authenticated.and_then(|principal| {
+        passage.by(principal.agent());
+        arrival::of_agent(&plane, &passage, &principal).map(|()| principal)
+    });
     // Nothing behind this needs the key; what is not there is not logged.
     request.headers_mut().remove(AUTHORIZATION);
     let mut call = Call {
@@ -46,7 +43,6 @@ pub(crate) async fn layer(
     };
     match authenticated {
         Ok(principal) => {
-            passage.by(principal.agent());
             call.principal = Some(Arc::new(principal));
             caller::within(call, next.run(request)).await
         }

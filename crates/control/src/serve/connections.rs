@@ -5,6 +5,8 @@ use super::{
     limits::Limits,
     listener::{Listener, ServeError},
     patient::{Patient, Timely},
+    proxies::Proxies,
+    rates::network,
 };
 use crate::metrics::{Metrics, add};
 use axum::{
@@ -23,7 +25,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -57,6 +59,7 @@ const EXHAUSTED: Duration = Duration::from_millis(200);
 pub(super) struct Shared {
     pub(super) router: Router,
     pub(super) limits: Limits,
+    pub(super) proxies: Proxies,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
 }
@@ -84,8 +87,12 @@ pub(super) async fn serve(listener: Listener, shared: Shared) -> Result<(), Serv
                 continue;
             }
         };
-        let Some(source) = Sources::take(&sources, peer, shared.limits.connections_per_address)
-        else {
+        // The connections of a proxy are those of many: what comes over them is limited instead.
+        let most = match shared.proxies.trusts(peer.ip()) {
+            true => usize::MAX,
+            false => shared.limits.connections_per_address,
+        };
+        let Some(source) = Sources::take(&sources, peer, most) else {
             add(&shared.metrics.connections_refused, 1);
             continue;
         };
@@ -153,17 +160,6 @@ impl Drop for Source {
             if *count == 0 {
                 counts.remove(&self.address);
             }
-        }
-    }
-}
-
-/// What one customer of a network provider has: an IPv4 address, or an IPv6 network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) & (u128::MAX << 64);
-            Ipv6Addr::from(network).into()
         }
     }
 }

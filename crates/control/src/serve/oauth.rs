@@ -5,7 +5,7 @@ use super::passage::Passage;
 use crate::plane::Plane;
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::{
         HeaderMap, HeaderValue, StatusCode, Uri,
         header::{
@@ -18,11 +18,7 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use url::form_urlencoded;
 use xylem_audit::{Entry, Kind, Label, Source, SubjectKind, Verdict};
 use xylem_identity::{
@@ -94,8 +90,7 @@ struct Asked {
 impl Asked {
     async fn read(request: Request) -> Self {
         let passage = Passage::of(&request);
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let address = peer.map(|peer| peer.0.ip());
+        let address = passage.address();
         let (parts, body) = request.into_parts();
         let form = match axum::body::to_bytes(body, MAX_FORM).await {
             Ok(body) => Form::read(&parts.headers, &parts.uri, &body),

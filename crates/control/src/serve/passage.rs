@@ -5,12 +5,12 @@
 use crate::caller::RequestId;
 use axum::{
     body::Body,
-    extract::{ConnectInfo, MatchedPath, Request},
+    extract::{MatchedPath, Request},
     http::{HeaderMap, HeaderValue, Response},
     middleware::Next,
 };
 use std::{
-    net::SocketAddr,
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -30,6 +30,8 @@ pub(crate) struct Passage {
 
 #[derive(Debug, Default)]
 struct Found {
+    address: OnceLock<IpAddr>,
+    too_many: OnceLock<()>,
     agent: OnceLock<AgentId>,
     rpc: OnceLock<Rpc>,
     code: OnceLock<Code>,
@@ -47,6 +49,21 @@ impl Passage {
         passed
             .cloned()
             .unwrap_or_else(|| Self::new(RequestId::generate()))
+    }
+
+    /// From which address it came.
+    pub(super) fn came_from(&self, address: IpAddr) {
+        let _ = self.found.address.set(address);
+    }
+
+    /// The address it came from; none without a listener.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.found.address.get().copied()
+    }
+
+    /// That it was refused because there were too many.
+    pub(super) fn was_too_many(&self) {
+        let _ = self.found.too_many.set(());
     }
 
     /// Who made it.
@@ -67,7 +84,6 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response<Body> {
     let began = Instant::now();
     let method = request.method().clone();
     let extensions = request.extensions_mut();
-    let peer = extensions.get::<ConnectInfo<SocketAddr>>().copied();
     let route = extensions.get::<MatchedPath>().cloned();
     extensions.insert(passage.clone());
     let mut response = next.run(request).await;
@@ -75,6 +91,10 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response<Body> {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     let found = &passage.found;
+    // A flood is counted, in the metrics and in the audit log, and fills no disk.
+    if found.too_many.get().is_some() {
+        return response;
+    }
     let rpc = found.rpc.get().map(|rpc| rpc.name());
     tracing::info!(
         request.id = %passage.id,
@@ -83,7 +103,7 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response<Body> {
         status = response.status().as_u16(),
         code = found.code.get().map(tracing::field::debug),
         agent = found.agent.get().map(tracing::field::display),
-        source = peer.map(|peer| tracing::field::display(peer.0.ip())),
+        source = found.address.get().map(tracing::field::display),
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "answered"
     );

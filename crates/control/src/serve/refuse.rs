@@ -5,7 +5,7 @@
 //! looks like one.
 
 use super::passage::Passage;
-use crate::fault::{FIELD, REASON};
+use crate::fault::{FIELD, Fault, REASON};
 use axum::{
     body::{Body, to_bytes},
     extract::Request,
@@ -18,21 +18,42 @@ use axum::{
 use percent_encoding::percent_decode_str;
 use rest_over_grpc::handling::Code;
 use serde_json::{Value, json};
+use tonic::Status;
 
 /// An error body is never larger.
 const MAX_ERROR: usize = 64 * 1024;
 
 /// The axum layer: leaves gRPC alone.
 pub(crate) async fn layer(request: Request, next: Next) -> Response<Body> {
-    let grpc = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    let passage = Passage::of(&request);
+    let (grpc, passage) = (is_grpc(&request), Passage::of(&request));
     let response = next.run(request).await;
     if grpc {
         return response;
     }
+    restful(response, &passage).await
+}
+
+/// What answers a request that goes no further, in the form that its sender reads.
+pub(super) fn answer(
+    request: &Request,
+    fault: Fault,
+) -> impl Future<Output = Response<Body>> + use<> {
+    let (grpc, passage) = (is_grpc(request), Passage::of(request));
+    let response = Status::from(fault).into_http();
+    async move {
+        if grpc {
+            return response;
+        }
+        restful(response, &passage).await
+    }
+}
+
+fn is_grpc(request: &Request) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+async fn restful(response: Response<Body>, passage: &Passage) -> Response<Body> {
     let code = grpc_status(response.headers());
     let status = code.map_or_else(|| response.status(), Code::to_http_status);
     if status.is_success() {

@@ -9,7 +9,7 @@ use crate::{
 use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::post,
@@ -17,7 +17,7 @@ use axum::{
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 use tonic::Status;
 use xylem_audit::{Entry, Kind, Label, Source, Verdict};
 use xylem_identity::{Agent, IdentityError, Registration};
@@ -53,11 +53,11 @@ fn invitation<'de, D: Deserializer<'de>>(given: D) -> Result<Option<SecretString
 }
 
 async fn register(State(plane): State<Arc<Plane>>, request: Request) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let passage = Passage::of(&request);
     let call = Call {
-        passage: Passage::of(&request),
+        address: passage.address(),
+        passage,
         principal: None,
-        address: peer.map(|peer| peer.0.ip()),
         reach: None,
     };
     let made = async {

@@ -20,7 +20,7 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
-use xylem_control::{ServeError, TlsFiles};
+use xylem_control::{Limits, Proxies, ProxyHeader, ServeError, TlsFiles};
 use xylem_ids::{IdError, Namespace, Origin, TaskQueue};
 use xylem_seal::EnvelopeKey;
 
@@ -105,7 +105,7 @@ impl TemporalArguments {
 /// How much a worker does at the same time.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Limits")]
-pub(crate) struct Limits {
+pub(crate) struct WorkerLimits {
     /// Workflow tasks at the same time
     #[arg(long, value_name = "COUNT", default_value_t = WorkerSlots::default().workflow_tasks)]
     workflow_slots: usize,
@@ -126,7 +126,7 @@ pub(crate) struct WorkerArguments {
     #[arg(long = "private-network", value_name = "CIDR")]
     private_networks: Vec<IpNet>,
     #[command(flatten)]
-    limits: Limits,
+    limits: WorkerLimits,
     #[command(flatten)]
     temporal: TemporalArguments,
 }
@@ -364,6 +364,37 @@ struct Listening {
     /// A web page that may ask from within a browser, by its origin; can be repeated
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
     cors_origins: Vec<Origin>,
+    /// A network of proxies that are believed about where a request comes from, such as 10.0.0.0/24; can
+    /// be repeated. Nobody else is believed
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    trusted_proxies: Vec<IpNet>,
+    /// The header in which they say it; the other one is not looked at
+    #[arg(long, value_enum, value_name = "HEADER", default_value_t)]
+    proxy_header: Header,
+    /// Requests a second that are taken from one address, or one /64 network with IPv6, and five
+    /// seconds' worth of them at once; 0 is no limit
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_address)]
+    requests_per_address: u32,
+    /// The same for one agent, over all its API keys and sessions; workers ask twice for each call of
+    /// a tool
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_agent)]
+    requests_per_agent: u32,
+    /// Connections at the same time; further ones wait
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections)]
+    connections: usize,
+    /// How many of them may come from one address that is no trusted proxy; further ones are refused
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_address)]
+    connections_per_address: usize,
+}
+
+/// The header in which proxies say where a request comes from.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Header {
+    /// The one that nearly all proxies write
+    #[default]
+    XForwardedFor,
+    /// That of RFC 7239
+    Forwarded,
 }
 
 impl Listening {
@@ -373,6 +404,26 @@ impl Listening {
             key: self.listen_key.clone()?,
             client_ca: self.listen_client_ca.clone(),
         })
+    }
+
+    fn proxies(&self) -> Proxies {
+        Proxies {
+            trusted: self.trusted_proxies.clone(),
+            header: match self.proxy_header {
+                Header::XForwardedFor => ProxyHeader::XForwardedFor,
+                Header::Forwarded => ProxyHeader::Forwarded,
+            },
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            requests_per_address: self.requests_per_address,
+            requests_per_agent: self.requests_per_agent,
+            connections: self.connections,
+            connections_per_address: self.connections_per_address,
+            ..Limits::default()
+        }
     }
 }
 
@@ -406,6 +457,8 @@ pub(crate) async fn server(
     let mut server = Server::start(ServerConfig {
         database: Database::from_environment().map_err(ServerError::from)?,
         tls: arguments.listening.tls(),
+        proxies: arguments.listening.proxies(),
+        limits: arguments.listening.limits(),
         listen: vec![arguments.listening.listen],
         public_url: arguments.listening.public_url.map(|url| url.to_string()),
         cors_origins: arguments.listening.cors_origins,
