@@ -13,14 +13,18 @@ pub(crate) fn complete(contract: &Contract, document: &str) -> Result<String, se
         "apiKey": { "type": "http", "scheme": "bearer", "description": "An API key, xyk_…, or an access token" }
     });
     for method in contract.methods() {
-        for binding in contract.http(&method) {
+        for (number, binding) in contract.http(&method).into_iter().enumerate() {
             let operation = &mut document["paths"][&binding.path][binding.verb.to_lowercase()];
             describe_method(&method, operation);
+            // Generators name functions by it, so no two operations may share one.
+            if number > 0 {
+                operation["operationId"] = json!(format!("{}.{number}", method.name()));
+            }
         }
     }
     for message in contract.messages() {
-        let schema = &mut document["components"]["schemas"][message.full_name()];
-        if schema.is_object() {
+        // Messages that travel in path and query alone have none.
+        if let Some(schema) = document["components"]["schemas"].get_mut(message.full_name()) {
             describe_message(message, schema);
         }
     }
@@ -52,28 +56,39 @@ fn describe_method(method: &MethodDescriptor, operation: &mut Value) {
     operation["summary"] = json!(first.trim());
     operation["description"] = json!(text);
     operation["tags"] = json!([method.parent_service().name()]);
-    let Some(parameters) = operation["parameters"].as_array_mut() else {
-        return;
-    };
-    for parameter in parameters {
-        let name = parameter["name"].as_str().unwrap_or_default().to_owned();
-        let field = method
-            .input()
-            .fields()
-            .find(|f| f.json_name() == name || f.name() == name);
-        if let Some(field) = field {
+    let parameters = operation.get_mut("parameters");
+    for parameter in parameters
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        let name = parameter["name"].as_str().unwrap_or_default();
+        if let Some(field) = field_at(&method.input(), name) {
             parameter["description"] = json!(field_comment(&field));
         }
+    }
+}
+
+/// The field that a parameter stands for: `pageSize`, or one inside of another, `filter.agent`.
+fn field_at(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    let (first, inner) = name
+        .split_once('.')
+        .map_or((name, None), |(a, b)| (a, Some(b)));
+    let mut fields = message.fields();
+    let field = fields.find(|field| field.json_name() == first || field.name() == first)?;
+    match inner {
+        Some(inner) => field_at(field.kind().as_message()?, inner),
+        None => Some(field),
     }
 }
 
 fn describe_message(message: &MessageDescriptor, schema: &mut Value) {
     schema["description"] = json!(comment(&message.parent_file(), message.path()));
     for field in message.fields() {
-        let property = &mut schema["properties"][field.json_name()];
-        if !property.is_object() {
+        let properties = schema.get_mut("properties");
+        let Some(property) = properties.and_then(|all| all.get_mut(field.json_name())) else {
             continue;
-        }
+        };
         property["description"] = json!(field_comment(&field));
         if is_secret(&field) {
             property["format"] = json!("password");

@@ -197,6 +197,49 @@ fn every_rpc_has_its_own_rest_form() {
     }
 }
 
+/// Null is no schema and no list of parameters: generators of clients refuse the document.
+#[test]
+fn nothing_in_the_document_is_null() {
+    fn nulls(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Null => found.push(at.to_owned()),
+            serde_json::Value::Object(fields) => {
+                for (name, field) in fields {
+                    nulls(field, &format!("{at}/{name}"), found);
+                }
+            }
+            serde_json::Value::Array(items) => {
+                for item in items {
+                    nulls(item, at, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let document = serde_json::from_str(xylem_proto::OPENAPI).expect("the document is JSON");
+    let mut found = Vec::new();
+    nulls(&document, "", &mut found);
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn no_two_operations_share_an_id() {
+    let document: serde_json::Value =
+        serde_json::from_str(xylem_proto::OPENAPI).expect("the document is JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    let operations = paths.values().filter_map(serde_json::Value::as_object);
+    let ids: Vec<_> = operations
+        .flat_map(|operations| operations.values())
+        .map(|operation| operation["operationId"].as_str().expect("an id"))
+        .collect();
+    assert!(ids.len() > v1::Rpc::ALL.len());
+    assert_eq!(
+        ids.iter().collect::<BTreeSet<_>>().len(),
+        ids.len(),
+        "{ids:?}"
+    );
+}
+
 /// `refreshToken`, as it is called in JSON.
 fn json_name(field: &str) -> String {
     let mut parts = field.split('_');
