@@ -14,6 +14,7 @@ mod check;
 mod demo;
 mod dependencies;
 mod metadata;
+mod packages;
 mod process;
 mod temporal;
 mod test;

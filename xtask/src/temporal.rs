@@ -111,10 +111,10 @@ impl Shelf {
 }
 
 /// A directory beside the program, so that moving it into place is atomic; removed when done.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    fn make(beside: &Path) -> Result<Self> {
+    pub(crate) fn make(beside: &Path) -> Result<Self> {
         let path = beside.join(format!(".fetch-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(Self(path))

@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::{process, temporal, workspace::Workspace};
+use crate::{packages, process, temporal, workspace::Workspace};
 use anyhow::Result;
 use std::{env, fs, path::PathBuf};
 
@@ -16,10 +16,11 @@ pub(crate) struct Options {
 /// Tests that need PostgreSQL's programs.
 const POSTGRES_TESTS: &str = "(binary(postgres) or binary(stack_planes))";
 
-/// Runs the tests with the Temporal CLI they need. Where PostgreSQL is not installed, its tests are
+/// Runs the tests with the Temporal CLI and the Python packages they need. Where PostgreSQL is not installed, its tests are
 /// skipped.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let temporal = temporal::locate(workspace)?;
+    let packages = packages::locate(workspace)?;
     let mut runner = if has_nextest(workspace) {
         let mut runner = workspace.cargo("nextest");
         runner.arg("run");
@@ -38,7 +39,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     process::run(
         runner
             .args(&options.arguments)
-            .env(temporal::VARIABLE, &temporal),
+            .env(temporal::VARIABLE, &temporal)
+            .env(packages::VARIABLE, &packages),
     )?;
     if options.arguments.is_empty() {
         let mut documentation = workspace.cargo("test");

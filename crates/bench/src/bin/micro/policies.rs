@@ -55,7 +55,8 @@ fn decide(engine: &Engine, policies: usize) -> Result<Vec<Duration>> {
     Ok(took)
 }
 
-/// One call out of 500 pairs of agent and tool.
+/// One call out of 500 pairs of agent and tool. Every third is of an agent that no policy names, in
+/// a role that none allows anything: the more policies there are, the fewer others are denied.
 struct Call {
     agent: AgentId,
     roles: BTreeSet<Role>,
@@ -70,9 +71,15 @@ impl Call {
         // The agents and tools of policies that name both, and others.
         let about = n * 7 % policies;
         let regions = ["eu-1", "us-1"];
+        let (agent, roles) = if n.is_multiple_of(3) {
+            (format!("stranger-{n}"), [Role::Worker].into())
+        } else {
+            let agent = format!("agent-{}", about % 200);
+            (agent, [Role::User, Role::Auditor].into())
+        };
         Ok(Self {
-            agent: format!("agent-{}", about % 200).parse()?,
-            roles: [Role::User, Role::Auditor].into(),
+            agent: agent.parse()?,
+            roles,
             tool: ToolFacts {
                 name: format!("tool-{}", about % 97).parse()?,
                 tags: [
