@@ -22,11 +22,13 @@ pub(crate) fn locate(workspace: &Workspace) -> Result<PathBuf> {
     if place.is_dir() {
         return Ok(place);
     }
-    let scratch = Scratch::make(&place)?;
+    let scratch = Scratch::make(&workspace.tools())?;
     let into = scratch.0.join("packages");
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--no-input"])
-        .args(["--disable-pip-version-check", "--only-binary=:all:"])
+        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
+        // The requirements name everything.
+        .args(["--no-deps", "--only-binary=:all:"])
         .arg("--target")
         .arg(&into)
         .arg("--requirement")

@@ -110,12 +110,13 @@ impl Shelf {
     }
 }
 
-/// A directory beside the program, so that moving it into place is atomic; removed when done.
+/// A directory where something is fetched into, near enough that moving it into place is atomic;
+/// removed when done.
 pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    pub(crate) fn make(beside: &Path) -> Result<Self> {
-        let path = beside.join(format!(".fetch-{}", std::process::id()));
+    pub(crate) fn make(within: &Path) -> Result<Self> {
+        let path = within.join(format!(".fetch-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(Self(path))
     }
