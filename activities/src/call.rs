@@ -2,26 +2,26 @@
 
 use crate::{
     answer::{self, Clean},
+    carry::Carried,
     definitions::Definitions,
     failure::{ApiAnswer, Failure, Used},
     lease::Lease,
     ports::{Outcome, Ports, Redeem, Redeemed, TaskClaims},
-    redact::Redactor,
     refusals::Refusals,
     request::{self, Request},
     status::{Verdict, verdict},
-    tool::{Auth, ReadyTool},
+    tool::ReadyTool,
 };
-use http::{HeaderName, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
+use serde_json::Value;
 use std::{
     future::Future,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use xylem_ids::{Order, ToolName};
 use xylem_outbound::{Answer, Outbound, SendError};
 use xylem_stateful::activity::{ToolAnswer, ToolCall};
-use zeroize::Zeroizing;
 
 /// What is left of the activity's own deadline for the release and the answer.
 const MARGIN: Duration = Duration::from_secs(3);
@@ -53,7 +53,7 @@ struct Permitted {
     used: Used,
     lease: Lease,
     token: SecretString,
-    header: (HeaderName, HeaderValue),
+    carried: Carried,
     newer_grant: Option<String>,
     timeout: Duration,
 }
@@ -163,8 +163,8 @@ impl ToolCaller {
             }
             checked => checked,
         };
-        let header = match checked {
-            Ok(header) => header,
+        let carried = match checked {
+            Ok(carried) => carried,
             Err(failure) => {
                 lease.end(Outcome::NotSent, None).await;
                 return Err(failure);
@@ -175,14 +175,14 @@ impl ToolCaller {
             used,
             lease,
             token: redeemed.token,
-            header,
+            carried,
             newer_grant: redeemed.newer_grant,
         })
     }
 
     async fn send(
         &self,
-        ready: &ReadyTool,
+        ready: &Arc<ReadyTool>,
         request: Request,
         permitted: Permitted,
         refusals: Option<Refusals>,
@@ -192,12 +192,12 @@ impl ToolCaller {
             used,
             lease,
             token,
-            header,
+            carried,
             newer_grant,
             timeout,
         } = permitted;
         let limit = ready.max_response_bytes();
-        let request = request.with(header);
+        let request = request.with(carried);
         let sent = tokio::select! {
             biased;
             () = cancelled => {
@@ -231,6 +231,7 @@ impl ToolCaller {
                 answer: ApiAnswer { status, body },
             });
         }
+        let body = checked(ready, body).await?;
         fitting(
             ready,
             ToolAnswer {
@@ -251,7 +252,7 @@ impl ToolCaller {
     ) -> Result<Clean, Failure> {
         let limit = ready.max_response_bytes();
         let listed = ready.response_headers.clone();
-        let cleaned = answer::clean(answer, Redactor::new(token), listed, limit).await;
+        let cleaned = answer::clean(answer, ready.carrier.redactor(token), listed, limit).await;
         cleaned.map_err(|answer::TooLarge| Failure::TooLarge {
             tool: ready.tool.name.clone(),
             limit,
@@ -259,13 +260,13 @@ impl ToolCaller {
     }
 }
 
-/// Whether tool, audience and URL agree, and the header that carries the token.
+/// Whether tool, audience and URL agree, and the token as the request carries it.
 fn agree(
     ready: &ReadyTool,
     request: &Request,
     redeemed: &Redeemed,
     used: &Used,
-) -> Result<(HeaderName, HeaderValue), Failure> {
+) -> Result<Carried, Failure> {
     let tool = ready.tool.name.clone();
     if redeemed.tool_hash != ready.tool.hash {
         return Err(Failure::ToolChanged { tool });
@@ -278,17 +279,29 @@ fn agree(
             used: Box::new(used.clone()),
         });
     }
-    let text = Zeroizing::new(match ready.tool.auth {
-        Auth::Bearer => format!("Bearer {}", redeemed.token.expose_secret()),
-        Auth::Header(_) => redeemed.token.expose_secret().to_owned(),
-    });
-    let value = HeaderValue::from_str(&text).map_err(|_| Failure::Unsendable {
+    let carried = ready.carrier.carry(&redeemed.token);
+    carried.ok_or_else(|| Failure::Unsendable {
         tool,
         used: Box::new(used.clone()),
-    });
-    let mut value = value?;
-    value.set_sensitive(true);
-    Ok((ready.auth_header.clone(), value))
+    })
+}
+
+/// The body of a successful answer, if it is what the tool's definition says. The work of checking
+/// one is not done where other calls wait.
+async fn checked(ready: &Arc<ReadyTool>, body: Value) -> Result<Value, Failure> {
+    if !ready.checks_answers() {
+        return Ok(body);
+    }
+    let tool = ready.clone();
+    let work = move || tool.check_answer(&body).map(|()| body);
+    let checked = tokio::task::spawn_blocking(work).await;
+    // The thread ends without an answer only if checking panicked.
+    checked.unwrap_or_else(|_| {
+        Err(Failure::Definition {
+            tool: ready.tool.name.clone(),
+            what: "its schema of answers cannot be checked",
+        })
+    })
 }
 
 /// An answer that Temporal would not take fails here: there it would count as a failure of the

@@ -5,7 +5,7 @@ use crate::{
     PortError, Released,
     fake::{claims, tree},
     ports::{AuditSink, Release, TokenSource, ToolDirectory},
-    tool::{Tool, tests::tool},
+    tool::{Auth, Tool, tests::tool},
 };
 use acme_api::{AcmeApi, Behaviour, Encoding};
 use async_trait::async_trait;
@@ -737,16 +737,129 @@ async fn a_token_that_fits_no_header_is_named_and_not_shown() {
 }
 
 #[tokio::test]
-async fn a_token_in_a_header_of_its_own_is_redacted_as_well() {
+async fn a_token_is_sent_as_registered_and_taken_out_of_every_echo() {
     let stage = Stage::new().await;
+    let user = "deploy".to_owned();
+    for auth in [
+        Auth::Bearer,
+        Auth::Header("X-Api-Key".to_owned()),
+        Auth::Query("api_key".to_owned()),
+        Auth::Basic {
+            username: Some(user),
+        },
+    ] {
+        stage.vault.change(|tool| {
+            tool.auth = auth.clone();
+            tool.hash = format!("{auth:?}");
+        });
+        stage.acme.behave_well();
+        // The first call meets the definition that was kept.
+        let _ = stage.call().await;
+        let answer = stage.call().await.expect("an answer");
+        assert_eq!(answer.body, json!({ "status": "ok" }), "{auth:?}");
+        for encoding in Encoding::ALL {
+            let status = 200;
+            stage
+                .acme
+                .behave(None, Behaviour::Echo { encoding, status });
+            let answer = stage.call().await.expect("an answer");
+            let body = answer.body.to_string();
+            assert!(body.contains("[redacted]"), "{auth:?} {encoding:?}: {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn user_and_password_in_one_are_redacted_each() {
+    let stage = Stage::new().await;
+    let password = stage.token();
+    stage.vault.token.lock().expect("not poisoned").0 = format!("deploy:{password}");
     stage
         .vault
-        .change(|tool| tool.auth = Auth::Header("X-Api-Key".to_owned()));
-    // Acme wants a bearer token: the call is refused, and the token still goes nowhere else.
-    assert!(matches!(
-        stage.failure().await,
-        Failure::Unauthorized { .. }
-    ));
+        .change(|tool| tool.auth = Auth::Basic { username: None });
+    assert_eq!(stage.call().await.expect("an answer").status, 200);
+    for encoding in Encoding::ALL {
+        let status = 200;
+        stage
+            .acme
+            .behave(None, Behaviour::Echo { encoding, status });
+        let answer = stage.call().await.expect("an answer");
+        let text = serde_json::to_string(&answer).expect("JSON");
+        assert!(!text.contains(&password), "{encoding:?}");
+    }
+    stage.vault.token.lock().expect("not poisoned").0 = "no-user-in-this-one".to_owned();
+    let failure = stage.failure().await;
+    assert!(matches!(failure, Failure::Unsendable { .. }), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_goes_nowhere_else() {
+    let stage = Stage::new().await;
+    let elsewhere = AcmeApi::start(ANY).await.expect("a free port");
+    stage
+        .vault
+        .change(|tool| tool.auth = Auth::Query("api_key".to_owned()));
+    let taken = stage
+        .call_with(Attempt::default(), None, json!({ "API_KEY": "mine" }))
+        .await;
+    assert!(
+        matches!(taken, Err(Failure::Parameters { .. })),
+        "{taken:?}"
+    );
+    assert_eq!(stage.vault.redeemed(), 0);
+    // Every failure is searched for the token, see `is_clean`.
+    let location = format!("{}/v1/status", elsewhere.url());
+    for behaviour in [
+        Behaviour::Redirect { location },
+        Behaviour::Status { status: 422 },
+        Behaviour::Status { status: 500 },
+        Behaviour::Refuse,
+        Behaviour::Throttle { retry_after: None },
+    ] {
+        stage.acme.behave(None, behaviour);
+        stage.failure().await;
+    }
+    assert_eq!(elsewhere.stats_of("unknown").refusals, 0);
+    let request = request::build(
+        &ReadyTool::new(tool()).expect("a good definition"),
+        &json!({}),
+        None,
+    );
+    let token = SecretString::from(stage.token());
+    let sent = request
+        .expect("a good request")
+        .with(Carried::Query("api_key".to_owned(), token));
+    assert!(sent.url.query().expect("a query").contains(&stage.token()));
+    assert!(!format!("{sent:?}").contains(&stage.token()));
+}
+
+#[tokio::test]
+async fn an_answer_against_its_schema_fails_for_good_without_being_shown() {
+    let stage = Stage::new().await;
+    let schema = json!({ "type": "object", "required": ["status"] });
+    stage
+        .vault
+        .change(|tool| tool.response_schema = Some(schema));
+    assert_eq!(stage.call().await.expect("an answer").status, 200);
+    stage.vault.change(|tool| {
+        let schema = json!({ "properties": { "status": { "type": "integer" } } });
+        tool.response_schema = Some(schema);
+        tool.hash = "h2".to_owned();
+    });
+    assert!(matches!(stage.failure().await, Failure::ToolChanged { .. }));
+    let failure = stage.failure().await;
+    assert_eq!(failure.kind(), "xylem.response_schema");
+    let message = failure.message();
+    assert!(
+        message.contains("'/status'") && !message.contains("ok"),
+        "{message}"
+    );
+    // The token was good, and the API did what it was asked.
+    let outcomes = stage.vault.outcomes();
+    assert_eq!(outcomes.last(), Some(&(Outcome::Succeeded, Some(200))));
+    // What the API rejects is told as it is.
+    stage.acme.behave(None, Behaviour::Status { status: 422 });
+    assert!(matches!(stage.failure().await, Failure::ApiRejected { .. }));
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub(crate) enum Failure {
         origin: Origin,
         used: Box<Used>,
     },
-    /// The token cannot be put into a header.
+    /// The token does not fit where it is to be sent.
     Unsendable { tool: ToolName, used: Box<Used> },
     /// The definition changed between the check and the redemption.
     ToolChanged { tool: ToolName },
@@ -98,6 +98,12 @@ pub(crate) enum Failure {
     Redirect { tool: ToolName, status: u16 },
     /// The response is larger than the tool allows.
     TooLarge { tool: ToolName, limit: usize },
+    /// The answer does not fit the tool's schema of answers.
+    Response {
+        tool: ToolName,
+        place: String,
+        rule: String,
+    },
     /// No answer, or not a whole one.
     NoAnswer { tool: ToolName, what: &'static str },
     /// Temporal did not answer as expected.
@@ -155,6 +161,7 @@ impl Failure {
             Self::ApiRejected { .. } => ("xylem.api_rejected", Never),
             Self::Redirect { .. } => ("xylem.redirect", Never),
             Self::TooLarge { .. } => ("xylem.response_too_large", Never),
+            Self::Response { .. } => ("xylem.response_schema", Never),
             Self::NoAnswer { .. } => ("xylem.no_answer", ByPolicy),
             Self::Temporal { .. } => ("xylem.temporal", ByPolicy),
         };
@@ -195,8 +202,9 @@ impl Failure {
                  with that audience, or call a tool it is meant for"
             ),
             Self::Unsendable { tool, used } => format!(
-                "tool '{tool}' was not called: {used} has characters that cannot be sent in a \
-                 header; rotate it"
+                "tool '{tool}' was not called: {used} cannot be sent as the tool says; a header \
+                 takes visible characters, basic authentication without a user `user:password`: \
+                 rotate the token"
             ),
             Self::ToolChanged { tool } => {
                 format!("tool '{tool}' was registered anew during the call: it is tried again")
@@ -226,6 +234,11 @@ impl Failure {
             Self::TooLarge { tool, limit } => format!(
                 "the response of tool '{tool}' is larger than {limit} bytes: ask for less, or \
                  register the tool with a higher limit"
+            ),
+            Self::Response { tool, place, rule } => format!(
+                "the answer of tool '{tool}' is not what its definition says: at '{place}' it \
+                 breaks the rule '{rule}' of the schema; the API changed, or the tool is to be \
+                 registered with another schema"
             ),
             Self::NoAnswer { tool, what } => format!("tool '{tool}' gave no answer: {what}"),
             Self::Temporal { what } => format!("Temporal did not answer: {what}; tried again"),

@@ -14,6 +14,7 @@
 mod activities;
 mod answer;
 mod call;
+mod carry;
 mod children;
 mod definitions;
 mod executions;

@@ -43,22 +43,29 @@ pub(crate) struct Redactor {
 impl Redactor {
     /// A redactor for a token.
     pub(crate) fn new(token: &SecretString) -> Self {
-        let token = token.expose_secret().as_bytes();
-        let mut patterns = Vec::new();
-        if !token.is_empty() {
-            patterns.push(Pattern {
+        Self {
+            patterns: Vec::new(),
+        }
+        .and(token.expose_secret())
+    }
+
+    /// The same, for one more secret.
+    pub(crate) fn and(mut self, secret: &str) -> Self {
+        let secret = secret.as_bytes();
+        if !secret.is_empty() {
+            self.patterns.push(Pattern {
                 form: Form::Plain,
-                units: Zeroizing::new(token.to_vec()),
+                units: Zeroizing::new(secret.to_vec()),
             });
-            patterns.push(Pattern {
+            self.patterns.push(Pattern {
                 form: Form::Hexadecimal,
-                units: Zeroizing::new(hex::encode(token).into_bytes()),
+                units: Zeroizing::new(hex::encode(secret).into_bytes()),
             });
             for offset in 0..3 {
-                patterns.extend(base64_cores(token, offset));
+                self.patterns.extend(base64_cores(secret, offset));
             }
         }
-        Self { patterns }
+        self
     }
 
     /// The bytes without the token.

@@ -1,6 +1,7 @@
 //! From parameters to an HTTP request without its token.
 
 use crate::{
+    carry::Carried,
     failure::Failure,
     template::fill,
     tool::{Place, ReadyTool},
@@ -9,6 +10,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{ACCEPT, CONTENT_TYPE},
 };
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use url::Url;
 use xylem_ids::{Audience, Origin};
@@ -28,9 +30,9 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// The request with the header that carries its token.
-    pub(crate) fn with(self, (name, value): (HeaderName, HeaderValue)) -> outbound::Request {
-        let mut headers = self.headers;
+    /// The request with its token: the last that is done to it before it is sent.
+    pub(crate) fn with(self, token: Carried) -> outbound::Request {
+        let (mut url, mut headers) = (self.url, self.headers);
         headers.insert(
             ACCEPT,
             HeaderValue::from_static("application/json, */*;q=0.5"),
@@ -38,10 +40,18 @@ impl Request {
         if self.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        headers.insert(name, value);
+        match token {
+            Carried::Header(name, value) => {
+                headers.insert(name, value);
+            }
+            Carried::Query(name, token) => {
+                let mut query = url.query_pairs_mut();
+                query.append_pair(&name, token.expose_secret());
+            }
+        }
         outbound::Request {
             method: self.method,
-            url: self.url,
+            url,
             headers,
             body: self.body,
         }
@@ -73,6 +83,9 @@ pub(crate) fn build(
         match ready.place(name) {
             Place::Path if ready.is_in_path(name) => {}
             Place::Path => return Err(wrong(format!("'{name}' has no place in the path"))),
+            Place::Query if ready.carrier.is_in_query(name) => {
+                return Err(wrong(format!("'{name}' is the name of the token")));
+            }
             Place::Query => append(&mut url, name, value).map_err(wrong)?,
             Place::Header => {
                 let (name, value) = header(name, value).map_err(wrong)?;

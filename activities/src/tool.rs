@@ -1,6 +1,6 @@
 //! A registered tool, and the same made ready to be called.
 
-use crate::failure::Failure;
+use crate::{carry::Carrier, failure::Failure};
 use http::{HeaderName, Method};
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
@@ -8,10 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use xylem_ids::{
-    Audience, PathTemplate, Slot, ToolName, may_carry_parameter, may_carry_token,
-    may_reach_workflow,
-};
+use xylem_ids::{Audience, PathTemplate, Slot, ToolName, may_carry_parameter, may_reach_workflow};
 
 /// How long a call may take where the definition does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,6 +21,9 @@ pub const DEFAULT_RESPONSE_BYTES: usize = 1024 * 1024;
 
 /// The largest response at most, in bytes: what the registry takes.
 pub const MAX_RESPONSE_BYTES: usize = xylem_ids::MAX_RESPONSE_BYTES as usize;
+
+/// Where in an answer something is wrong is told in so many characters at most.
+const MAX_PLACE: usize = 200;
 
 /// A registered operation of an external API, as the registry has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +44,8 @@ pub struct Tool {
     pub auth: Auth,
     /// The JSON Schema of the parameters; any object where absent.
     pub parameters_schema: Option<Value>,
+    /// The JSON Schema of successful answers; anything where absent.
+    pub response_schema: Option<Value>,
     /// Where parameters go that are not named in the path. Without an entry: into the query for
     /// GET, HEAD and DELETE, into the JSON body otherwise.
     pub places: BTreeMap<String, Place>,
@@ -66,6 +68,13 @@ pub enum Auth {
     Bearer,
     /// The token in a header of its own.
     Header(String),
+    /// The token in the query, under this name.
+    Query(String),
+    /// `Authorization: Basic …`.
+    Basic {
+        /// The user, whose password the token is; without one the token is `user:password`.
+        username: Option<String>,
+    },
 }
 
 /// Where a parameter goes in the request.
@@ -88,9 +97,10 @@ pub(crate) struct ReadyTool {
     pub(crate) method: Method,
     pub(crate) base: Audience,
     pub(crate) path: PathTemplate,
-    pub(crate) auth_header: HeaderName,
+    pub(crate) carrier: Carrier,
     pub(crate) response_headers: Vec<HeaderName>,
     schema: Option<Validator>,
+    response: Option<Validator>,
 }
 
 impl ReadyTool {
@@ -107,26 +117,24 @@ impl ReadyTool {
             .map_err(|_| wrong("its base URL is not an origin with an optional path prefix"))?;
         let path = tool.path.parse();
         let path = path.map_err(|_| wrong("its path is not a template"))?;
-        let auth_header = match &tool.auth {
-            Auth::Bearer => http::header::AUTHORIZATION,
-            Auth::Header(name) => header(name, may_carry_token)
-                .ok_or_else(|| wrong("the header that carries its token cannot be set"))?,
-        };
-        check_parameter_headers(&tool, &auth_header).map_err(wrong)?;
+        let carrier = Carrier::new(&tool.auth).map_err(wrong)?;
+        check_apart(&tool, &carrier).map_err(wrong)?;
         let response_headers = tool.response_headers.iter();
         let response_headers = response_headers
             .map(|name| header(name, may_reach_workflow))
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| wrong("a response header it lists may not reach a workflow"))?;
-        let schema = tool.parameters_schema.as_ref().map(compile).transpose();
-        let schema = schema.map_err(wrong)?;
+        let compiled = |schema: &Option<Value>| schema.as_ref().map(compile).transpose();
+        let schema = compiled(&tool.parameters_schema).map_err(wrong)?;
+        let response = compiled(&tool.response_schema).map_err(wrong)?;
         Ok(Self {
             method,
             base,
             path,
-            auth_header,
+            carrier,
             response_headers,
             schema,
+            response,
             tool,
         })
     }
@@ -160,6 +168,27 @@ impl ReadyTool {
                     error.schema_path(),
                 ),
             })
+    }
+
+    /// Whether answers are checked.
+    pub(crate) fn checks_answers(&self) -> bool {
+        self.response.is_some()
+    }
+
+    /// Checks the body of a successful answer. What is wrong is told by place and rule, never by
+    /// value: an answer may hold anything.
+    pub(crate) fn check_answer(&self, body: &Value) -> Result<(), Failure> {
+        let Some(schema) = &self.response else {
+            return Ok(());
+        };
+        schema.validate(body).map_err(|error| {
+            let place: String = error.instance_path().to_string();
+            Failure::Response {
+                tool: self.tool.name.clone(),
+                place: place.chars().take(MAX_PLACE).collect(),
+                rule: error.schema_path().to_string(),
+            }
+        })
     }
 
     /// Whether the path has a place for a parameter.
@@ -199,21 +228,26 @@ fn compile(schema: &Value) -> Result<Validator, &'static str> {
         .offline()
         .with_pattern_options(PatternOptions::regex())
         .build(schema)
-        .map_err(|_| "its parameter schema does not compile, or refers to something outside itself")
+        .map_err(|_| "a schema of it does not compile, or refers to something outside itself")
 }
 
-fn header(name: &str, may: fn(&str) -> bool) -> Option<HeaderName> {
+pub(crate) fn header(name: &str, may: fn(&str) -> bool) -> Option<HeaderName> {
     name.parse().ok().filter(|_| may(name))
 }
 
-fn check_parameter_headers(tool: &Tool, auth_header: &HeaderName) -> Result<(), &'static str> {
-    let mut seen = BTreeSet::from([auth_header.as_str().to_owned()]);
-    let headers = tool.places.iter();
-    for (name, _) in headers.filter(|(_, place)| **place == Place::Header) {
-        let name = header(name, may_carry_parameter)
-            .ok_or("a parameter goes into a header that is reserved or has no valid name")?;
-        if !seen.insert(name.as_str().to_owned()) {
-            return Err("a parameter goes into the header of the token or of another parameter");
+/// Whether no parameter goes where the token or another parameter does.
+fn check_apart(tool: &Tool, carrier: &Carrier) -> Result<(), &'static str> {
+    let mut headers = BTreeSet::new();
+    headers.extend(carrier.header().map(|name| name.as_str().to_owned()));
+    for (name, place) in &tool.places {
+        if *place == Place::Header {
+            let name = header(name, may_carry_parameter)
+                .ok_or("a parameter goes into a header that is reserved or has no valid name")?;
+            if !headers.insert(name.as_str().to_owned()) {
+                return Err(
+                    "a parameter goes into the header of the token or of another parameter",
+                );
+            }
         }
     }
     Ok(())
@@ -234,6 +268,7 @@ pub(crate) mod tests {
             slot: Slot::default_slot(),
             auth: Auth::Bearer,
             parameters_schema: None,
+            response_schema: None,
             places: BTreeMap::new(),
             timeout: None,
             max_response_bytes: None,
@@ -264,6 +299,31 @@ pub(crate) mod tests {
             let error = ready.check(&bad).expect_err("refused");
             assert!(!error.message().contains("hunter2"), "{error:?}");
             assert!(!error.message().contains("31337"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_told_by_place_and_rule_never_by_value() {
+        let ready = ReadyTool::new(Tool {
+            response_schema: Some(json!({
+                "type": "object",
+                "properties": { "items": { "type": "array", "items": { "maxLength": 3 } } },
+                "additionalProperties": false,
+            })),
+            ..tool()
+        })
+        .expect("a good definition");
+        assert!(ready.checks_answers());
+        assert!(ready.check_answer(&json!({ "items": ["ok"] })).is_ok());
+        for (bad, place) in [
+            (json!({ "items": ["ok", "hunter2"] }), "'/items/1'"),
+            (json!({ "hunter2": 1 }), "''"),
+            (json!("hunter2"), "''"),
+            (Value::Null, "''"),
+        ] {
+            let message = ready.check_answer(&bad).expect_err("refused").message();
+            assert!(message.contains(place), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
         }
     }
 

@@ -71,6 +71,7 @@ impl Plane {
                 slot: Slot::default_slot(),
                 auth: Auth::Bearer,
                 parameters_schema: None,
+                response_schema: None,
                 places: BTreeMap::new(),
                 timeout: None,
                 max_response_bytes: None,

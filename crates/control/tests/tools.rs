@@ -383,3 +383,58 @@ async fn what_cannot_be_imported_names_the_field() {
         assert!(refused.to_string().contains(field), "{field}: {refused}");
     }
 }
+
+/// What a publisher says of a tool is what everybody reads, and what is wrong names its field.
+#[tokio::test]
+async fn how_a_token_is_sent_and_answered_is_kept_and_checked() {
+    use v1::tool_auth::Scheme;
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let with = |scheme: Option<Scheme>| v1::Tool {
+        auth: Some(v1::ToolAuth { scheme }),
+        response_schema_json: r#"{"type":"array"}"#.to_owned(),
+        ..tool("acme.list")
+    };
+    let query = |name: &str| {
+        let name = name.to_owned();
+        Some(Scheme::Query(v1::QueryAuth { name }))
+    };
+    let basic = |username: &str| {
+        let username = username.to_owned();
+        Some(Scheme::Basic(v1::BasicAuth { username }))
+    };
+    for (at, scheme) in [query("api_key"), basic("deploy"), basic("")]
+        .into_iter()
+        .enumerate()
+    {
+        let given = v1::Tool {
+            name: format!("acme.t{at}"),
+            ..with(scheme)
+        };
+        let kept = admin.register_tool(given.clone()).await.expect("a tool");
+        assert_eq!(kept.auth, given.auth);
+        assert_eq!(kept.response_schema_json, given.response_schema_json);
+    }
+    for (field, wrong) in [
+        ("auth", with(None)),
+        ("auth.name", with(query("a b"))),
+        ("auth.username", with(basic("a:b"))),
+        (
+            "response",
+            v1::Tool {
+                response_schema_json: r#"{"type":"none"}"#.to_owned(),
+                ..tool("acme.list")
+            },
+        ),
+        (
+            "response_schema_json",
+            v1::Tool {
+                response_schema_json: "{".to_owned(),
+                ..tool("acme.list")
+            },
+        ),
+    ] {
+        let refused = admin.register_tool(wrong).await.expect_err(field);
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
+}

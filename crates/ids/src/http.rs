@@ -94,6 +94,13 @@ pub fn may_reach_workflow(header: &str) -> bool {
     is_name(header) && !CREDENTIALS.contains(&canonical(header).as_str())
 }
 
+/// Whether this can be the user of basic authentication (RFC 7617): 1 to 200 printable characters
+/// without `:`.
+#[must_use]
+pub fn is_user_name(name: &str) -> bool {
+    (1..=200).contains(&name.chars().count()) && !name.chars().any(|c| c.is_control() || c == ':')
+}
+
 /// How a server may read the name: CGI and its descendants take `-` and `_` for the same.
 fn canonical(header: &str) -> String {
     header.to_ascii_lowercase().replace('_', "-")

@@ -17,7 +17,9 @@ mod template;
 mod tree;
 
 pub use address::{Audience, Origin};
-pub use http::{MAX_RESPONSE_BYTES, may_carry_parameter, may_carry_token, may_reach_workflow};
+pub use http::{
+    MAX_RESPONSE_BYTES, is_user_name, may_carry_parameter, may_carry_token, may_reach_workflow,
+};
 pub use name::{
     AccessId, AgentId, AuditId, ClientId, CredentialName, Fingerprint, IdError, KeyId, LeaseId,
     PolicyName, SessionId, Slot, TaskQueue, ToolName, ToolTag, WorkflowType,

@@ -9,7 +9,7 @@ use http::{
     header::{ACCEPT_ENCODING, CONTENT_LENGTH},
 };
 use reqwest::{Client, redirect::Policy, tls::Version};
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 use url::Url;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,8 +26,9 @@ pub struct Outbound {
     guard: GuardedResolver,
 }
 
-/// A request. Mark the values of headers that are secret as sensitive.
-#[derive(Debug, Clone, PartialEq)]
+/// A request. Mark the values of headers that are secret as sensitive. Its `Debug` shows neither
+/// query nor body.
+#[derive(Clone, PartialEq)]
 pub struct Request {
     /// The method.
     pub method: Method,
@@ -37,6 +38,18 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The body. Its type is among the headers.
     pub body: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.url.clone();
+        url.set_query(None);
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &url.as_str())
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What came back, as it came: an encoded body is taken apart with [`decode`](crate::decode).

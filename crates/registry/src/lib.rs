@@ -13,6 +13,7 @@
     )
 )]
 
+mod auth;
 mod definition;
 pub mod openapi;
 mod record;
@@ -22,6 +23,7 @@ mod storage;
 mod tool;
 mod tools;
 
+pub use auth::Auth;
 pub use definition::WorkflowDefinition;
 pub use record::{
     Approval, Callable, Edited, Editor, NotCallable, Published, RecordRow, Retirement, ToolRecord,
@@ -30,7 +32,7 @@ pub use record::{
 pub use registry::{Registry, RegistryError};
 pub use schema::MAX_SCHEMA_BYTES;
 pub use storage::{Storage, StorageError};
-pub use tool::{Auth, DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};
+pub use tool::{DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};
 pub use tools::{
     Act, Decided, Decision, Imported, KnownTool, ToolChange, ToolFilter, ToolStorage, ToolVersion,
     Tools,

@@ -11,6 +11,7 @@ mod document;
 mod name;
 mod operation;
 mod report;
+mod response;
 mod schema;
 
 #[cfg(test)]
@@ -45,6 +46,9 @@ pub struct Options {
     pub tags: BTreeSet<ToolTag>,
     /// Operations to take, as `operationId` or as `GET /path`; all where empty.
     pub only: BTreeSet<String>,
+    /// Whether answers are checked against the schemas of the document. Documents often say other
+    /// things of answers than are true.
+    pub response_schemas: bool,
 }
 
 /// What the document makes of tools, and what it does not.

@@ -1,4 +1,4 @@
-//! The JSON Schema of a tool's parameters.
+//! The JSON Schemas of a tool: of its parameters and of its answers.
 
 use crate::Invalid;
 use jsonschema::PatternOptions;
@@ -10,20 +10,11 @@ use xylem_ids::is_parameter_name;
 pub const MAX_SCHEMA_BYTES: usize = 64 * 1024;
 const MAX_DEPTH: usize = 32;
 
-const FIELD: &str = "parameters";
-
 /// Checks that a schema describes an object with named properties and reaches for nothing outside
 /// itself.
-pub(crate) fn check(schema: &Value) -> Result<(), Invalid> {
-    if schema.to_string().len() > MAX_SCHEMA_BYTES {
-        return Err(Invalid::new(FIELD, "a JSON Schema of at most 64 KiB"));
-    }
-    if !closed(schema, MAX_DEPTH) {
-        return Err(Invalid::new(
-            FIELD,
-            "a JSON Schema at most 32 levels deep whose $ref values begin with '#', without $id",
-        ));
-    }
+pub(crate) fn check_parameters(schema: &Value) -> Result<(), Invalid> {
+    const FIELD: &str = "parameters";
+    check_bounds(FIELD, schema)?;
     if schema.get("type").and_then(Value::as_str) != Some("object") {
         return Err(Invalid::new(
             FIELD,
@@ -36,7 +27,34 @@ pub(crate) fn check(schema: &Value) -> Result<(), Invalid> {
             "a JSON Schema whose property names are 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'",
         ));
     }
-    // As a worker compiles it before a call.
+    compile(FIELD, schema)
+}
+
+/// Checks that a schema of answers is one, and reaches for nothing outside itself.
+pub(crate) fn check_response(schema: &Value) -> Result<(), Invalid> {
+    const FIELD: &str = "response";
+    check_bounds(FIELD, schema)?;
+    if !schema.is_object() {
+        return Err(Invalid::new(FIELD, "a JSON Schema, which is an object"));
+    }
+    compile(FIELD, schema)
+}
+
+fn check_bounds(field: &'static str, schema: &Value) -> Result<(), Invalid> {
+    if schema.to_string().len() > MAX_SCHEMA_BYTES {
+        return Err(Invalid::new(field, "a JSON Schema of at most 64 KiB"));
+    }
+    if !closed(schema, MAX_DEPTH) {
+        return Err(Invalid::new(
+            field,
+            "a JSON Schema at most 32 levels deep whose $ref values begin with '#', without $id",
+        ));
+    }
+    Ok(())
+}
+
+/// Compiles a schema as a worker does before a call.
+fn compile(field: &'static str, schema: &Value) -> Result<(), Invalid> {
     jsonschema::options()
         .offline()
         .with_pattern_options(PatternOptions::regex())
@@ -44,7 +62,7 @@ pub(crate) fn check(schema: &Value) -> Result<(), Invalid> {
         .map(|_| ())
         .map_err(|_| {
             Invalid::new(
-                FIELD,
+                field,
                 "a valid JSON Schema, without look-around in patterns",
             )
         })
@@ -106,7 +124,7 @@ mod tests {
             "required": ["id"],
             "$defs": {"n": {"type": "integer"}},
         });
-        assert!(check(&schema).is_ok());
+        assert!(check_parameters(&schema).is_ok());
         assert_eq!(required(&schema), BTreeSet::from(["id"]));
     }
 
@@ -118,9 +136,9 @@ mod tests {
             "other.json",
         ] {
             let schema = json!({"type": "object", "properties": {"a": {"$ref": to}}});
-            assert!(check(&schema).is_err(), "{to}");
+            assert!(check_parameters(&schema).is_err(), "{to}");
         }
-        assert!(check(&json!({"type": "object", "$id": "http://h/"})).is_err());
+        assert!(check_parameters(&json!({"type": "object", "$id": "http://h/"})).is_err());
     }
 
     #[test]
@@ -132,7 +150,7 @@ mod tests {
             json!({"type": "object", "properties": {"a b": {}}}),
             json!({"type": "object", "properties": {"a": {"type": "no such type"}}}),
         ] {
-            assert!(check(&schema).is_err(), "{schema}");
+            assert!(check_parameters(&schema).is_err(), "{schema}");
         }
     }
 
@@ -142,8 +160,8 @@ mod tests {
         for _ in 0..40 {
             deep = json!({"type": "object", "not": deep});
         }
-        assert!(check(&deep).is_err());
+        assert!(check_parameters(&deep).is_err());
         let large = json!({"type": "object", "description": "x".repeat(MAX_SCHEMA_BYTES)});
-        assert!(check(&large).is_err());
+        assert!(check_parameters(&large).is_err());
     }
 }

@@ -1,6 +1,9 @@
 //! Registered tools.
 
-use crate::schema;
+use crate::{
+    auth::{Auth, check_apart},
+    schema,
+};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,8 +14,7 @@ use std::{
 };
 use url::{Host, Url};
 use xylem_ids::{
-    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, ToolTag,
-    may_carry_parameter, may_carry_token, may_reach_workflow,
+    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, ToolTag, may_reach_workflow,
 };
 
 /// The most tags of a tool.
@@ -91,19 +93,6 @@ impl FromStr for Method {
     }
 }
 
-/// How the token is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Auth {
-    /// `Authorization: Bearer TOKEN` (RFC 6750).
-    Bearer,
-    /// The token alone in a header of this name.
-    Header {
-        /// The header; kept in lower case.
-        name: String,
-    },
-}
-
 /// Where a parameter goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -142,6 +131,9 @@ pub struct ToolDefinition {
     pub slot: Slot,
     /// A JSON Schema with `"type": "object"`.
     pub parameters: Value,
+    /// A JSON Schema that the body of every successful answer fits; anything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<Value>,
     /// Where each parameter goes. What is not named goes into the path where the template has it,
     /// else into the body where the method has one, else into the query.
     #[serde(default)]
@@ -221,8 +213,9 @@ impl Tool {
         let origin = check_base_url(&definition.base_url)?;
         let template = definition.path.parse();
         let template = template.map_err(|_| Invalid::new("path", PathTemplate::RULE))?;
-        definition.auth = auth(definition.auth)?;
-        schema::check(&definition.parameters)?;
+        definition.auth = definition.auth.checked()?;
+        schema::check_parameters(&definition.parameters)?;
+        check_response(&definition)?;
         definition.places = places(&definition, &template)?;
         check_limits(&definition)?;
         definition.response_headers = response_headers(definition.response_headers)?;
@@ -340,17 +333,17 @@ fn encrypted(audience: &Audience) -> bool {
     url.scheme() == "https" || loopback
 }
 
-fn auth(auth: Auth) -> Result<Auth, Invalid> {
-    match auth {
-        Auth::Bearer => Ok(Auth::Bearer),
-        Auth::Header { name } if may_carry_token(&name) => Ok(Auth::Header {
-            name: name.to_ascii_lowercase(),
-        }),
-        Auth::Header { .. } => Err(Invalid::new(
-            "auth.name",
-            "the name of a header, at most 100 characters of A-Z, a-z, 0-9, '-' and '_', that is not reserved for the request itself",
-        )),
+fn check_response(definition: &ToolDefinition) -> Result<(), Invalid> {
+    let Some(schema) = &definition.response else {
+        return Ok(());
+    };
+    if definition.method == Method::Head {
+        return Err(Invalid::new(
+            "response",
+            "absent: HEAD has no answer to check",
+        ));
     }
+    schema::check_response(schema)
 }
 
 fn response_headers(names: Vec<String>) -> Result<Vec<String>, Invalid> {
@@ -409,27 +402,8 @@ fn places(
             place(name, named, definition.method, &in_path).map(|place| (name.to_owned(), place))
         })
         .collect::<Result<_, _>>()?;
-    check_headers(&definition.auth, &places)?;
+    check_apart(&definition.auth, &places)?;
     Ok(places)
-}
-
-/// Whether every parameter that goes into a header has one for itself: reserved headers and the
-/// token's are not for parameters, and names that differ in case are one header.
-fn check_headers(auth: &Auth, places: &BTreeMap<String, Place>) -> Result<(), Invalid> {
-    let mut taken = BTreeSet::from([match auth {
-        Auth::Bearer => "authorization".to_owned(),
-        Auth::Header { name } => name.to_ascii_lowercase(),
-    }]);
-    let in_header = |(_, place): &(&String, &Place)| **place == Place::Header;
-    for (name, _) in places.iter().filter(in_header) {
-        if !may_carry_parameter(name) || !taken.insert(name.to_ascii_lowercase()) {
-            return Err(Invalid::new(
-                "places",
-                "header only for names that are not reserved, not the token's, and all different",
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn place(
@@ -584,6 +558,67 @@ mod tests {
             field_of(|d| d.api_urls = vec!["http://h".parse().unwrap()]),
             "api_urls"
         );
+    }
+
+    #[test]
+    fn what_answers_look_like_keeps_the_rules_of_schemas() {
+        let with = |response: Value| {
+            let mut given = definition();
+            given.response = Some(response);
+            Tool::new(given)
+        };
+        for fine in [
+            json!({ "type": "array", "items": { "type": "string" } }),
+            json!({ "anyOf": [{ "$ref": "#/$defs/a" }, { "type": "null" }], "$defs": { "a": {} } }),
+        ] {
+            assert!(with(fine.clone()).is_ok(), "{fine}");
+        }
+        for wrong in [
+            json!("object"),
+            json!({ "type": "no such type" }),
+            json!({ "$ref": "https://h/schema" }),
+            json!({ "pattern": "(?=x)" }),
+        ] {
+            assert_eq!(
+                with(wrong.clone()).unwrap_err().field(),
+                "response",
+                "{wrong}"
+            );
+        }
+        let field = field_of(|d| {
+            d.method = Method::Head;
+            d.places = BTreeMap::from([("build".into(), Place::Query)]);
+            d.response = Some(json!({ "type": "null" }));
+        });
+        assert_eq!(field, "response");
+    }
+
+    /// What was approved stays approved: a field that is absent is not in the hash.
+    #[test]
+    fn hashes_from_before_stay() {
+        let tool = Tool::new(definition()).unwrap();
+        assert_eq!(
+            tool.hash().as_str(),
+            "f5baa7eec7dc1748908bf76364662846cb235417c6414ef672ea710da94bf0b1"
+        );
+        let hash = |change: fn(&mut ToolDefinition)| {
+            let mut changed = definition();
+            change(&mut changed);
+            Tool::new(changed).unwrap().hash().clone()
+        };
+        let all = [
+            tool.hash().clone(),
+            hash(|d| d.response = Some(json!({ "type": "object" }))),
+            hash(|d| d.auth = Auth::Query { name: "key".into() }),
+            hash(|d| d.auth = Auth::Query { name: "Key".into() }),
+            hash(|d| d.auth = Auth::Basic { username: None }),
+            hash(|d| {
+                let username = Some("deploy".into());
+                d.auth = Auth::Basic { username };
+            }),
+        ];
+        let different: BTreeSet<&DefinitionHash> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "every field is in it");
     }
 
     #[test]

@@ -268,11 +268,36 @@ fn escaped(value: &Value) -> String {
     }
 }
 
-/// Admits a call, or answers it with 401.
-pub(crate) fn admit(tokens: &mut Tokens, headers: &HeaderMap) -> Result<Caller, Box<Response>> {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "));
-    tokens.admit(token).ok_or_else(|| Box::new(unauthorized()))
+/// Admits a call, or answers it with 401. The token is a bearer token, a password, the header
+/// `X-Api-Key`, or the parameter `api_key` of the query.
+pub(crate) fn admit(
+    tokens: &mut Tokens,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Caller, Box<Response>> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let authorization = header(header::AUTHORIZATION.as_str());
+    let bearer = authorization.and_then(|value| value.strip_prefix("Bearer "));
+    let basic = authorization.and_then(|value| value.strip_prefix("Basic "));
+    let token = bearer
+        .or_else(|| header("x-api-key"))
+        .map(str::to_owned)
+        .or_else(|| password(basic?))
+        .or_else(|| in_query(uri.query()?));
+    tokens
+        .admit(token.as_deref())
+        .ok_or_else(|| Box::new(unauthorized()))
+}
+
+fn password(basic: &str) -> Option<String> {
+    let pair = String::from_utf8(STANDARD.decode(basic).ok()?).ok()?;
+    let (_, password) = pair.split_once(':')?;
+    Some(password.to_owned())
+}
+
+fn in_query(query: &str) -> Option<String> {
+    let mut pairs = query.split('&');
+    let encoded = pairs.find_map(|pair| pair.strip_prefix("api_key="))?;
+    let decoded = percent_encoding::percent_decode_str(encoded).decode_utf8();
+    Some(decoded.ok()?.into_owned())
 }

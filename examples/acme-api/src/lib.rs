@@ -1,7 +1,7 @@
 //! Acme: the external API of the demonstration.
 //!
-//! A real HTTP server that accepts only bearer tokens it has issued, can revoke them, counts calls
-//! and refusals per token, and misbehaves on request: 401, 429, 500, slowly, a redirect, an
+//! A real HTTP server that accepts only tokens it has issued, can revoke them, counts calls and
+//! refusals per token, and misbehaves on request: 401, 429, 500, slowly, a redirect, an
 //! oversized body, or an echo of the request in several encodings. It keeps digests of tokens,
 //! never the tokens, and logs nothing.
 //!

@@ -39,7 +39,7 @@ pub(crate) fn routes(state: Arc<State>) -> Router {
 
 /// Authentication, then whatever misbehaviour is set, then the work.
 async fn guard(state: Arc<State>, request: Request, next: Next) -> Response {
-    let caller = match admit(&mut state.tokens(), request.headers()) {
+    let caller = match admit(&mut state.tokens(), request.uri(), request.headers()) {
         Ok(caller) => caller,
         Err(refused) => return *refused,
     };

@@ -332,15 +332,8 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
         Duration::from_secs(1),
         Duration::from_secs(300),
     )?;
-    let schema = match given.parameters_schema_json.as_str() {
-        "" => serde_json::json!({ "type": "object" }),
-        text => serde_json::from_str(text).map_err(|_| {
-            Fault::invalid(
-                "parameters_schema_json",
-                "parameters_schema_json must be JSON",
-            )
-        })?,
-    };
+    let parameters = schema(&given.parameters_schema_json, "parameters_schema_json")?;
+    let response = schema(&given.response_schema_json, "response_schema_json")?;
     Ok(ToolDefinition {
         name: convert::id(given.name, "name")?,
         description: given.description,
@@ -348,9 +341,10 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
         base_url: given.base_url,
         path: given.path,
         method: given.method.parse()?,
-        auth: auth(given.auth),
+        auth: auth(given.auth)?,
         slot: convert::slot(given.slot, "slot")?,
-        parameters: schema,
+        parameters: parameters.unwrap_or_else(|| serde_json::json!({ "type": "object" })),
+        response,
         places: given
             .places
             .into_iter()
@@ -367,11 +361,30 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
     })
 }
 
-fn auth(given: Option<v1::ToolAuth>) -> Auth {
-    match given.and_then(|auth| auth.scheme) {
-        Some(Scheme::Header(header)) => Auth::Header { name: header.name },
-        Some(Scheme::Bearer(_)) | None => Auth::Bearer,
+/// A JSON Schema; none where nothing is given.
+fn schema(text: &str, field: &'static str) -> Result<Option<serde_json::Value>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
     }
+    let parsed = serde_json::from_str(text);
+    let parsed = parsed.map_err(|_| Fault::invalid(field, format!("{field} must be JSON")))?;
+    Ok(Some(parsed))
+}
+
+fn auth(given: Option<v1::ToolAuth>) -> Result<Auth, Fault> {
+    let Some(given) = given else {
+        return Ok(Auth::Bearer);
+    };
+    let rule = "auth must be one of bearer, header, query and basic";
+    let scheme = given.scheme.ok_or_else(|| Fault::invalid("auth", rule))?;
+    Ok(match scheme {
+        Scheme::Bearer(_) => Auth::Bearer,
+        Scheme::Header(header) => Auth::Header { name: header.name },
+        Scheme::Query(query) => Auth::Query { name: query.name },
+        Scheme::Basic(basic) => Auth::Basic {
+            username: (!basic.username.is_empty()).then_some(basic.username),
+        },
+    })
 }
 
 fn place(code: i32) -> Result<Place, Fault> {
@@ -458,6 +471,10 @@ pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
     let scheme = match &definition.auth {
         Auth::Bearer => Scheme::Bearer(v1::BearerAuth {}),
         Auth::Header { name } => Scheme::Header(v1::HeaderAuth { name: name.clone() }),
+        Auth::Query { name } => Scheme::Query(v1::QueryAuth { name: name.clone() }),
+        Auth::Basic { username } => Scheme::Basic(v1::BasicAuth {
+            username: username.clone().unwrap_or_default(),
+        }),
     };
     let wire_place = |place: &Place| match place {
         Place::Path => ParameterPlace::Path,
@@ -477,6 +494,11 @@ pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
             scheme: Some(scheme),
         }),
         parameters_schema_json: definition.parameters.to_string(),
+        response_schema_json: definition
+            .response
+            .as_ref()
+            .map(serde_json::Value::to_string)
+            .unwrap_or_default(),
         places: definition
             .places
             .iter()

@@ -4,6 +4,7 @@ use super::{
     document::{Walk, flag, items, members, shallow, text},
     name,
     report::Why,
+    response,
     schema::Definitions,
 };
 use crate::{Auth, Method, Place, Tool, ToolDefinition, schema::MAX_SCHEMA_BYTES, tool};
@@ -14,7 +15,7 @@ use xylem_ids::{PathTemplate, ToolTag, is_parameter_name, may_carry_parameter, m
 /// How deep `allOf` may be nested in a body.
 const MAX_PARTS: usize = 16;
 /// The levels of a tool's schema.
-const MAX_LEVELS: usize = 32;
+pub(super) const MAX_LEVELS: usize = 32;
 
 /// Why an operation makes no tool, or a part of it none of the tool's.
 struct Stop {
@@ -146,6 +147,7 @@ impl<'a> Operation<'a> {
                 .changed
                 .push(Stop::of(&place, Why::Renamed, name.as_str()));
         }
+        let response = self.response(walk, &mut inputs.changed);
         let (parameters, places, changed) = inputs.finish(walk, &self.place)?;
         let definition = ToolDefinition {
             name,
@@ -157,6 +159,7 @@ impl<'a> Operation<'a> {
             auth,
             slot: walk.options.slot.clone(),
             parameters,
+            response,
             places,
             api_urls: Vec::new(),
             timeout_seconds: ToolDefinition::TIMEOUT_SECONDS,
@@ -211,6 +214,20 @@ impl<'a> Operation<'a> {
         Ok(base_url)
     }
 
+    /// What successful answers look like, where that is asked for and can be said.
+    fn response(&self, walk: &mut Walk<'a>, changed: &mut Vec<Stop>) -> Option<Value> {
+        if !walk.options.response_schemas || self.method == "HEAD" {
+            return None;
+        }
+        match response::schema(walk, self.given) {
+            Ok(schema) => schema,
+            Err(why) => {
+                changed.push(Stop::at(&self.within("responses"), why));
+                None
+            }
+        }
+    }
+
     /// How a call authenticates: the first alternative that one token expresses.
     fn auth(&self, walk: &Walk<'a>) -> Result<Auth, Stop> {
         let given = self.given.get("security");
@@ -240,6 +257,13 @@ impl<'a> Operation<'a> {
             ("oauth2" | "openIdConnect", _) => Some(Auth::Bearer),
             ("http", _) if text(scheme, "scheme")?.eq_ignore_ascii_case("bearer") => {
                 Some(Auth::Bearer)
+            }
+            ("http", _) if text(scheme, "scheme")?.eq_ignore_ascii_case("basic") => {
+                Some(Auth::Basic { username: None })
+            }
+            ("apiKey", Some("query")) => {
+                let name = text(scheme, "name")?.to_owned();
+                is_parameter_name(&name).then_some(Auth::Query { name })
             }
             ("apiKey", Some("header")) => {
                 let name = text(scheme, "name")?.to_owned();
@@ -458,7 +482,7 @@ impl<'a> Body<'a> {
 }
 
 /// The schema of a body that is sent as JSON.
-fn json_schema(body: &Value) -> Option<&Value> {
+pub(super) fn json_schema(body: &Value) -> Option<&Value> {
     let of = |(kind, media): (&str, &'_ Value)| -> bool {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         kind.eq_ignore_ascii_case("application/json") && media.get("schema").is_some()

@@ -70,6 +70,8 @@ pub enum Why {
     BodyNotObject,
     /// The body may be absent in the document, and is always sent.
     BodyOptional,
+    /// Successful answers are not all JSON with a schema, or empty.
+    Response,
     /// Two parameters have one name.
     NameClash,
     /// A schema is not valid, or not accepted.
@@ -105,6 +107,7 @@ impl Why {
             Self::BodyType => "body_type",
             Self::BodyNotObject => "body_not_object",
             Self::BodyOptional => "body_optional",
+            Self::Response => "response",
             Self::NameClash => "name_clash",
             Self::SchemaInvalid => "schema_invalid",
             Self::SchemaTooLarge => "schema_too_large",
@@ -140,13 +143,16 @@ impl Why {
             Self::BodyType => "only application/json is sent, and only with POST, PUT and PATCH",
             Self::BodyNotObject => "only JSON objects with named members are sent",
             Self::BodyOptional => "the body may be absent, and is always sent",
-            Self::NameClash => "two parameters have this name",
+            Self::Response => {
+                "answers are checked where all successful ones are JSON with a schema, or empty"
+            }
+            Self::NameClash => "two parameters have this name, or one has that of the token",
             Self::SchemaInvalid => {
                 "the schema is not a valid JSON Schema, or has a pattern with look-around"
             }
             Self::SchemaTooLarge => "the schema is larger than 64 KiB or deeper than 32 levels",
             Self::Security => {
-                "it authenticates in a way that is not supported: one bearer token or one key is"
+                "it authenticates in a way that is not supported: one bearer token, key or password is"
             }
             Self::TooMany => {
                 "the document has more than an import takes: name the operations to take"

@@ -1,7 +1,7 @@
 //! Documents, and what becomes of them.
 
 use super::*;
-use crate::Tool;
+use crate::{Auth, Tool};
 use proptest::prelude::*;
 use serde_json::json;
 use std::fmt::Write;
@@ -16,6 +16,7 @@ fn options() -> Options {
         slot: Slot::default_slot(),
         tags: BTreeSet::new(),
         only: BTreeSet::new(),
+        response_schemas: false,
     }
 }
 
@@ -122,6 +123,83 @@ fn options_take_the_place_of_what_the_document_says() {
         let refused = import(&document, &given).unwrap_err();
         assert_eq!(refused.field(), field);
     }
+}
+
+/// A document with one operation that has these answers and this security scheme.
+fn with_answers(answers: &Value, scheme: &Value) -> Value {
+    json!({
+        "openapi": "3.0.3",
+        "servers": [{"url": "https://api.example"}],
+        "security": [{"t": []}],
+        "paths": {"/x": {"get": {
+            "parameters": [{"name": "key", "in": "query", "schema": {"type": "string"}}],
+            "responses": answers,
+        }}},
+        "components": {
+            "securitySchemes": {"t": scheme},
+            "schemas": {"pet": {"type": "object", "nullable": true, "properties": {
+                "next": {"$ref": "#/components/schemas/pet"},
+            }}},
+        },
+    })
+}
+
+#[test]
+fn answers_are_checked_where_that_is_asked_for_and_all_are_known() {
+    let bearer = json!({"type": "http", "scheme": "Bearer"});
+    let body = |schema: Value| json!({"content": {"application/json": {"schema": schema}}});
+    let pet = body(json!({"$ref": "#/components/schemas/pet"}));
+    let options = Options {
+        response_schemas: true,
+        ..options()
+    };
+    let taken = |answers: Value| {
+        let document = with_answers(&answers, &bearer).to_string();
+        let unasked = report(&document, None);
+        assert_eq!(unasked.tools[0].definition().response, None);
+        let report = import(&Document::parse(&document, None).unwrap(), &options).unwrap();
+        let whys: Vec<Why> = report.changed.iter().map(|note| note.why).collect();
+        (report.tools[0].definition().response.clone(), whys)
+    };
+    let (schema, changed) = taken(json!({"200": pet, "204": {"description": ""}, "404": {}}));
+    assert!(changed.is_empty());
+    let reference = json!({"$ref": "#/$defs/pet"});
+    let expected = json!({
+        "anyOf": [reference, {"type": "null"}],
+        "$defs": {"pet": {"type": ["object", "null"], "properties": {"next": reference}}},
+    });
+    assert_eq!(schema, Some(expected));
+    let (schema, _) = taken(json!({"2XX": body(json!({"type": "array"}))}));
+    assert_eq!(schema, Some(json!({"type": "array"})));
+    assert_eq!(taken(json!({"default": pet})), (None, vec![]));
+    let text = json!({"content": {"text/plain": {"schema": {"type": "string"}}}});
+    for (answers, why) in [
+        (json!({"200": pet, "201": text}), Why::Response),
+        (json!({"200": {"$ref": "other.json"}}), Why::ExternalRef),
+        (
+            json!({"200": body(json!({"pattern": "(?=x)"}))}),
+            Why::SchemaInvalid,
+        ),
+    ] {
+        assert_eq!(taken(answers), (None, vec![why]));
+    }
+}
+
+#[test]
+fn a_key_in_the_query_and_a_password_are_taken_over() {
+    let auth = |scheme: Value| {
+        let report = report(&with_answers(&json!({}), &scheme).to_string(), None);
+        let auth = report.tools.first();
+        auth.map(|tool| tool.definition().auth.clone())
+            .ok_or(report.left_out.first().map(|note| note.why))
+    };
+    let query = |name: &str| auth(json!({"type": "apiKey", "in": "query", "name": name}));
+    let name = "api_key".to_owned();
+    assert_eq!(query("api_key"), Ok(Auth::Query { name }));
+    assert_eq!(query("Key"), Err(Some(Why::NameClash)));
+    assert_eq!(query("a b"), Err(Some(Why::Security)));
+    let basic = auth(json!({"type": "http", "scheme": "BASIC"}));
+    assert_eq!(basic, Ok(Auth::Basic { username: None }));
 }
 
 #[test]

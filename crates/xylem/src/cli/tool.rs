@@ -15,7 +15,7 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
 };
-use xylem_client::v1;
+use xylem_client::v1::{self, tool_auth::Scheme};
 use xylem_ids::{ToolName, ToolTag};
 
 #[derive(Debug, clap::Subcommand)]
@@ -71,7 +71,8 @@ const ADD_EXAMPLE: &str = "\
 Examples:
   xylem tool add --file tools.json
   xylem tool add --file tools.json --approve   in an installation with a single operator
-  xylem tool add --name acme.status --base-url https://api.acme.example --path /v1/status";
+  xylem tool add --name acme.status --base-url https://api.acme.example --path /v1/status
+  xylem tool add --name acme.me --base-url https://api.acme.example --path /me --auth-basic deploy";
 
 const IMPORT_EXAMPLE: &str = "\
 Examples:
@@ -118,7 +119,7 @@ pub(crate) struct Update {
 #[derive(Debug, clap::Args)]
 struct Given {
     /// A JSON file with one definition or a list of them; `-` is standard input. In it,
-    /// `parametersSchema` may hold the schema as JSON rather than as a string
+    /// `parametersSchema` and `responseSchema` may hold schemas as JSON rather than as strings
     #[arg(long, short, value_name = "FILE", required_unless_present = "name")]
     #[arg(conflicts_with_all = ["name", "base_url", "path"])]
     file: Option<PathBuf>,
@@ -143,12 +144,46 @@ struct Given {
     /// What it is found by; can be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<ToolTag>,
-    /// The header that carries the token, where it is not Authorization
-    #[arg(long, value_name = "NAME")]
-    auth_header: Option<String>,
+    #[command(flatten)]
+    auth: GivenAuth,
     /// A file with the JSON Schema of the parameters
     #[arg(long, value_name = "FILE")]
     parameters_schema: Option<PathBuf>,
+    /// A file with the JSON Schema of successful answers: one that does not fit fails the call
+    #[arg(long, value_name = "FILE")]
+    response_schema: Option<PathBuf>,
+}
+
+/// How the token is sent; as a bearer token where nothing is said.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct GivenAuth {
+    /// Send the token in this header [default: as a bearer token]
+    #[arg(long, value_name = "NAME")]
+    auth_header: Option<String>,
+    /// Send the token in the query, under this name: only where the API takes it nowhere else,
+    /// servers write queries into their logs
+    #[arg(long, value_name = "NAME")]
+    auth_query: Option<String>,
+    /// Send the token as this user's password; without a user the token is `user:password`
+    #[arg(long, value_name = "USER", num_args = 0..=1, default_missing_value = "")]
+    auth_basic: Option<String>,
+}
+
+impl GivenAuth {
+    fn wire(self) -> Option<v1::ToolAuth> {
+        let header = self
+            .auth_header
+            .map(|name| Scheme::Header(v1::HeaderAuth { name }));
+        let query = self
+            .auth_query
+            .map(|name| Scheme::Query(v1::QueryAuth { name }));
+        let basic = |username| Scheme::Basic(v1::BasicAuth { username });
+        let scheme = header.or(query).or(self.auth_basic.map(basic))?;
+        Some(v1::ToolAuth {
+            scheme: Some(scheme),
+        })
+    }
 }
 
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
@@ -210,9 +245,9 @@ async fn put(
 
 /// A definition given in options.
 fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
-    let schema = arguments.parameters_schema.as_deref().map(read);
-    let header = |name| v1::ToolAuth {
-        scheme: Some(v1::tool_auth::Scheme::Header(v1::HeaderAuth { name })),
+    let schema = |path: Option<PathBuf>| match path {
+        Some(path) => read(&path),
+        None => Ok(String::new()),
     };
     Ok(v1::Tool {
         name: arguments.name.map(String::from).unwrap_or_default(),
@@ -221,9 +256,10 @@ fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
         base_url: arguments.base_url.unwrap_or_default(),
         path: arguments.path.unwrap_or_default(),
         slot: arguments.slot,
-        auth: arguments.auth_header.map(header),
+        auth: arguments.auth.wire(),
         tags: arguments.tags.into_iter().map(String::from).collect(),
-        parameters_schema_json: schema.transpose()?.unwrap_or_default(),
+        parameters_schema_json: schema(arguments.parameters_schema)?,
+        response_schema_json: schema(arguments.response_schema)?,
         ..v1::Tool::default()
     })
 }
@@ -264,13 +300,17 @@ fn definitions(text: &str) -> Result<Vec<v1::Tool>, Failure> {
         .collect()
 }
 
-/// The JSON form of the contract, and `parametersSchema` for people.
+/// The JSON form of the contract, and `parametersSchema` and `responseSchema` for people.
 fn tool(mut definition: Value) -> Result<v1::Tool, serde_json::Error> {
-    if let Some(members) = definition.as_object_mut()
-        && let Some(schema) = members.remove("parametersSchema")
-    {
-        let text = Value::String(schema.to_string());
-        members.insert("parametersSchemaJson".to_owned(), text);
+    if let Some(members) = definition.as_object_mut() {
+        for (name, wire) in [
+            ("parametersSchema", "parametersSchemaJson"),
+            ("responseSchema", "responseSchemaJson"),
+        ] {
+            if let Some(schema) = members.remove(name) {
+                members.insert(wire.to_owned(), Value::String(schema.to_string()));
+            }
+        }
     }
     serde_json::from_value(definition)
 }
@@ -287,6 +327,16 @@ mod tests {
             assert_eq!(tools.len(), count);
             assert_eq!(tools[0].parameters_schema_json, r#"{"type":"object"}"#);
         }
+    }
+
+    #[test]
+    fn a_schema_of_answers_is_json_too() {
+        let text =
+            r#"{"name":"a","responseSchema":{"type":"array"},"auth":{"query":{"name":"k"}}}"#;
+        let tools = definitions(text).expect("definitions");
+        assert_eq!(tools[0].response_schema_json, r#"{"type":"array"}"#);
+        let scheme = tools[0].auth.as_ref().and_then(|auth| auth.scheme.as_ref());
+        assert!(matches!(scheme, Some(Scheme::Query(query)) if query.name == "k"));
     }
 
     #[test]

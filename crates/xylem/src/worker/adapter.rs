@@ -203,14 +203,16 @@ fn public_key(key: xylem_client::PublicKey) -> Result<IssuerPublicKey, PortError
 }
 
 fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
-    let auth = match tool.auth.and_then(|auth| auth.scheme) {
-        None | Some(v1::tool_auth::Scheme::Bearer(_)) => Auth::Bearer,
-        Some(v1::tool_auth::Scheme::Header(header)) => Auth::Header(header.name),
+    let auth = match tool.auth {
+        None => Auth::Bearer,
+        Some(auth) => auth_of(auth.scheme.ok_or_else(|| unreadable("authentication"))?),
     };
-    let parameters_schema = match tool.parameters_schema_json.as_str() {
-        "" => None,
-        schema => Some(serde_json::from_str(schema).map_err(|_| unreadable("schema"))?),
+    let schema = |text: &str| match text {
+        "" => Ok(None),
+        text => serde_json::from_str(text).map_err(|_| unreadable("schema")),
     };
+    let parameters_schema = schema(&tool.parameters_schema_json)?;
+    let response_schema = schema(&tool.response_schema_json)?;
     let place = |(name, place): (String, i32)| Ok((name, place_of(place)?));
     let bytes = tool.max_response_bytes.map(usize::try_from).transpose();
     let slot = match tool.slot.is_empty() {
@@ -226,6 +228,7 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
         slot,
         auth,
         parameters_schema,
+        response_schema,
         places: tool
             .places
             .into_iter()
@@ -240,6 +243,17 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
             .map(|url| id(url, "allowed apiUrl"))
             .collect::<Result<_, _>>()?,
     })
+}
+
+fn auth_of(scheme: v1::tool_auth::Scheme) -> Auth {
+    match scheme {
+        v1::tool_auth::Scheme::Bearer(_) => Auth::Bearer,
+        v1::tool_auth::Scheme::Header(header) => Auth::Header(header.name),
+        v1::tool_auth::Scheme::Query(query) => Auth::Query(query.name),
+        v1::tool_auth::Scheme::Basic(basic) => Auth::Basic {
+            username: (!basic.username.is_empty()).then_some(basic.username),
+        },
+    }
 }
 
 fn place_of(place: i32) -> Result<Place, PortError> {
@@ -469,6 +483,11 @@ mod tests {
             v1::Tool {
                 name: "a".into(),
                 places: [("b".to_owned(), 99)].into(),
+                ..v1::Tool::default()
+            },
+            v1::Tool {
+                name: "a".into(),
+                auth: Some(v1::ToolAuth { scheme: None }),
                 ..v1::Tool::default()
             },
         ];

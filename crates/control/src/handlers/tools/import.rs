@@ -26,6 +26,7 @@ impl Handlers {
             slot: convert::slot(request.slot, "slot")?,
             tags: convert::ids(request.tags, "tags")?,
             only: request.only.into_iter().collect(),
+            response_schemas: request.response_schemas,
         };
         let (document, from) = match (request.document.as_str(), request.url.as_str()) {
             (text, "") if !text.is_empty() => (read(text, None)?, "a document".to_owned()),

@@ -29,6 +29,9 @@ pub(crate) struct Import {
     /// Take this operation only: its operationId, or `GET /path`; can be repeated
     #[arg(long = "only", value_name = "OPERATION")]
     only: Vec<String>,
+    /// Check answers against the schemas of the document: one that does not fit fails the call
+    #[arg(long)]
+    response_schemas: bool,
     /// Only say what would be proposed
     #[arg(long)]
     dry_run: bool,
@@ -57,6 +60,7 @@ pub(crate) async fn import(arguments: Import, session: &mut Session<'_>) -> Resu
         tags: arguments.tags.into_iter().map(String::from).collect(),
         only: arguments.only,
         dry_run: arguments.dry_run,
+        response_schemas: arguments.response_schemas,
     };
     let report = session.client().await?.import_tools(request).await?;
     session.output.answer(&report, report_text)?;

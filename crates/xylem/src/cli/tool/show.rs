@@ -8,7 +8,7 @@ use crate::cli::{
     tree::listed,
 };
 use serde_json::Value;
-use xylem_client::v1;
+use xylem_client::v1::{self, tool_auth::Scheme};
 use xylem_ids::{AgentId, ToolName, ToolTag};
 
 #[derive(Debug, clap::Args)]
@@ -176,10 +176,7 @@ pub(super) fn short(hash: &str) -> String {
 }
 
 fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
-    let auth = match tool.auth.as_ref().and_then(|auth| auth.scheme.as_ref()) {
-        Some(v1::tool_auth::Scheme::Header(header)) => format!("header {}", header.name),
-        _ => "bearer token".to_owned(),
-    };
+    let auth = auth(tool);
     let schema = match tool.parameters_schema_json.as_str() {
         "" => "any object",
         schema => schema,
@@ -202,6 +199,7 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
         ("slot", &tool.slot),
         ("token", &auth),
         ("parameters", schema),
+        ("answers", &tool.response_schema_json),
         ("apiUrl may be", &tool.allowed_api_urls.join(" ")),
         ("hash", &tool.hash),
     ];
@@ -211,6 +209,24 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
         .map(|(name, value)| format!("{name:14} {}", plain(value)))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// How the token is sent, for whoever approves that.
+fn auth(tool: &v1::Tool) -> String {
+    match tool.auth.as_ref().and_then(|auth| auth.scheme.as_ref()) {
+        None | Some(Scheme::Bearer(_)) => "bearer token".to_owned(),
+        Some(Scheme::Header(header)) => format!("header {}", header.name),
+        Some(Scheme::Query(query)) => format!(
+            "in the query as {}: servers and proxies write queries into their logs",
+            query.name
+        ),
+        Some(Scheme::Basic(basic)) if basic.username.is_empty() => {
+            "basic authentication, as user:password".to_owned()
+        }
+        Some(Scheme::Basic(basic)) => {
+            format!("basic authentication, password of {}", basic.username)
+        }
+    }
 }
 
 fn approval(approval: &v1::ToolApproval) -> String {

@@ -1,0 +1,108 @@
+//! Tools of every kind on the whole stack: what the registry was told is what the worker sends.
+
+use acme_api::{Behaviour, Encoding};
+use xylem_client::v1::{self, tool_auth::Scheme};
+use xylem_testkit::{Called, Stack};
+
+/// A tool that asks the API how it is.
+fn status(stack: &Stack, name: &str, scheme: Scheme) -> v1::Tool {
+    v1::Tool {
+        name: name.to_owned(),
+        method: "GET".to_owned(),
+        base_url: stack.acme.url(),
+        path: "/v1/status".to_owned(),
+        auth: Some(v1::ToolAuth {
+            scheme: Some(scheme),
+        }),
+        ..v1::Tool::default()
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_sent_as_the_tool_says_and_shows_nowhere() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let schemes = [
+        (
+            "acme.header",
+            Scheme::Header(v1::HeaderAuth {
+                name: "X-Api-Key".to_owned(),
+            }),
+        ),
+        (
+            "acme.query",
+            Scheme::Query(v1::QueryAuth {
+                name: "api_key".to_owned(),
+            }),
+        ),
+        (
+            "acme.basic",
+            Scheme::Basic(v1::BasicAuth {
+                username: "deploy".to_owned(),
+            }),
+        ),
+    ];
+    let names = schemes.each_ref().map(|(name, _)| *name);
+    for (name, scheme) in schemes {
+        stack.offer(status(&stack, name, scheme)).await?;
+    }
+    let tree = stack.tree("kinds").tools(&names).walk(Vec::new()).await?;
+    let root = tree.node("");
+    for name in names {
+        stack.acme.behave_well();
+        let Called::Answered { body, .. } = root.call(name, "default").await? else {
+            anyhow::bail!("{name}: the call failed");
+        };
+        assert_eq!(body["status"], "ok", "{name}");
+        for encoding in Encoding::ALL {
+            for status in [200, 422] {
+                stack
+                    .acme
+                    .behave(None, Behaviour::Echo { encoding, status });
+                let called = root.call(name, "default").await?;
+                assert_eq!(
+                    called.failure().is_ok(),
+                    status == 422,
+                    "{name}: {called:?}"
+                );
+            }
+        }
+    }
+    let searched = stack.search(&stack.issued()).await?;
+    assert_eq!(searched.found_in(), [""; 0]);
+    stack.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_the_tool_does_not_describe_fails_the_call() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let bearer = || Scheme::Bearer(v1::BearerAuth {});
+    for (name, kind) in [("acme.fits", "string"), ("acme.fits-not", "integer")] {
+        let schema = serde_json::json!({
+            "type": "object",
+            "required": ["status"],
+            "properties": { "status": { "type": kind } },
+        });
+        stack
+            .offer(v1::Tool {
+                response_schema_json: schema.to_string(),
+                ..status(&stack, name, bearer())
+            })
+            .await?;
+    }
+    let tools = ["acme.fits", "acme.fits-not"];
+    let tree = stack.tree("answers").tools(&tools).walk(Vec::new()).await?;
+    let root = tree.node("");
+    assert_eq!(root.call("acme.fits", "default").await?.version()?, 1);
+    let calls = tree.stats("default", 1).calls;
+    let failed = root.call("acme.fits-not", "default").await?;
+    let told = failed.failure()?;
+    assert!(
+        told.contains("'/status'") && !told.contains("\"ok\""),
+        "{told}"
+    );
+    // Once: to ask again would not help.
+    assert_eq!(tree.stats("default", 1).calls, calls + 1);
+    stack.stop().await;
+    Ok(())
+}
