@@ -54,7 +54,7 @@ impl Scene {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let place = tempfile::tempdir()?;
         let data = DataDir::at(place.path().join("data"));
-        xylem::server::init(&data, &Default::default(), "default".parse()?).await?;
+        xylem::server::init(&data, &Default::default(), "default".parse()?, "").await?;
         let scene = Self {
             temporal: TemporalServer::start().await?,
             acme: acme_api::AcmeApi::start(any).await?,

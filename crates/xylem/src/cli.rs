@@ -23,7 +23,7 @@ mod tree;
 mod vault;
 
 use crate::logging;
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use failure::Failure;
 use output::{Format, Output};
 use session::{Access, Session};
@@ -83,7 +83,7 @@ enum Command {
     Dev(serve::DevArguments),
     /// Run the control plane
     ///
-    /// `xylem server init` makes its keys, once.
+    /// `xylem server init` makes its keys, its first administrator and a file with its settings, once.
     ///
     /// The database is a SQLite file in the data directory, or the PostgreSQL database that
     /// XYLEM_DATABASE_URL names: postgres://USER@HOST:PORT/DATABASE. Its password can be in the file that
@@ -153,8 +153,8 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     logging::quiet_panics();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (cli, given) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are answers, everything else is wrong usage (status 2).
             let _ = error.print();
@@ -162,7 +162,7 @@ pub fn main() -> ExitCode {
         }
     };
     let mut output = Output::standard(cli.output);
-    match run(cli, &mut output) {
+    match run(cli, &given, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.note(&failure.to_string());
@@ -171,21 +171,32 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
+/// The command line, and what of it was said and what was not.
+fn parse() -> Result<(Cli, ArgMatches), clap::Error> {
+    let mut command = Cli::command();
+    let given = command.try_get_matches_from_mut(std::env::args_os())?;
+    let cli = Cli::from_arg_matches(&given).map_err(|error| error.format(&mut command))?;
+    Ok((cli, given))
+}
+
+fn run(cli: Cli, given: &ArgMatches, output: &mut Output) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(failure::Exit::Failed, format!("no threads: {error}")))?;
-    let done = runtime.block_on(execute(cli, output));
+    let done = runtime.block_on(execute(cli, given, output));
     // A prompt or a pipe that is still being read must not keep the process.
     runtime.shutdown_background();
     done
 }
 
-async fn execute(cli: Cli, output: &mut Output) -> Result<(), Failure> {
+async fn execute(cli: Cli, given: &ArgMatches, output: &mut Output) -> Result<(), Failure> {
     let level = cli.log_level;
     let mut session = Session::new(cli.access, output);
     match cli.command {
         Command::Dev(arguments) => serve::dev(arguments, level, &mut session).await,
-        Command::Server(arguments) => serve::server(*arguments, level, &mut session).await,
+        Command::Server(arguments) => {
+            let given = given.subcommand_matches("server").unwrap_or(given);
+            serve::server(*arguments, given, level, &mut session).await
+        }
         Command::Worker(arguments) => serve::worker(arguments, level, &mut session).await,
         command => {
             logging::to_standard_error(level.unwrap_or(logging::Level::Warn));

@@ -157,6 +157,12 @@ impl DataDir {
         self.0.join("admin.key")
     }
 
+    /// The settings of `xylem server`, where it is not told which.
+    #[must_use]
+    pub fn settings(&self) -> PathBuf {
+        self.0.join("server.toml")
+    }
+
     /// The API key of the worker that runs here.
     #[must_use]
     pub fn worker_key(&self) -> PathBuf {
@@ -231,6 +237,19 @@ pub fn write_secret(path: &Path, secret: &SecretString) -> Result<(), DataError>
         let mut file = new_private_file(path)?;
         file.write_all(secret.expose_secret().as_bytes())?;
         file.write_all(b"\n")?;
+        file.sync_all()
+    };
+    write().map_err(|source| DataError::io("write", path, source))
+}
+
+/// Writes a new file that only its owner can read; never over another file.
+///
+/// # Errors
+/// There is such a file, or it cannot be written.
+pub(crate) fn write_new(path: &Path, text: &str) -> Result<(), DataError> {
+    let write = || {
+        let mut file = new_private_file(path)?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()
     };
     write().map_err(|source| DataError::io("write", path, source))

@@ -7,7 +7,7 @@ mod database;
 mod restore;
 
 use crate::{
-    data::{DataDir, DataError},
+    data::{self, DataDir, DataError},
     temporal::{TemporalError, TemporalOptions},
 };
 pub use alerts::{AlertsError, alerts};
@@ -127,6 +127,23 @@ impl ServerConfig {
             private_networks: Vec::new(),
             alerts: Alerts::default(),
         }
+    }
+}
+
+impl ServerConfig {
+    /// Looks whether a control plane could be started: at its keys and the files that it is told of. The
+    /// database and Temporal are not asked.
+    ///
+    /// # Errors
+    /// Something cannot be used; the error says which.
+    pub fn check(&self) -> Result<(), ServerError> {
+        for address in &self.listen {
+            Listener::check(*address, self.tls.as_ref())?;
+        }
+        let blocked = self.password_block_list.as_deref();
+        blocked.map(block_list).transpose()?;
+        key_ring(&self.data, false)?;
+        Ok(())
     }
 }
 
@@ -519,8 +536,8 @@ fn key_ring(data: &DataDir, make: bool) -> Result<KeyRing, ServerError> {
     Ok(KeyRing::from_file_or_new(&path)?)
 }
 
-/// Makes the keys and the first administrator of a production installation, and returns the file
-/// that holds the administrator's API key.
+/// Makes the keys, the first administrator and the file of settings of a production installation, and
+/// returns the file that holds the administrator's API key.
 ///
 /// # Errors
 /// There is an installation already; nothing is changed then.
@@ -528,8 +545,9 @@ pub async fn init(
     data: &DataDir,
     database: &Database,
     namespace: Namespace,
+    settings: &str,
 ) -> Result<PathBuf, ServerError> {
-    for path in [data.kek(), data.admin_key()] {
+    for path in [data.kek(), data.admin_key(), data.settings()] {
         if path.exists() {
             return Err(ServerError::Initialised(path.display().to_string()));
         }
@@ -543,6 +561,7 @@ pub async fn init(
     }
     let storage = Storage::open(data, database, namespace, true, None).await?;
     storage.credentials().administrator().await?;
+    data::write_new(&data.settings(), settings)?;
     Ok(data.admin_key())
 }
 
@@ -559,7 +578,7 @@ mod tests {
     async fn an_installation_is_made_once() {
         let guard = tempfile::tempdir().expect("a directory");
         let data = DataDir::at(guard.path().join("server"));
-        let path = init(&data, &Database::File, namespace())
+        let path = init(&data, &Database::File, namespace(), "")
             .await
             .expect("made");
         let key = read_secret(&path).expect("a key");
@@ -567,7 +586,7 @@ mod tests {
             assert!(is_private(&path).expect("is there"), "{}", path.display());
         }
 
-        let again = init(&data, &Database::File, namespace()).await;
+        let again = init(&data, &Database::File, namespace(), "").await;
         assert!(matches!(again, Err(ServerError::Initialised(_))));
         let kept = read_secret(&path).expect("a key");
         use secrecy::ExposeSecret;
@@ -578,7 +597,7 @@ mod tests {
     async fn a_database_gets_no_new_keys() {
         let guard = tempfile::tempdir().expect("a directory");
         let data = DataDir::at(guard.path());
-        init(&data, &Database::File, namespace())
+        init(&data, &Database::File, namespace(), "")
             .await
             .expect("made");
         std::fs::remove_file(data.kek()).expect("removed");

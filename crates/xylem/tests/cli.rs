@@ -232,3 +232,68 @@ async fn an_installation_is_initialised_once() {
     let kept = std::fs::read_to_string(data.join("admin.key")).expect("still there");
     assert_eq!(key, kept);
 }
+
+#[tokio::test]
+async fn an_installation_goes_by_the_settings_that_it_was_made_with() {
+    let guard = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| guard.path().join(name).to_str().expect("text").to_owned();
+    let data = path("server");
+    let xylem = at("http://127.0.0.1:9");
+    let init = [
+        "server",
+        "init",
+        "--data-dir",
+        &data,
+        "--requests-per-agent=5",
+    ];
+    let ran = xylem.run(&init).await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.out.contains("server.toml"), "{}", ran.out);
+    let file = std::path::Path::new(&data).join("server.toml");
+    let text = std::fs::read_to_string(&file).expect("written");
+    assert!(text.contains("\nrequests_per_agent = 5\n"), "{text}");
+    assert!(text.contains("\n# listen = "), "{text}");
+
+    // It is read where nothing else is named.
+    let check = ["server", "--check", "--data-dir", &data];
+    let ran = xylem.run(&check).await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.out.contains("server.toml can be used"), "{}", ran.out);
+    let other = path("other.toml");
+    for (text, said) in [
+        (
+            "listn = \"127.0.0.1:1\"",
+            "other.toml: line 1: there is no setting `listn`",
+        ),
+        ("\nlisten = \"canary\"", "other.toml: line 2: listen: "),
+        ("listen = \"0.0.0.0:1\"", "without a certificate"),
+        ("alerts = \"/nowhere\"", "/nowhere"),
+        ("password_block_list = \"/nowhere\"", "/nowhere"),
+        (
+            "listen_cert = \"/nowhere\"\nlisten_key = \"/nowhere\"",
+            "/nowhere",
+        ),
+    ] {
+        std::fs::write(&other, text).expect("written");
+        let named = [&check[..], &["--config", &other]].concat();
+        let ran = xylem.run(&named).await;
+        assert_ne!(ran.status, 0, "{text}");
+        assert!(ran.err.contains(said), "{text}: {}", ran.err);
+        assert!(!ran.err.contains("canary"), "{text}: {}", ran.err);
+        // The command line goes before it.
+        let ran = xylem
+            .run(&[&named[..], &["--listen", "127.0.0.1:0"]].concat())
+            .await;
+        let about_listen = text.contains("\nlisten = \"canary") || text.starts_with("listen = ");
+        assert_eq!(
+            ran.status == 0,
+            about_listen && !text.contains("canary"),
+            "{text}: {}",
+            ran.err
+        );
+    }
+    let ran = xylem
+        .run(&["server", "--check", "--data-dir", &path("empty")])
+        .await;
+    assert!(ran.err.contains("xylem server init"), "{}", ran.err);
+}

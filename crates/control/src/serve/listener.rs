@@ -47,15 +47,20 @@ impl Listener {
     /// The address is not on loopback and there are no files for TLS, they cannot be used, or the
     /// address is taken.
     pub async fn bind(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Self, ServeError> {
-        if tls.is_none() && !address.ip().is_loopback() {
-            return Err(ServeError::NoCertificate(address));
-        }
-        let tls = tls.map(Tls::open).transpose()?.map(Arc::new);
+        let tls = secured(address, tls)?.map(Arc::new);
         let tcp = TcpListener::bind(address)
             .await
             .map_err(|source| ServeError::Bind { address, source })?;
         let address = tcp.local_addr().map_err(ServeError::Listener)?;
         Ok(Self { tcp, tls, address })
+    }
+
+    /// Looks whether an address may be listened on with these files, and whether they can be used.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`]; whether the address is taken is not looked at.
+    pub fn check(address: SocketAddr, tls: Option<&TlsFiles>) -> Result<(), ServeError> {
+        secured(address, tls.cloned()).map(drop)
     }
 
     /// Where it listens.
@@ -71,6 +76,13 @@ impl Listener {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
+}
+
+fn secured(address: SocketAddr, tls: Option<TlsFiles>) -> Result<Option<Tls>, ServeError> {
+    if tls.is_none() && !address.ip().is_loopback() {
+        return Err(ServeError::NoCertificate(address));
+    }
+    Ok(tls.map(Tls::open).transpose()?)
 }
 
 #[cfg(test)]

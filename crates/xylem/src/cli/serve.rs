@@ -1,5 +1,8 @@
 //! `xylem dev`, `xylem server` and `xylem worker`: what runs until it is stopped.
 
+mod file;
+mod settings;
+
 use super::{
     failure::{Exit, Failure},
     session::Session,
@@ -8,21 +11,21 @@ use crate::{
     data::{DataDir, DataError, Endpoints},
     dev::{Dev, DevConfig, DevError},
     logging::{self, Level},
-    server::{self, BackupConfig, Database, Server, ServerConfig, ServerError},
+    server::{self, Database, Server, ServerConfig, ServerError},
     temporal::TemporalOptions,
     worker::{self, WorkerConfig, WorkerError, WorkerSlots},
 };
+use clap::ArgMatches;
 use ipnet::IpNet;
 use serde_json::json;
+use settings::Settings;
 use std::{
     io::{self, Write},
-    net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
-use xylem_control::{Limits, Proxies, ProxyHeader, ServeError, TlsFiles};
-use xylem_ids::{IdError, Namespace, Origin, TaskQueue};
-use xylem_seal::EnvelopeKey;
+use xylem_control::ServeError;
+use xylem_ids::{IdError, Namespace, TaskQueue};
 
 /// Where Temporal is. What is not named comes from TEMPORAL_… variables and the configuration file
 /// of the Temporal client.
@@ -278,205 +281,83 @@ fn addresses(endpoints: &Endpoints) -> String {
 pub(crate) struct ServerArguments {
     #[command(subcommand)]
     command: Option<ServerCommand>,
-    #[command(flatten)]
-    listening: Listening,
-    /// Let anybody register, in the role user; without it by invitation only
+    /// The file with the settings: the options below, which go before it [default: server.toml in the
+    /// data directory, where there is one]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "XYLEM_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<PathBuf>,
+    /// Say whether the settings, and the files that they name, can be used; start nothing
     #[arg(long)]
-    open_registration: bool,
-    /// Whoever has this role, such as admin, and signs in without a second factor may only enrol one; can
-    /// be repeated
-    #[arg(long, value_enum, value_name = "ROLE")]
-    second_factor_for: Vec<super::agent::Role>,
-    /// A file with passwords that nobody may choose, one a line, besides what is tried first anyway
-    #[arg(long, value_name = "FILE")]
-    password_block_list: Option<PathBuf>,
-    /// The file that the audit log's signed checkpoints are copied to; another volume than the
-    /// database's is better [default: audit/checkpoints.jws in the data directory]
-    #[arg(long, value_name = "FILE")]
-    audit_checkpoints: Option<PathBuf>,
-    /// A network of private addresses that OAuth 2.0 token endpoints, or who receives alerts, may be at,
-    /// such as 10.1.0.0/16; can be repeated
-    #[arg(long = "private-network", value_name = "CIDR")]
-    private_networks: Vec<IpNet>,
-    /// What raises alerts and where they are sent, TOML; docs/alerts.md has the fields
-    #[arg(long, value_name = "FILE")]
-    alerts: Option<PathBuf>,
-    /// Declare that one person operates this installation, who may approve their own tools and
-    /// access requests; `xylem doctor` and the audit log say so
-    #[arg(long, env = "XYLEM_SINGLE_OPERATOR")]
-    single_operator: bool,
+    check: bool,
     #[command(flatten)]
-    backups: BackupArguments,
-    #[command(flatten)]
-    temporal: TemporalArguments,
-}
-
-/// Where backups go.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Backups")]
-struct BackupArguments {
-    /// The folder for backups of the database; none are made without it. Another disk is better
-    #[arg(long, value_name = "FOLDER", requires = "backup_public_key")]
-    backup_dir: Option<PathBuf>,
-    /// The key that backups are sealed to: `xylem vault key` makes it
-    #[arg(long, value_name = "KEY", requires = "backup_dir")]
-    backup_public_key: Option<EnvelopeKey>,
-    /// How often a backup is made. A Temporal schedule, xylem-backup, does it: once that is there, it
-    /// is changed there
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = super::duration)]
-    backup_every: Duration,
-    /// How many backups are kept; older ones are deleted
-    #[arg(long, value_name = "COUNT", default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..))]
-    backup_keep: u16,
-}
-
-impl BackupArguments {
-    fn config(self) -> Option<BackupConfig> {
-        Some(BackupConfig {
-            folder: self.backup_dir?,
-            key: self.backup_public_key?,
-            every: self.backup_every,
-            keep: self.backup_keep.into(),
-        })
-    }
-}
-
-/// How the control plane is reached.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Listener")]
-struct Listening {
-    /// Where to listen; beyond loopback only with a certificate
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7243")]
-    listen: SocketAddr,
-    /// The certificate and those between it and its CA, PEM; read again when it changes
-    #[arg(long, value_name = "FILE", requires = "listen_key")]
-    listen_cert: Option<PathBuf>,
-    /// The key of the certificate, PEM
-    #[arg(long, value_name = "FILE", requires = "listen_cert")]
-    listen_key: Option<PathBuf>,
-    /// Refuse clients without a certificate of these CAs, PEM; an API key is required all the same
-    #[arg(long, value_name = "FILE", requires = "listen_cert")]
-    listen_client_ca: Option<PathBuf>,
-    /// How clients reach it, where that is not the address it listens on; access tokens are issued
-    /// under it, so that several control planes of one installation name the same
-    #[arg(long, value_name = "URL")]
-    public_url: Option<Origin>,
-    /// A web page that may ask from within a browser, by its origin; can be repeated
-    #[arg(long = "cors-origin", value_name = "ORIGIN")]
-    cors_origins: Vec<Origin>,
-    /// A network of proxies that are believed about where a request comes from, such as 10.0.0.0/24; can
-    /// be repeated. Nobody else is believed
-    #[arg(long = "trusted-proxy", value_name = "CIDR")]
-    trusted_proxies: Vec<IpNet>,
-    /// The header in which they say it; the other one is not looked at
-    #[arg(long, value_enum, value_name = "HEADER", default_value_t)]
-    proxy_header: Header,
-    /// Requests a second that are taken from one address, or one /64 network with IPv6, and five
-    /// seconds' worth of them at once; 0 is no limit
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_address)]
-    requests_per_address: u32,
-    /// The same for one agent, over all its API keys and sessions; workers ask twice for each call of
-    /// a tool
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_agent)]
-    requests_per_agent: u32,
-    /// Connections at the same time; further ones wait
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections)]
-    connections: usize,
-    /// How many of them may come from one address that is no trusted proxy; further ones are refused
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_address)]
-    connections_per_address: usize,
-}
-
-/// The header in which proxies say where a request comes from.
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Header {
-    /// The one that nearly all proxies write
-    #[default]
-    XForwardedFor,
-    /// That of RFC 7239
-    Forwarded,
-}
-
-impl Listening {
-    fn tls(&self) -> Option<TlsFiles> {
-        Some(TlsFiles {
-            certificate: self.listen_cert.clone()?,
-            key: self.listen_key.clone()?,
-            client_ca: self.listen_client_ca.clone(),
-        })
-    }
-
-    fn proxies(&self) -> Proxies {
-        Proxies {
-            trusted: self.trusted_proxies.clone(),
-            header: match self.proxy_header {
-                Header::XForwardedFor => ProxyHeader::XForwardedFor,
-                Header::Forwarded => ProxyHeader::Forwarded,
-            },
-        }
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            requests_per_address: self.requests_per_address,
-            requests_per_agent: self.requests_per_agent,
-            connections: self.connections,
-            connections_per_address: self.connections_per_address,
-            ..Limits::default()
-        }
-    }
+    settings: Settings,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum ServerCommand {
-    /// Make the keys and the first administrator of an installation; changes nothing that is there
+    /// Make the keys, the first administrator and the settings of an installation; changes nothing that
+    /// is there
+    ///
+    /// The options that are given here are written to server.toml in the data directory, and all others
+    /// as comments: `xylem server` reads it. Nothing in it is secret.
     Init(InitArguments),
 }
 
 #[derive(Debug, clap::Args)]
 struct InitArguments {
     #[command(flatten)]
-    temporal: TemporalArguments,
+    settings: Settings,
 }
 
+/// Runs the control plane, or makes an installation. `given` says what stood on the command line.
 pub(crate) async fn server(
     arguments: ServerArguments,
+    given: &ArgMatches,
     level: Option<Level>,
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
     logging::to_standard_error(level.unwrap_or(Level::Info));
     let data = session.access.data_or(DataDir::server)?;
     if let Some(ServerCommand::Init(init)) = arguments.command {
-        return initialise(&data, &init.temporal, session).await;
+        let given = given.subcommand_matches("init").unwrap_or(given);
+        return initialise(&data, &init.settings, &file::write(given)?, session).await;
     }
-    let alerts = arguments.alerts.as_deref().map(server::alerts);
-    let alerts = alerts.transpose().map_err(ServerError::from)?;
+    let standard = Some(data.settings()).filter(|file| file.exists());
+    let config_file = arguments.config.or(standard);
+    let settings = match &config_file {
+        Some(file) => file::complete(given, file)?,
+        None => arguments.settings,
+    };
+    let config = settings.config(data)?;
+    if arguments.check {
+        return check(&config, config_file, session);
+    }
+    run(config, session).await
+}
+
+fn check(
+    config: &ServerConfig,
+    file: Option<PathBuf>,
+    session: &mut Session<'_>,
+) -> Result<(), Failure> {
+    config.check()?;
+    let answer = json!({ "configFile": file, "dataDirectory": config.data.path() });
+    session.output.answer(&answer, |_| match file {
+        Some(file) => format!("{} can be used", file.display()),
+        None => "the settings can be used".to_owned(),
+    })?;
+    Ok(())
+}
+
+async fn run(config: ServerConfig, session: &mut Session<'_>) -> Result<(), Failure> {
     let shutdown = interrupted()?;
-    let temporal = arguments.temporal.options()?;
-    let resolved = temporal.resolve()?;
-    let mut server = Server::start(ServerConfig {
-        database: Database::from_environment().map_err(ServerError::from)?,
-        tls: arguments.listening.tls(),
-        proxies: arguments.listening.proxies(),
-        limits: arguments.listening.limits(),
-        listen: vec![arguments.listening.listen],
-        public_url: arguments.listening.public_url.map(|url| url.to_string()),
-        cors_origins: arguments.listening.cors_origins,
-        open_registration: arguments.open_registration,
-        second_factor_for: arguments
-            .second_factor_for
-            .iter()
-            .map(|role| role.id())
-            .collect(),
-        password_block_list: arguments.password_block_list,
-        audit_checkpoints: arguments.audit_checkpoints,
-        backups: arguments.backups.config(),
-        private_networks: arguments.private_networks,
-        alerts: alerts.unwrap_or_default(),
-        single_operator: arguments.single_operator,
-        ..ServerConfig::new(data.clone(), temporal)
-    })
-    .await?;
+    let data = config.data.clone();
+    let resolved = config.temporal.resolve()?;
+    let mut server = Server::start(config).await?;
     let endpoints = Endpoints {
         temporal_address: resolved.address.clone(),
         namespace: resolved.namespace.clone(),
@@ -509,28 +390,32 @@ pub(crate) fn namespace(temporal: &TemporalArguments) -> Result<Namespace, Failu
 
 async fn initialise(
     data: &DataDir,
-    temporal: &TemporalArguments,
+    settings: &Settings,
+    text: &str,
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
-    let namespace = namespace(temporal)?;
+    let namespace = namespace(settings.temporal())?;
     let database = Database::from_environment().map_err(ServerError::from)?;
-    let key = server::init(data, &database, namespace.clone()).await?;
+    let key = server::init(data, &database, namespace.clone(), text).await?;
     let answer = json!({
         "dataDirectory": data.path(),
         "namespace": namespace,
         "adminKeyFile": key,
         "keyEncryptionKeyFile": data.kek(),
+        "configFile": data.settings(),
     });
     session.output.answer(&answer, |_| {
         format!(
             "made {}\n\n  \
              administrator's API key  {}\n  \
-             key-encryption key       {}\n\n\
+             key-encryption key       {}\n  \
+             settings                 {}\n\n\
              Back up the key-encryption key apart from the database: neither can be read without \
              the other.",
             data.path().display(),
             key.display(),
             data.kek().display(),
+            data.settings().display(),
         )
     })?;
     Ok(())

@@ -215,7 +215,7 @@ mod tests {
 
     /// An installation with `count` backups.
     async fn backed_up(data: &DataDir, key: &EnvelopeKey, count: u64) -> Vec<Backup> {
-        let made = init(data, &Database::File, namespace()).await;
+        let made = init(data, &Database::File, namespace(), "").await;
         made.expect("an installation");
         let storage = opened(data).await;
         let copies = Copies {
