@@ -271,4 +271,15 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
     }
+
+    #[test]
+    fn the_manual_explains_every_metric() {
+        let manual = include_str!("../../../docs/operations.md");
+        for line in Metrics::default().render().lines() {
+            let help = line.strip_prefix("# HELP ");
+            if let Some((name, _)) = help.and_then(|help| help.split_once(' ')) {
+                assert!(manual.contains(&format!("`{name}")), "{name}");
+            }
+        }
+    }
 }

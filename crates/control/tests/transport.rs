@@ -654,6 +654,29 @@ async fn bad_requests_are_refused_without_an_echo_and_others_are_served() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+#[tokio::test]
+async fn what_is_too_large_over_grpc_is_refused_without_an_echo_and_others_are_served() {
+    let stack = Stack::start().await;
+    let client = stack.admin().await;
+    for size in [1024 * 1024, 3 * 1024 * 1024] {
+        let large = v1::CreateAgentRequest {
+            name: "canary".repeat(size / 6 + 1),
+            roles: vec![v1::Role::Worker.into()],
+            ..v1::CreateAgentRequest::default()
+        };
+        let refused = client.create_agent(large).await.expect_err("too large");
+        assert!(!format!("{refused:?}").contains("canary"), "{refused:?}");
+        client.status().await.expect("the next call is served");
+    }
+    // A head is bounded before anybody looks at the key in it.
+    let key = SecretString::from("canary".repeat(12_000));
+    let large = Client::connect_lazy_with(&stack.address, &Tls::new(), &key);
+    let refused = large.expect("well formed").status().await;
+    let refused = refused.expect_err("too large");
+    assert!(!format!("{refused:?}").contains("canary"), "{refused:?}");
+    client.status().await.expect("others are served");
+}
+
 async fn get(
     stack: &Stack,
     path: &str,

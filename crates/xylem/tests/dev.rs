@@ -373,6 +373,7 @@ async fn the_commands_take_a_tree_from_its_first_token_to_its_end() {
         assert_eq!(node["slots"][0]["order"]["version"], 2, "{node}");
     }
     place.refuses().await;
+    place.makes_a_key_for_a_queue().await;
     // A lease whose release was lost lasts 45 s.
     let revoke = ["token", "revoke", "train-1", "--version", "1"];
     place
@@ -426,6 +427,30 @@ async fn the_commands_take_a_tree_from_its_first_token_to_its_end() {
 }
 
 impl Place {
+    /// One command makes a key for the workers of a queue, and their agent where there is none.
+    async fn makes_a_key_for_a_queue(&self) {
+        let file = self.directory.path().join("trains.key");
+        let file = file.to_str().expect("text");
+        let worker = ["key", "create", "--role", "worker"];
+        self.refused(
+            2,
+            "task_queues",
+            &[&worker[..], &["--agent", "trains"]].concat(),
+        )
+        .await;
+        let create = ["--agent", "trains", "--task-queue", "trains", "--to", file];
+        let made = self.answer(&[&worker[..], &create].concat()).await;
+        assert_eq!(made["key"]["agent"], "trains", "{made}");
+        assert_eq!(made["key"]["taskQueues"], json!(["trains"]), "{made}");
+        let secret = std::fs::read_to_string(file).expect("written");
+        assert!(!made.to_string().contains(secret.trim()));
+        // It is that of a worker, and of nobody else.
+        let worker = self.xylem().variable("XYLEM_KEY_FILE", file);
+        let ran = worker.run(&["tree", "list"]).await;
+        assert_eq!(ran.status, 3, "{}", ran.err);
+        assert!(ran.err.contains("role"), "{}", ran.err);
+    }
+
     /// What is refused while `train-1` runs, by exit status.
     async fn refuses(&self) {
         let audience = self.acme.url();
