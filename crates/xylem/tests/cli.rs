@@ -297,3 +297,39 @@ async fn an_installation_goes_by_the_settings_that_it_was_made_with() {
         .await;
     assert!(ran.err.contains("xylem server init"), "{}", ran.err);
 }
+
+#[tokio::test]
+async fn a_restore_goes_by_the_settings_of_the_server() {
+    let guard = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| guard.path().join(name).to_str().expect("text").to_owned();
+    let (data, key) = (path("server"), path("backup.key"));
+    std::fs::create_dir(&data).expect("made");
+    std::fs::write(
+        guard.path().join("server/server.toml"),
+        "namespace = \"\\u0001\"",
+    )
+    .expect("written");
+    let xylem = at("http://127.0.0.1:9");
+    let ran = xylem.run(&["vault", "key", "--to", &key]).await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    let backup = path("there-is-none.backup");
+    let restore = [
+        "vault",
+        "restore",
+        &backup,
+        "--key-file",
+        &key,
+        "--data-dir",
+        &data,
+    ];
+    let ran = xylem.run(&restore).await;
+    assert!(ran.err.contains("printable"), "{}", ran.err);
+    // What the command line says goes before it.
+    let named = [&restore[..], &["--namespace", "default"]].concat();
+    let ran = xylem.run(&named).await;
+    assert!(
+        ran.status != 0 && !ran.err.contains("printable"),
+        "{}",
+        ran.err
+    );
+}

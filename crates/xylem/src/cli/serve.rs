@@ -85,6 +85,20 @@ impl TemporalArguments {
 }
 
 impl TemporalArguments {
+    /// What was named, and where nothing was, what others say.
+    pub(crate) fn or(self, others: Self) -> Self {
+        Self {
+            temporal_address: self.temporal_address.or(others.temporal_address),
+            namespace: self.namespace.or(others.namespace),
+            temporal_key_file: self.temporal_key_file.or(others.temporal_key_file),
+            temporal_profile: self.temporal_profile.or(others.temporal_profile),
+            tls_ca: self.tls_ca.or(others.tls_ca),
+            tls_cert: self.tls_cert.or(others.tls_cert),
+            tls_key: self.tls_key.or(others.tls_key),
+            tls_server_name: self.tls_server_name.or(others.tls_server_name),
+        }
+    }
+
     /// What was named; the server of the data directory where nothing was, here and in the
     /// environment.
     pub(crate) fn options_or(
@@ -281,8 +295,20 @@ fn addresses(endpoints: &Endpoints) -> String {
 pub(crate) struct ServerArguments {
     #[command(subcommand)]
     command: Option<ServerCommand>,
-    /// The file with the settings: the options below, which go before it [default: server.toml in the
-    /// data directory, where there is one]
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Say whether the settings, and the files that they name, can be used; start nothing
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Where the settings of `xylem server` are.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigFile {
+    /// The file with the settings of `xylem server`, whose options go before it [default: server.toml in
+    /// the data directory, where there is one]
     #[arg(
         long,
         value_name = "FILE",
@@ -290,11 +316,19 @@ pub(crate) struct ServerArguments {
         hide_env_values = true
     )]
     config: Option<PathBuf>,
-    /// Say whether the settings, and the files that they name, can be used; start nothing
-    #[arg(long)]
-    check: bool,
-    #[command(flatten)]
-    settings: Settings,
+}
+
+impl ConfigFile {
+    fn path(&self, data: &DataDir) -> Option<PathBuf> {
+        let standard = || Some(data.settings()).filter(|file| file.exists());
+        self.config.clone().or_else(standard)
+    }
+
+    /// What it says; none where there is no file.
+    pub(crate) fn settings(&self, data: &DataDir) -> Result<Option<Settings>, Failure> {
+        let file = self.path(data);
+        file.map(|file| file::alone(&file)).transpose()
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -326,8 +360,7 @@ pub(crate) async fn server(
         let given = given.subcommand_matches("init").unwrap_or(given);
         return initialise(&data, &init.settings, &file::write(given)?, session).await;
     }
-    let standard = Some(data.settings()).filter(|file| file.exists());
-    let config_file = arguments.config.or(standard);
+    let config_file = arguments.config.path(&data);
     let settings = match &config_file {
         Some(file) => file::complete(given, file)?,
         None => arguments.settings,

@@ -3,7 +3,7 @@
 use super::{
     failure::{Exit, Failure},
     output::{absolute, plain},
-    serve::{TemporalArguments, namespace},
+    serve::{ConfigFile, TemporalArguments, namespace},
     session::Session,
 };
 use crate::{
@@ -73,6 +73,8 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "FILE")]
     audit_checkpoints: Option<PathBuf>,
     #[command(flatten)]
+    config: ConfigFile,
+    #[command(flatten)]
     temporal: TemporalArguments,
 }
 
@@ -129,9 +131,13 @@ async fn restore(arguments: Restore, session: &mut Session<'_>) -> Result<(), Fa
         .map_err(|error| Failure::usage(format!("{} {error}", arguments.key_file.display())))?;
     let data = session.access.data_or(DataDir::server)?;
     let database = Database::from_environment().map_err(ServerError::from)?;
-    let namespace = namespace(&arguments.temporal)?;
+    let (mut checkpoints, mut temporal) = (arguments.audit_checkpoints, arguments.temporal);
+    if let Some(settings) = arguments.config.settings(&data)? {
+        let (of_server, servers) = settings.for_restore();
+        (checkpoints, temporal) = (checkpoints.or(of_server), temporal.or(servers));
+    }
+    let namespace = namespace(&temporal)?;
     let backup = (arguments.backup.as_path(), key);
-    let checkpoints = arguments.audit_checkpoints;
     let restored = server::restore(&data, &database, namespace, backup, checkpoints).await?;
     let answer = json!({
         "rows": restored.rows,

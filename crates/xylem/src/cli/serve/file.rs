@@ -36,6 +36,15 @@ pub(super) fn complete(given: &ArgMatches, file: &Path) -> Result<Settings, Fail
     settings(given, &text).map_err(|failure| failure.about(&file.display().to_string()))
 }
 
+/// The settings of a file.
+pub(super) fn alone(file: &Path) -> Result<Settings, Failure> {
+    let nothing = options().try_get_matches_from(std::iter::empty::<OsString>());
+    complete(
+        &nothing.map_err(|error| Failure::usage(plain(&error)))?,
+        file,
+    )
+}
+
 fn settings(given: &ArgMatches, text: &str) -> Result<Settings, Failure> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);

@@ -16,7 +16,7 @@ use xylem_seal::EnvelopeKey;
 
 /// How a control plane is run.
 #[derive(Debug, clap::Args)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     #[command(flatten)]
     listening: Listening,
     /// Let anybody register, in the role user; without it by invitation only
@@ -194,6 +194,12 @@ impl Settings {
             single_operator: self.single_operator,
             ..ServerConfig::new(data, temporal)
         })
+    }
+
+    /// The file that the audit log's checkpoints are copied to, and where Temporal is: what a restore has
+    /// to know.
+    pub(crate) fn for_restore(self) -> (Option<PathBuf>, TemporalArguments) {
+        (self.audit_checkpoints, self.temporal)
     }
 
     /// Where Temporal is.
