@@ -20,6 +20,7 @@ mod keeper;
 mod metrics;
 mod oauth;
 mod plane;
+mod recall;
 mod renewal;
 mod rotation;
 mod schedule;

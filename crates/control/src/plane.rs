@@ -4,6 +4,7 @@ use crate::{
     Backups, Parts,
     claims::ClaimChecker,
     metrics::{Metrics, add},
+    recall::Recalled,
     rotation::Rotations,
     serve::{Limits, Proxies, Rates},
     sweep::Over,
@@ -120,6 +121,7 @@ pub(crate) struct Plane {
     pub(crate) over: Over,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rates: Rates,
+    pub(crate) recalled: Recalled,
     pub(crate) outbound: Outbound,
     /// Cancelled when the server stops: streams end then.
     pub(crate) stopping: CancellationToken,
@@ -154,6 +156,7 @@ impl Plane {
             over: Over::default(),
             metrics: Arc::default(),
             rates: Rates::new(&settings.limits),
+            recalled: Recalled::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             search_attribute: AtomicBool::new(false),

@@ -4,7 +4,7 @@ use crate::{
     Agent, AgentChange, ApiKey, BlockList, Credential, IdentityError, Invalid, IssuedKey, NewAgent,
     NewKey, PresentedKey, Principal, Secrets, Storage, Unauthenticated,
     agent::check_roles,
-    key::{generate_id, generate_secret},
+    key::{KnownKey, Recalled, generate_id, generate_secret},
     password::Hasher,
     tokens::Cached,
 };
@@ -17,6 +17,7 @@ use std::{
 };
 use xylem_audit::{Entry, SubjectKind};
 use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles};
+use xylem_recall::{Memory, Revision};
 use xylem_seal::{CryptoError, Mac};
 
 /// Where a control plane is that was told nothing else.
@@ -25,6 +26,8 @@ const LOCAL: &str = "http://127.0.0.1:7243";
 const MAX_PAGE: u32 = 500;
 /// The time of last use is written at most this often.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// Keys and access tokens that are remembered.
+const REMEMBERED: usize = 10_000;
 
 /// Agents and API keys.
 ///
@@ -36,6 +39,7 @@ pub struct Identity {
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) issuer: Arc<str>,
     pub(crate) cached: Arc<Cached>,
+    pub(crate) recalled: Arc<Memory<Recalled, Arc<KnownKey>>>,
     pub(crate) hasher: Arc<Hasher>,
     pub(crate) second_factor_for: Roles,
 }
@@ -59,6 +63,7 @@ impl Identity {
             secrets: Arc::new(secrets),
             issuer: LOCAL.into(),
             cached: Arc::default(),
+            recalled: Arc::new(Memory::new(REMEMBERED)),
             second_factor_for: Roles::new(),
         }
     }
@@ -345,60 +350,84 @@ impl Identity {
     ) -> Result<Principal, Unauthenticated> {
         let presented = PresentedKey::parse(presented).ok_or(Unauthenticated::Malformed)?;
         let hash = self.secrets.hash(&presented);
-        let found = self.storage.key_by_hash(&hash).await;
-        let (key, agent) = found
-            .map_err(IdentityError::from)?
-            .ok_or(Unauthenticated::Unknown)?;
-        let key = self.secrets.check_key(key)?;
-        self.touch(&key, now).await?;
-        self.admit_key(key, agent, address, now)
+        let at = self.revision().await?;
+        let known = match self.recalled.get(at, &Recalled::Key(hash)) {
+            Some(known) => known,
+            None => {
+                let found = self.storage.key_by_hash(&hash).await;
+                let found = found.map_err(IdentityError::from)?;
+                let (key, agent) = found.ok_or(Unauthenticated::Unknown)?;
+                self.remember(at, Recalled::Key(hash), key, agent)?
+            }
+        };
+        self.touch(&known, now).await?;
+        admit_key(&known, at, address, now)
     }
 
-    /// Whether a key of this agent is good now, from there. The key was checked already.
-    pub(crate) fn admit_key(
+    pub(crate) async fn revision(&self) -> Result<Revision, IdentityError> {
+        Ok(self.storage.revision().await?)
+    }
+
+    /// Checks that a key and its agent are what was written.
+    pub(crate) fn remember(
         &self,
+        at: Revision,
+        what: Recalled,
         key: ApiKey,
         agent: Agent,
-        address: Option<IpAddr>,
-        now: SystemTime,
-    ) -> Result<Principal, Unauthenticated> {
+    ) -> Result<Arc<KnownKey>, IdentityError> {
+        let key = self.secrets.check_key(key)?;
         let agent = self.secrets.check_agent(agent)?;
-        if key.revoked_at.is_some() {
-            return Err(Unauthenticated::Revoked(key.id));
-        }
-        if key.expires_at.is_some_and(|expires| expires <= now) {
-            return Err(Unauthenticated::Expired(key.id));
-        }
-        if !key.works_from(address) {
-            return Err(Unauthenticated::Network(key.id));
-        }
-        if agent.retired_at.is_some() {
-            return Err(Unauthenticated::Retired(agent.id));
-        }
-        Ok(Principal {
-            credential: Credential::Key(key.id),
-            namespace: key.namespace,
-            agent: agent.id,
-            kind: agent.kind,
-            roles: agent.roles,
-            scopes: key.scopes,
-            queues: key.queues,
-            until: key.expires_at,
-            signed_in: None,
-            second_factor: false,
-            lacks_factor: false,
-        })
+        let known = Arc::new(KnownKey::new(key, agent));
+        self.recalled.put(at, what, Arc::clone(&known), 1);
+        Ok(known)
     }
 
-    async fn touch(&self, key: &ApiKey, now: SystemTime) -> Result<(), IdentityError> {
-        let due = key
-            .last_used_at
-            .is_none_or(|last| last + TOUCH_EVERY <= now);
-        if due {
-            self.storage.touch_key(&key.id, now).await?;
-        }
+    /// Writes when the key was used last, for all who use it at this moment.
+    async fn touch(&self, known: &KnownKey, now: SystemTime) -> Result<(), IdentityError> {
+        let Some(touch) = known.touch(now, TOUCH_EVERY) else {
+            return Ok(());
+        };
+        self.storage.touch_key(&known.key.id, now).await?;
+        touch.done();
         Ok(())
     }
+}
+
+/// Whether a key is good now, from there.
+pub(crate) fn admit_key(
+    known: &KnownKey,
+    at: Revision,
+    address: Option<IpAddr>,
+    now: SystemTime,
+) -> Result<Principal, Unauthenticated> {
+    let KnownKey { key, agent, .. } = known;
+    if key.revoked_at.is_some() {
+        return Err(Unauthenticated::Revoked(key.id.clone()));
+    }
+    if key.expires_at.is_some_and(|expires| expires <= now) {
+        return Err(Unauthenticated::Expired(key.id.clone()));
+    }
+    if !key.works_from(address) {
+        return Err(Unauthenticated::Network(key.id.clone()));
+    }
+    if agent.retired_at.is_some() {
+        return Err(Unauthenticated::Retired(agent.id.clone()));
+    }
+    Ok(Principal {
+        credential: Credential::Key(key.id.clone()),
+        namespace: key.namespace.clone(),
+        agent: agent.id.clone(),
+        kind: agent.kind,
+        roles: agent.roles.clone(),
+        scopes: key.scopes.clone(),
+        queues: key.queues.clone(),
+        until: key.expires_at,
+        signed_in: None,
+        second_factor: false,
+        lacks_factor: false,
+        as_of: at,
+    })
 }
 
 fn about_agent(entry: Entry, agent: &Agent) -> Entry {

@@ -1,11 +1,17 @@
 //! API keys: high-entropy secrets that are shown once and stored as a keyed hash.
 
-use crate::agent::{seconds, time};
+use crate::agent::{Agent, seconds, time};
 use aws_lc_rs::{digest, rand};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ipnet::IpNet;
 use secrecy::SecretString;
-use std::{collections::BTreeSet, fmt, net::IpAddr, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
 use xylem_ids::{AgentId, KeyId, Namespace, Scopes, TaskQueue};
 use xylem_seal::{CryptoError, Fields, Mac, random_key};
 use zeroize::Zeroizing;
@@ -120,6 +126,72 @@ impl ApiKey {
             .list(networks.iter().map(String::as_str))
             .number(seconds(self.created_at));
         time(time(fields, self.expires_at), self.revoked_at).bytes(&self.hash)
+    }
+}
+
+/// What a key is remembered by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Recalled {
+    /// Its hash.
+    Key([u8; 32]),
+    /// An access token that it was exchanged for, and that was not revoked: the key, and the token.
+    Token(Namespace, KeyId, KeyId),
+}
+
+/// A key and its agent, both as they were written.
+pub(crate) struct KnownKey {
+    pub(crate) key: ApiKey,
+    pub(crate) agent: Agent,
+    touched: Mutex<Option<SystemTime>>,
+}
+
+impl KnownKey {
+    pub(crate) fn new(key: ApiKey, agent: Agent) -> Self {
+        Self {
+            touched: Mutex::new(key.last_used_at),
+            key,
+            agent,
+        }
+    }
+
+    /// That the key is used; none where that was written down a moment ago, or is about to be.
+    pub(crate) fn touch(&self, now: SystemTime, every: Duration) -> Option<Touch<'_>> {
+        let mut touched = self.touched();
+        let before = *touched;
+        let due = before.is_none_or(|last| last + every <= now);
+        due.then(|| {
+            *touched = Some(now);
+            Touch {
+                known: self,
+                before,
+                done: false,
+            }
+        })
+    }
+
+    fn touched(&self) -> MutexGuard<'_, Option<SystemTime>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A use that is being written down. Where it is not done, the next one is.
+pub(crate) struct Touch<'a> {
+    known: &'a KnownKey,
+    before: Option<SystemTime>,
+    done: bool,
+}
+
+impl Touch<'_> {
+    pub(crate) fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Touch<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            *self.known.touched() = self.before;
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::SystemTime};
 use xylem_ids::{
     AgentId, AgentKind, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId, TaskQueue,
 };
+use xylem_recall::Revision;
 
 /// What somebody is recognised by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub struct Principal {
     pub(crate) signed_in: Option<SystemTime>,
     pub(crate) second_factor: bool,
     pub(crate) lacks_factor: bool,
+    pub(crate) as_of: Revision,
 }
 
 impl Principal {
@@ -54,6 +56,12 @@ impl Principal {
     #[must_use]
     pub fn lacks_second_factor(&self) -> bool {
         self.lacks_factor
+    }
+
+    /// What the database was at after the caller came: what is remembered of then can be used.
+    #[must_use]
+    pub fn as_of(&self) -> Revision {
+        self.as_of
     }
 
     /// The namespace the caller works in.

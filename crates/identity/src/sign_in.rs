@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use std::{fmt, net::IpAddr, time::SystemTime};
 use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
 use xylem_ids::{AgentId, ClientId, KeyId, Namespace, Scope, Scopes, SessionId};
+use xylem_recall::Revision;
 use xylem_seal::{CryptoError, Mac, random_id, random_key};
 
 /// A session as often as others may change it while it is looked at.
@@ -338,7 +339,7 @@ impl Identity {
             signed_in: Some(session.opened_at),
             second_factor: session.second_factor,
         };
-        let mut caller = self.admitted(&session, agent);
+        let mut caller = self.admitted(&session, agent, self.revision().await?);
         if let Some(narrowed) = narrowed {
             caller.scopes = narrowed.and(&caller.scopes);
         }
@@ -356,6 +357,7 @@ impl Identity {
         session: &SessionId,
         now: SystemTime,
     ) -> Result<Principal, Unauthenticated> {
+        let at = self.revision().await?;
         let found = self.found(&claims.ns, session, Some(&claims.jti)).await?;
         let found = found.ok_or(Unauthenticated::Token("session_unknown"))?;
         if found.revoked {
@@ -368,11 +370,11 @@ impl Identity {
         if found.agent.retired_at.is_some() {
             return Err(Unauthenticated::Retired(found.agent.id));
         }
-        Ok(self.admitted(&found.session, found.agent))
+        Ok(self.admitted(&found.session, found.agent, at))
     }
 
     /// Who has a session that goes on.
-    fn admitted(&self, session: &Session, agent: Agent) -> Principal {
+    fn admitted(&self, session: &Session, agent: Agent, at: Revision) -> Principal {
         let lacks_factor = self.needs_factor(&agent) && !session.second_factor;
         let scopes = if lacks_factor {
             session.scopes.and(&Scopes::from_iter([Scope::Account]))
@@ -391,6 +393,7 @@ impl Identity {
             signed_in: Some(session.opened_at),
             second_factor: session.second_factor,
             lacks_factor,
+            as_of: at,
         }
     }
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use std::time::SystemTime;
 use xylem_audit::Entry;
 use xylem_ids::{AgentId, KeyId, Namespace, SessionId};
+use xylem_recall::Revision;
 
 /// Why the storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,12 @@ pub enum StorageError {
 /// in the same one.
 #[async_trait]
 pub trait Storage: Send + Sync {
+    /// What the database is at, read after this was called.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn revision(&self) -> Result<Revision, StorageError>;
+
     /// Stores a new agent.
     ///
     /// # Errors

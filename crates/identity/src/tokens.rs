@@ -6,6 +6,8 @@ use crate::{
     access::{
         ACCESS_LIFE, Claims, Proof, Reject, UnverifiedAccess, scope_text, scopes, seconds, sign,
     },
+    identity::admit_key,
+    key::Recalled,
     signing::{KeySet, SigningKey, generate},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -204,17 +206,24 @@ impl Identity {
     ) -> Result<Principal, Unauthenticated> {
         let key = claims.client_id.as_str().parse();
         let key: KeyId = key.map_err(|_| Unauthenticated::Token(Reject::Malformed.code()))?;
-        let found = self
-            .storage
-            .key_and_agent(&claims.ns, &key, &claims.jti)
-            .await
-            .map_err(IdentityError::from)?;
-        let (key, agent, revoked) = found.ok_or(Unauthenticated::Unknown)?;
-        let key = self.secrets.check_key(key)?;
-        if revoked || agent.id != claims.sub {
+        let at = self.revision().await?;
+        let token = Recalled::Token(claims.ns.clone(), key.clone(), claims.jti.clone());
+        let known = match self.recalled.get(at, &token) {
+            Some(known) => known,
+            None => {
+                let found = self.storage.key_and_agent(&claims.ns, &key, &claims.jti);
+                let found = found.await.map_err(IdentityError::from)?;
+                let (key, agent, revoked) = found.ok_or(Unauthenticated::Unknown)?;
+                if revoked {
+                    return Err(Unauthenticated::Token("token_revoked"));
+                }
+                self.remember(at, token, key, agent)?
+            }
+        };
+        if known.agent.id != claims.sub {
             return Err(Unauthenticated::Token("token_revoked"));
         }
-        self.admit_key(key, agent, address, now)
+        admit_key(&known, at, address, now)
     }
 
     async fn verified(&self, text: &str, now: SystemTime) -> Result<Claims, Unauthenticated> {

@@ -185,11 +185,16 @@ impl Access {
         }
     }
 
-    fn approval(&self) -> Approval {
-        Approval {
+    /// What it says about a question at a time: that it is approved, or nothing.
+    pub(crate) fn approval(&self, ask: &Ask<'_>, tool: &ToolName, now: u64) -> Option<Approval> {
+        let holds = matches!(self.state, AccessState::Approved { until, .. } if until > now)
+            && self.agent == *ask.agent
+            && self.tool == *tool
+            && self.action == ask.action;
+        holds.then(|| Approval {
             id: self.id.clone(),
             policy: self.policy.clone(),
-        }
+        })
     }
 }
 
@@ -452,12 +457,7 @@ impl Policies {
                 .approvals(namespace, ask.agent, &tool.name, now)
                 .await?
             {
-                let access = self.checked(access)?;
-                let holds = matches!(access.state, AccessState::Approved { until, .. } if until > now)
-                    && access.agent == *ask.agent
-                    && access.tool == tool.name
-                    && access.action == ask.action;
-                found.extend(holds.then(|| access.approval()));
+                found.extend(self.checked(access)?.approval(ask, &tool.name, now));
             }
         }
         Ok(found)
@@ -538,7 +538,7 @@ impl Policies {
         self.checked(found.ok_or(PolicyError::NoRequest)?)
     }
 
-    fn checked(&self, access: Access) -> Result<Access, PolicyError> {
+    pub(crate) fn checked(&self, access: Access) -> Result<Access, PolicyError> {
         if self.seals.seal(&access.fields()) == access.seal {
             return Ok(access);
         }

@@ -28,6 +28,7 @@ mod explain;
 mod facts;
 mod gate;
 mod literal;
+mod look;
 mod permit;
 mod policies;
 mod raw;

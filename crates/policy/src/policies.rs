@@ -8,6 +8,7 @@ use crate::{
     Bounds, Call, Compiler, Denied, Document, Engine, Facts, Invalid, Permit, Policy, PolicyError,
     PolicyRef, Report, Resource, ToolFacts, Usage,
     facts::Ask,
+    look::{Look, Recalled},
     storage::{PolicyRow, Rows, SetRow, Storage},
     value::Action,
 };
@@ -21,6 +22,7 @@ use std::{
 use xylem_audit::{Entry, Kind, Note, Subject, SubjectKind, Verdict};
 use xylem_identity::Secrets;
 use xylem_ids::{AgentId, AgentKind, Namespace, PolicyName, Roles, TaskQueue, WorkflowType};
+use xylem_recall::Revision;
 use xylem_seal::{Fields, Mac, MacKey};
 
 /// Policies that a namespace may have.
@@ -79,6 +81,7 @@ pub struct Question<'a> {
 
 /// What decides about an agent.
 pub(crate) struct Known {
+    pub(crate) registered: bool,
     pub(crate) kind: AgentKind,
     pub(crate) roles: Roles,
     retired: bool,
@@ -105,6 +108,7 @@ pub struct Policies {
     agents: Secrets,
     compiler: Compiler,
     loaded: RwLock<HashMap<Namespace, Arc<Loaded>>>,
+    pub(crate) recalled: Recalled,
 }
 
 impl fmt::Debug for Policies {
@@ -130,6 +134,7 @@ impl Policies {
             agents,
             compiler: Compiler::new()?,
             loaded: RwLock::default(),
+            recalled: Recalled::default(),
         })
     }
 
@@ -210,6 +215,7 @@ impl Policies {
     ) -> Result<Known, PolicyError> {
         let Some(agent) = rows.owner(namespace, id).await? else {
             return Ok(Known {
+                registered: false,
                 kind: AgentKind::Service,
                 roles: Roles::new(),
                 retired: false,
@@ -219,6 +225,7 @@ impl Policies {
         let agent = self.agents.check_agent(agent);
         let agent = agent.map_err(|_| PolicyError::tampered("agent", id))?;
         Ok(Known {
+            registered: true,
             kind: agent.kind,
             roles: agent.roles,
             retired: agent.retired_at.is_some(),
@@ -486,7 +493,8 @@ impl Policies {
     }
 
     /// Says what would be decided, and how that comes about. Nothing is counted. `with` is as if it
-    /// were stored, too.
+    /// were stored, too. What is remembered of a revision that was read after the question came is
+    /// good enough: nothing is done about the answer.
     ///
     /// # Errors
     /// `with` breaks a rule, or the storage failed.
@@ -495,9 +503,10 @@ impl Policies {
         namespace: &Namespace,
         question: &Question<'_>,
         with: Option<&Document>,
+        at: Revision,
     ) -> Result<Report, PolicyError> {
-        let mut rows = self.storage.begin_look().await?;
-        let current = self.current(&mut *rows, namespace).await?;
+        let mut look = Look::new(self, namespace, at);
+        let current = look.loaded().await?;
         let tried;
         let engine = match with {
             None => &current.engine,
@@ -506,7 +515,7 @@ impl Policies {
                 &tried
             }
         };
-        let known = self.agent(&mut *rows, namespace, question.agent).await?;
+        let known = look.agent(question.agent).await?;
         let ask = Ask {
             agent: question.agent,
             kind: known.kind.code(),
@@ -515,9 +524,8 @@ impl Policies {
             resource: Resource::Tool(question.tool),
         };
         let keys = engine.counters(&ask, question.facts.tree);
-        let usage: Usage = rows.usage(namespace, &keys).await?.into_iter().collect();
-        let now = question.facts.now;
-        let approvals = self.approvals(&mut *rows, namespace, &ask, now).await?;
+        let usage = look.usage(&keys).await?;
+        let approvals = look.approvals(&ask, question.facts.now).await?;
         let facts = Facts {
             usage: &usage,
             approvals: &approvals,
@@ -526,7 +534,8 @@ impl Policies {
         Ok(engine.check(&ask, &facts))
     }
 
-    /// Which of these tools an agent may know of: those that it may conceivably read or call.
+    /// Which of these tools an agent may know of: those that it may conceivably read or call. As with
+    /// [`Policies::check`], what is remembered is good enough.
     ///
     /// # Errors
     /// The storage failed, or what is stored was edited.
@@ -535,10 +544,11 @@ impl Policies {
         namespace: &Namespace,
         agent: &AgentId,
         tools: &[ToolFacts],
+        at: Revision,
     ) -> Result<Vec<bool>, PolicyError> {
-        let mut rows = self.storage.begin_look().await?;
-        let current = self.current(&mut *rows, namespace).await?;
-        let known = self.agent(&mut *rows, namespace, agent).await?;
+        let mut look = Look::new(self, namespace, at);
+        let current = look.loaded().await?;
+        let known = look.agent(agent).await?;
         let may_see = |tool| {
             current.engine.may_see(&Ask {
                 agent,

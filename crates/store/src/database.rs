@@ -4,8 +4,9 @@ use crate::{
     audit::{Book, Queue},
     migrations::migrate,
     postgres::{self, PostgresAddress},
+    revision::Askers,
     row::RowError,
-    sql::{Row, Statement, Work, statement},
+    sql::{Connection, Row, Statement, Work, statement},
     sqlite,
 };
 use sqlx::{PgPool, SqlitePool, migrate::MigrateError};
@@ -49,6 +50,7 @@ pub struct Store {
     readers: Pool,
     book: Arc<OnceLock<Book>>,
     queue: Arc<Queue>,
+    askers: Arc<Askers>,
 }
 
 #[derive(Clone)]
@@ -110,6 +112,7 @@ impl Store {
             readers,
             book: Arc::default(),
             queue: Arc::default(),
+            askers: Arc::default(),
         }
     }
 
@@ -149,6 +152,11 @@ impl Store {
         &self.queue
     }
 
+    /// Who waits to know what the database is at.
+    pub(crate) fn askers(&self) -> &Askers {
+        &self.askers
+    }
+
     /// Opens the audit log; `false` where it is open already.
     pub(crate) fn set_book(&self, book: Book) -> bool {
         self.book.set(book).is_ok()
@@ -157,6 +165,14 @@ impl Store {
     /// The turn to write: what is read from now on stays as it is until the end.
     pub(crate) async fn write(&self) -> Result<Work, sqlx::Error> {
         begin(&self.writer, TURN).await
+    }
+
+    /// A connection that reads, outside of transactions.
+    pub(crate) async fn connect(&self) -> Result<Connection, sqlx::Error> {
+        match &self.readers {
+            Pool::Sqlite(pool) => Ok(Connection::Sqlite(pool.acquire().await?)),
+            Pool::Postgres(pool) => Ok(Connection::Postgres(pool.acquire().await?)),
+        }
     }
 
     /// The database as it is at this moment.

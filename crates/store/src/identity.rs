@@ -15,6 +15,7 @@ use xylem_identity::{
     Storage, StorageError,
 };
 use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId};
+use xylem_recall::Revision;
 use xylem_seal::{Mac, Sealed};
 
 type Stored<T> = Result<T, StorageError>;
@@ -68,6 +69,11 @@ macro_rules! select {
 
 #[async_trait]
 impl Storage for Store {
+    async fn revision(&self) -> Stored<Revision> {
+        let revision = self.current_revision().await;
+        revision.map_err(|error| StorageError::Unavailable(Box::new(error)))
+    }
+
     async fn insert_agent(&self, agent: &Agent, entries: &[Entry]) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
         insert_agent(&mut work, agent).await?;

@@ -14,6 +14,7 @@ mod migrations;
 mod policy;
 mod postgres;
 mod registry;
+mod revision;
 mod row;
 mod sql;
 mod sqlite;

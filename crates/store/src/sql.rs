@@ -3,6 +3,7 @@
 use futures::{TryStreamExt, stream::BoxStream};
 use sqlx::{
     AssertSqlSafe, Decode, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Type,
+    pool::PoolConnection,
     postgres::{PgArguments, PgRow},
     query::Query,
     sqlite::{SqliteArguments, SqliteRow},
@@ -175,6 +176,27 @@ pub(crate) struct Rows<'a>(BoxStream<'a, Result<Row, sqlx::Error>>);
 impl Rows<'_> {
     pub(crate) async fn next(&mut self) -> Result<Option<Row>, sqlx::Error> {
         self.0.try_next().await
+    }
+}
+
+/// A connection outside of transactions: each statement sees what was committed when it began.
+pub(crate) enum Connection {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+impl Connection {
+    pub(crate) async fn one(&mut self, statement: Statement) -> Result<Option<Row>, sqlx::Error> {
+        match self {
+            Self::Sqlite(it) => {
+                let row = statement.sqlite().fetch_optional(&mut **it).await?;
+                Ok(row.map(Row::Sqlite))
+            }
+            Self::Postgres(it) => {
+                let row = statement.postgres().fetch_optional(&mut **it).await?;
+                Ok(row.map(Row::Postgres))
+            }
+        }
     }
 }
 

@@ -15,8 +15,13 @@ pub(crate) async fn pool(
     most: u32,
     turn: Duration,
 ) -> Result<SqlitePool, sqlx::Error> {
-    let pool = SqlitePoolOptions::new().max_connections(most);
-    pool.acquire_timeout(turn).connect_with(options).await
+    SqlitePoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(turn)
+        // A file does not hang up: to ask first costs as much as a statement.
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
 }
 
 pub(crate) fn options(path: &Path) -> SqliteConnectOptions {

@@ -76,7 +76,7 @@ impl Handlers {
         let tool = self.asked_about(&tool).await?;
         let new = NewAccess {
             agent: &agent,
-            tool: &tool.record.facts(tool.tool.definition())?,
+            tool: &tool,
             action: action.unwrap_or(Action::Execute),
             policy: policy.as_ref(),
             lasts: lasts.unwrap_or(USUAL_ACCESS),

@@ -11,16 +11,18 @@ use crate::{
 use document::{document, wire};
 use std::{
     net::IpAddr,
+    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 use tonic::{Request, Response, Status};
 use v1::policies_server::Policies;
 use xylem_ids::{AgentId, PolicyName, TaskQueue, ToolName, WorkflowId, WorkflowType};
 use xylem_policy::{
-    Action, Author, By, Condition, Facts, Finding, Question, Record, Report, SCHEMA, Usage,
+    Action, Author, By, Condition, Facts, Finding, Question, Record, Report, SCHEMA, ToolFacts,
+    Usage,
 };
 use xylem_proto::v1;
-use xylem_registry::{KnownTool, RegistryError};
+use xylem_registry::RegistryError;
 
 /// An age that is asked about.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
@@ -190,7 +192,7 @@ impl Handlers {
         let question = Question {
             agent: &agent,
             action: action.unwrap_or(Action::Execute),
-            tool: &tool.record.facts(tool.tool.definition())?,
+            tool: &tool,
             facts: Facts {
                 now: self.moment(given.at)?,
                 tree: tree.as_ref().map(WorkflowId::as_str),
@@ -206,17 +208,26 @@ impl Handlers {
             },
         };
         let namespace = &self.settings.namespace;
-        let report = self.policies.check(namespace, &question, with.as_ref());
+        let at = principal.as_of();
+        let report = self.policies.check(namespace, &question, with.as_ref(), at);
         Ok(wire_report(report.await?))
     }
 
-    /// The definition that is called; where none is, the one that waits for approval.
-    pub(super) async fn asked_about(&self, name: &ToolName) -> Result<KnownTool, Fault> {
-        let namespace = &self.settings.namespace;
-        match self.tools.callable(namespace, name).await {
-            Err(RegistryError::NotCallable(_)) => Ok(self.tools.get(namespace, name).await?),
-            known => Ok(known?),
+    /// What policies can say about a tool: about the definition that is called; where none is, about the
+    /// one that waits for approval.
+    pub(super) async fn asked_about(&self, name: &ToolName) -> Result<Arc<ToolFacts>, Fault> {
+        let (memory, at) = (&self.recalled.facts, caller()?.as_of());
+        if let Some(known) = memory.get(at, name) {
+            return Ok(known);
         }
+        let namespace = &self.settings.namespace;
+        let known = match self.tools.callable(namespace, name).await {
+            Err(RegistryError::NotCallable(_)) => self.tools.get(namespace, name).await?,
+            known => known?,
+        };
+        let facts = Arc::new(known.record.facts(known.tool.definition())?);
+        memory.put(at, name.clone(), Arc::clone(&facts), 1);
+        Ok(facts)
     }
 
     /// The moment that is asked about, in seconds since 1970.

@@ -13,6 +13,7 @@ pub(crate) mod log_tamper;
 pub(crate) mod planes;
 pub(crate) mod policy;
 pub(crate) mod race;
+pub(crate) mod recall;
 pub(crate) mod redeem;
 pub(crate) mod registry;
 pub(crate) mod restart;
