@@ -243,3 +243,37 @@ async fn the_connections_of_a_proxy_are_those_of_many() {
     let served = ask(&stack, "/v1/status", stack.admin_key(), &from).await;
     assert_eq!(served.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn who_guesses_behind_a_proxy_slows_nobody_else_down() {
+    const PASSWORD: &str = "kolibri tanzt auf neun Booten";
+    let stack = behind(ProxyHeader::XForwardedFor, |settings| {
+        settings.open_registration = true;
+    })
+    .await;
+    let http = reqwest::Client::new();
+    let post = |path: &str, kind: &str, from: &str, body: String| {
+        let request = http.post(format!("{}{path}", stack.address));
+        let request = request.header("content-type", kind.to_owned());
+        request
+            .header("x-forwarded-for", from.to_owned())
+            .body(body)
+            .send()
+    };
+    let account = format!(r#"{{"name":"one","password":"{PASSWORD}"}}"#);
+    let made = post("/register", "application/json", CLIENT, account).await;
+    assert_eq!(made.expect("an answer").status(), StatusCode::CREATED);
+    let sign_in = async |password: &str, from: &str| {
+        let form = format!("grant_type=password&username=one&password={password}&client_id=cli");
+        let kind = "application/x-www-form-urlencoded";
+        let answer = post("/token", kind, from, form.replace(' ', "+")).await;
+        answer.expect("an answer").status()
+    };
+    // Another address on the left of one's own each time is of no help.
+    for (guess, expected) in [400, 400, 400, 400, 400, 429].into_iter().enumerate() {
+        let from = format!("198.51.100.{guess}, {OTHER}");
+        assert_eq!(sign_in("guess", &from).await, expected, "guess {guess}");
+    }
+    assert_eq!(sign_in(PASSWORD, OTHER).await, 429);
+    assert_eq!(sign_in(PASSWORD, CLIENT).await, 200);
+}
