@@ -22,6 +22,8 @@ codes!(
         Token = "token",
         /// A session, of somebody who signed in.
         Session = "session",
+        /// An identity provider.
+        Provider = "provider",
         /// A task queue.
         Queue = "queue",
     }

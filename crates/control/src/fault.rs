@@ -212,6 +212,10 @@ impl From<IdentityError> for Fault {
                 let message = error.to_string();
                 Self::unavailable("busy", message, error)
             }
+            IdentityError::Provider { .. } => {
+                let message = error.to_string();
+                Self::unavailable("provider_unavailable", message, error)
+            }
             IdentityError::KeyOver => Self::refused("key_over", error.to_string()),
             IdentityError::Storage(xylem_identity::StorageError::Unavailable(_)) => database(error),
             IdentityError::Storage(_)

@@ -20,6 +20,7 @@ mod keeper;
 mod metrics;
 mod oauth;
 mod plane;
+mod providers;
 mod recall;
 mod renewal;
 mod rotation;
@@ -44,10 +45,11 @@ pub use watch::{Alerts, Webhook, WebhookSecret};
 pub use xylem_outbound::AddressPolicy;
 
 use plane::Plane;
+use providers::Publications;
 use std::{fmt, sync::Arc};
 use temporal::{Temporal, TemporalError};
 use xylem_audit::{Log, Watch};
-use xylem_identity::Identity;
+use xylem_identity::{Documents, Identity, Invalid};
 use xylem_ids::{AgentId, IdError};
 use xylem_outbound::{Outbound, OutboundError};
 use xylem_policy::Policies;
@@ -70,6 +72,9 @@ pub enum NewError {
     /// It could not ask anything outside.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    /// The identity providers do not go together.
+    #[error("the identity providers cannot be used: {0}")]
+    Providers(#[from] Invalid),
 }
 
 /// What a control plane is made of.
@@ -104,10 +109,16 @@ impl Control {
     /// Puts the parts together.
     ///
     /// # Errors
-    /// There is no HTTP client: this machine has no TLS root certificates.
-    pub fn new(settings: Settings, parts: Parts) -> Result<Self, NewError> {
+    /// There is no HTTP client, because this machine has no TLS root certificates; or identity
+    /// providers do not go together.
+    pub fn new(settings: Settings, mut parts: Parts) -> Result<Self, NewError> {
         let system: AgentId = SYSTEM.parse()?;
-        let outbound = Outbound::new(settings.addresses.clone())?;
+        let outbound = Arc::new(Outbound::new(settings.addresses.clone())?);
+        let documents: Arc<dyn Documents> = Arc::new(Publications(Arc::clone(&outbound)));
+        let providers = settings.identity_providers.clone();
+        parts.identity = parts
+            .identity
+            .trusting(&settings.namespace, providers, &documents)?;
         let plane = Plane::new(settings, parts, system, outbound);
         Ok(Self(Arc::new(plane)))
     }

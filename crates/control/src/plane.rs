@@ -26,7 +26,7 @@ use xylem_audit::{
     Entry, Kind, Log, LogError, Reason, Source, Standing, Subject, SubjectKind, Tally, Verdict,
     Watch,
 };
-use xylem_identity::{Credential, Identity, Principal};
+use xylem_identity::{Credential, Identity, Principal, Provider};
 use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Origin, Slot, TreeId};
 use xylem_outbound::{AddressPolicy, Outbound};
 use xylem_policy::Policies;
@@ -73,6 +73,8 @@ pub struct Settings {
     pub open_registration: bool,
     /// Which addresses may be asked: token endpoints and receivers of alerts may be at public ones.
     pub addresses: AddressPolicy,
+    /// Identity providers whose tokens are accepted.
+    pub identity_providers: Vec<Provider>,
     /// What raises alerts, and where they are sent.
     pub alerts: Alerts,
     /// How often the audit log is looked at for them.
@@ -97,6 +99,7 @@ impl Settings {
             cors_origins: Vec::new(),
             open_registration: false,
             addresses: AddressPolicy::default(),
+            identity_providers: Vec::new(),
             alerts: Alerts::default(),
             watch_every: Duration::from_secs(10),
         }
@@ -122,7 +125,7 @@ pub(crate) struct Plane {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rates: Rates,
     pub(crate) recalled: Recalled,
-    pub(crate) outbound: Outbound,
+    pub(crate) outbound: Arc<Outbound>,
     /// Cancelled when the server stops: streams end then.
     pub(crate) stopping: CancellationToken,
     /// Work that outlives the call that began it.
@@ -146,7 +149,7 @@ impl Plane {
         settings: Settings,
         parts: Parts,
         system: AgentId,
-        outbound: Outbound,
+        outbound: Arc<Outbound>,
     ) -> Self {
         Self {
             outbound,
@@ -212,6 +215,7 @@ impl Plane {
             subject: Some(match principal.credential() {
                 Credential::Key(key) => Subject::new(SubjectKind::Key, key),
                 Credential::Session(session) => Subject::new(SubjectKind::Session, session),
+                Credential::Provider(name) => Subject::new(SubjectKind::Provider, name),
             }),
             address,
         };

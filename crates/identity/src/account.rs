@@ -88,6 +88,7 @@ impl Identity {
             roles: [Role::User].into(),
             created_at: entry.at,
             created_by: None,
+            federated: None,
             retired_at: None,
             seal: Mac([0; 32]),
         });
@@ -347,6 +348,13 @@ const DEVICE_PREFIX: &str = "xyd_";
 fn check_person(agent: &Agent) -> Result<(), IdentityError> {
     if agent.retired_at.is_some() {
         return Err(IdentityError::Retired);
+    }
+    if agent.federated.is_some() {
+        return Err(Invalid::new(
+            "name",
+            "that of an agent with an account here: others sign in at their identity provider",
+        )
+        .into());
     }
     if agent.kind != AgentKind::User {
         return Err(Invalid::new(

@@ -20,6 +20,8 @@ pub struct Agent {
     pub created_at: SystemTime,
     /// The agent that registered it; none where that was the installation itself.
     pub created_by: Option<AgentId>,
+    /// Who it is at an identity provider, where it comes from one.
+    pub federated: Option<Federated>,
     /// When it was retired, for good.
     pub retired_at: Option<SystemTime>,
     /// The keyed seal over the rest.
@@ -27,9 +29,10 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Whether it can manage agents.
+    /// Whether it can manage agents, whatever becomes of an identity provider.
     pub(crate) fn manages(&self) -> bool {
-        self.retired_at.is_none() && self.roles.contains(&Role::Admin)
+        let own = self.retired_at.is_none() && self.federated.is_none();
+        own && self.roles.contains(&Role::Admin)
     }
 
     pub(crate) fn fields(&self) -> Fields {
@@ -40,11 +43,30 @@ impl Agent {
             .list(codes(&self.roles).into_iter())
             .number(seconds(self.created_at));
         let fields = time(fields, self.retired_at);
-        match &self.created_by {
+        let fields = match &self.created_by {
             Some(agent) => fields.text(agent.as_str()),
+            None => fields,
+        };
+        match &self.federated {
+            Some(federated) => fields
+                .text("federated")
+                .text(&federated.issuer)
+                .text(&federated.subject)
+                .number(seconds(federated.issued_at)),
             None => fields,
         }
     }
+}
+
+/// Who an agent is at an identity provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Federated {
+    /// The provider's issuer.
+    pub issuer: String,
+    /// What the provider calls it.
+    pub subject: String,
+    /// When the newest of its tokens was issued: the agent's roles are those that it gave.
+    pub issued_at: SystemTime,
 }
 
 /// An agent to create.
@@ -91,4 +113,48 @@ pub(crate) fn time(fields: Fields, time: Option<SystemTime>) -> Fields {
 pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use xylem_seal::SubKey;
+
+    #[test]
+    fn the_seal_covers_who_an_agent_is_elsewhere() {
+        let key = SubKey::from_secret(&[7; 32], "test").unwrap();
+        let key = key.mac("record").unwrap();
+        let agent = |created_by: Option<&str>, federated: Option<[&str; 2]>, issued: u64| Agent {
+            namespace: "default".parse().unwrap(),
+            id: "corp-1".parse().unwrap(),
+            kind: AgentKind::User,
+            roles: [Role::User].into(),
+            created_at: UNIX_EPOCH,
+            created_by: created_by.map(|agent| agent.parse().unwrap()),
+            federated: federated.map(|[issuer, subject]| Federated {
+                issuer: issuer.to_owned(),
+                subject: subject.to_owned(),
+                issued_at: UNIX_EPOCH + Duration::from_secs(issued),
+            }),
+            retired_at: None,
+            seal: Mac([0; 32]),
+        };
+        let all = [
+            agent(None, None, 0),
+            agent(Some("federated"), None, 0),
+            agent(None, Some(["a", "b"]), 0),
+            agent(None, Some(["a", "b"]), 1),
+            agent(None, Some(["ab", ""]), 0),
+            agent(None, Some(["b", "a"]), 0),
+            agent(Some("federated"), Some(["a", "b"]), 0),
+        ];
+        let seals: Vec<_> = all
+            .iter()
+            .map(|agent| key.seal(&agent.fields()).0)
+            .collect();
+        for (place, seal) in seals.iter().enumerate() {
+            assert!(!seals[..place].contains(seal), "{place}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Why somebody is not let in, or a change is not made.
 
-use crate::StorageError;
+use crate::{NotFetched, ProviderName, StorageError};
 use std::time::Duration;
 use xylem_ids::{AgentId, KeyId};
 use xylem_seal::CryptoError;
@@ -73,6 +73,15 @@ pub enum IdentityError {
     /// The key does not work any more.
     #[error("the API key has expired or was revoked: create another")]
     KeyOver,
+    /// An identity provider's keys are not there.
+    #[error("the keys of the identity provider {name} are not there: try again")]
+    Provider {
+        /// Which.
+        name: ProviderName,
+        /// Why.
+        #[source]
+        failure: NotFetched,
+    },
     /// A stored record was edited.
     #[error("the record of {what} is not what was written")]
     Tampered {
@@ -155,6 +164,7 @@ impl Unauthenticated {
                 IdentityError::Tampered { .. }
                 | IdentityError::Storage(StorageError::Unreadable { .. }),
             ) => "key_tampered",
+            Self::NotChecked(IdentityError::Provider { .. }) => "provider_unavailable",
             Self::NotChecked(_) => "key_not_checked",
         }
     }

@@ -4,6 +4,7 @@ use crate::{
     Agent, AgentChange, ApiKey, BlockList, Credential, IdentityError, Invalid, IssuedKey, NewAgent,
     NewKey, PresentedKey, Principal, Secrets, Storage, Unauthenticated,
     agent::check_roles,
+    federated::Federation,
     key::{KnownKey, Recalled, generate_id, generate_secret},
     password::Hasher,
     tokens::Cached,
@@ -42,6 +43,7 @@ pub struct Identity {
     pub(crate) recalled: Arc<Memory<Recalled, Arc<KnownKey>>>,
     pub(crate) hasher: Arc<Hasher>,
     pub(crate) second_factor_for: Roles,
+    pub(crate) federation: Arc<Federation>,
 }
 
 impl fmt::Debug for Identity {
@@ -65,6 +67,7 @@ impl Identity {
             cached: Arc::default(),
             recalled: Arc::new(Memory::new(REMEMBERED)),
             second_factor_for: Roles::new(),
+            federation: Arc::default(),
         }
     }
 
@@ -115,6 +118,7 @@ impl Identity {
             roles: new.roles,
             created_at: entry.at,
             created_by: entry.agent.clone(),
+            federated: None,
             retired_at: None,
             seal: Mac([0; 32]),
         });
@@ -140,7 +144,8 @@ impl Identity {
     /// from its next call on.
     ///
     /// # Errors
-    /// It was retired, the roles do not go together, or nobody else could manage agents then.
+    /// It was retired, the roles do not go together or come from an identity provider, or nobody else
+    /// could manage agents then.
     pub async fn update_agent(
         &self,
         namespace: &Namespace,
@@ -151,6 +156,10 @@ impl Identity {
         let read = self.agent(namespace, id).await?;
         if read.retired_at.is_some() {
             return Err(IdentityError::Retired);
+        }
+        if read.federated.is_some() && !(change.add.is_empty() && change.remove.is_empty()) {
+            let rule = "left to what the configuration of its identity provider maps";
+            return Err(Invalid::new("roles", rule).into());
         }
         let mut agent = read.clone();
         agent.kind = change.kind.unwrap_or(agent.kind);
@@ -449,6 +458,10 @@ fn check_key(new: &NewKey, agent: &Agent, now: SystemTime) -> Result<(), Invalid
     }
     if agent.retired_at.is_some() {
         return Err(Invalid::new("agent", "an agent that is not retired"));
+    }
+    if agent.federated.is_some() {
+        let rule = "one of its own: a key would outlive what an identity provider takes back";
+        return Err(Invalid::new("agent", rule));
     }
     if agent.roles.contains(&Role::Worker) == new.queues.is_empty() {
         return Err(Invalid::new(

@@ -1,5 +1,6 @@
 //! The proof that somebody was authenticated.
 
+use crate::ProviderName;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_ids::{
     AgentId, AgentKind, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId, TaskQueue,
@@ -13,6 +14,8 @@ pub enum Credential {
     Key(KeyId),
     /// An access token of a session.
     Session(SessionId),
+    /// A token of an identity provider.
+    Provider(ProviderName),
 }
 
 /// Who is calling. Only [`crate::Identity`] makes one. The roles are those that the agent has now.

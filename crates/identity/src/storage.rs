@@ -45,7 +45,7 @@ pub trait Storage: Send + Sync {
     /// Stores a new agent.
     ///
     /// # Errors
-    /// [`StorageError::Exists`] where the name is taken.
+    /// [`StorageError::Exists`] where the name, or the subject of an identity provider, is taken.
     async fn insert_agent(&self, agent: &Agent, entries: &[Entry]) -> Result<(), StorageError>;
 
     /// Stores an agent's new state, if it still is what was read.
@@ -69,6 +69,17 @@ pub trait Storage: Send + Sync {
         &self,
         namespace: &Namespace,
         id: &AgentId,
+    ) -> Result<Option<Agent>, StorageError>;
+
+    /// The agent of a subject of an identity provider.
+    ///
+    /// # Errors
+    /// The storage did not answer, or the row cannot be read.
+    async fn federated_agent(
+        &self,
+        namespace: &Namespace,
+        issuer: &str,
+        subject: &str,
     ) -> Result<Option<Agent>, StorageError>;
 
     /// Agents in the order of their names, beginning after `after`.

@@ -161,7 +161,7 @@ impl Identity {
         })
     }
 
-    /// Finds out who presents a key or an access token, and what that agent may do now.
+    /// Finds out who presents a key, an access token or one of an identity provider, and what that agent may do now.
     ///
     /// # Errors
     /// Says why it is not accepted, for the audit log.
@@ -172,7 +172,13 @@ impl Identity {
         now: SystemTime,
     ) -> Result<Principal, Unauthenticated> {
         if presented.contains('.') && !presented.starts_with(KEY_PREFIX) {
-            return self.authenticate_token(presented, address, now).await;
+            return match self.federation.of(presented) {
+                Some(provider) => {
+                    self.authenticate_foreign(provider, presented, address, now)
+                        .await
+                }
+                None => self.authenticate_token(presented, address, now).await,
+            };
         }
         self.authenticate_key(presented, address, now).await
     }

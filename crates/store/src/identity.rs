@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_audit::{Entry, LogError};
 use xylem_identity::{
-    Account, Agent, ApiKey, Attempt, FoundSession, Password, SecondFactor, Session, SigningKeyRow,
-    Storage, StorageError,
+    Account, Agent, ApiKey, Attempt, Federated, FoundSession, Password, SecondFactor, Session,
+    SigningKeyRow, Storage, StorageError,
 };
 use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId};
 use xylem_recall::Revision;
@@ -40,8 +40,8 @@ fn insert_failed(error: sqlx::Error) -> StorageError {
 macro_rules! select {
     (agents $rest:literal) => {
         concat!(
-            "SELECT namespace, id, kind, roles, created_at, created_by, retired_at, seal
-                FROM agents ",
+            "SELECT namespace, id, kind, roles, created_at, created_by, issuer, subject, issued_at,
+                retired_at, seal FROM agents ",
             $rest
         )
     };
@@ -58,8 +58,9 @@ macro_rules! select {
             "SELECT k.id, k.namespace, k.agent, k.name, k.scopes, k.queues, k.networks,
                 k.created_at, k.expires_at, k.revoked_at, k.last_used_at, k.hash, k.seal,
                 a.kind AS agent_kind, a.roles AS agent_roles, a.created_at AS agent_created_at,
-                a.created_by AS agent_created_by, a.retired_at AS agent_retired_at,
-                a.seal AS agent_seal",
+                a.created_by AS agent_created_by, a.issuer AS agent_issuer,
+                a.subject AS agent_subject, a.issued_at AS agent_issued_at,
+                a.retired_at AS agent_retired_at, a.seal AS agent_seal",
             $more,
             " FROM api_keys k JOIN agents a ON a.namespace = k.namespace AND a.id = k.agent ",
             $rest
@@ -91,7 +92,7 @@ impl Storage for Store {
         if other_administrator {
             let others = statement(
                 "SELECT id FROM agents WHERE namespace = $1 AND id <> $2 AND retired_at IS NULL
-                    AND roles LIKE '%\"admin\"%' LIMIT 1",
+                    AND issuer IS NULL AND roles LIKE '%\"admin\"%' LIMIT 1",
             )
             .bind(agent.namespace.as_str())
             .bind(agent.id.as_str());
@@ -100,7 +101,7 @@ impl Storage for Store {
             }
         }
         let query = statement(
-            "UPDATE agents SET kind = $4, roles = $5, retired_at = $6, seal = $7
+            "UPDATE agents SET kind = $4, roles = $5, retired_at = $6, seal = $7, issued_at = $8
              WHERE namespace = $1 AND id = $2 AND seal = $3",
         )
         .bind(agent.namespace.as_str())
@@ -109,7 +110,8 @@ impl Storage for Store {
         .bind(agent.kind.code())
         .bind(role_codes(&agent.roles))
         .bind(agent.retired_at.map(seconds))
-        .bind(agent.seal.0.as_slice());
+        .bind(agent.seal.0.as_slice())
+        .bind(issued_at(agent));
         if work.run(query).await.map_err(unavailable)? == 0 {
             return Err(StorageError::Changed);
         }
@@ -118,6 +120,20 @@ impl Storage for Store {
 
     async fn agent(&self, namespace: &Namespace, id: &AgentId) -> Stored<Option<Agent>> {
         self.find(by_name(namespace, id), agent).await
+    }
+
+    async fn federated_agent(
+        &self,
+        namespace: &Namespace,
+        issuer: &str,
+        subject: &str,
+    ) -> Stored<Option<Agent>> {
+        let query =
+            statement(select!(agents "WHERE namespace = $1 AND issuer = $2 AND subject = $3"))
+                .bind(namespace.as_str())
+                .bind(issuer)
+                .bind(subject);
+        self.find(query, agent).await
     }
 
     async fn agents(
@@ -371,8 +387,9 @@ impl Store {
 
 async fn insert_agent(work: &mut Work, agent: &Agent) -> Stored<()> {
     let query = statement(
-        "INSERT INTO agents (namespace, id, kind, roles, created_at, retired_at, seal, created_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO agents (namespace, id, kind, roles, created_at, retired_at, seal, created_by,
+            issuer, subject, issued_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(agent.namespace.as_str())
     .bind(agent.id.as_str())
@@ -381,7 +398,10 @@ async fn insert_agent(work: &mut Work, agent: &Agent) -> Stored<()> {
     .bind(seconds(agent.created_at))
     .bind(agent.retired_at.map(seconds))
     .bind(agent.seal.0.as_slice())
-    .bind(agent.created_by.as_ref().map(AgentId::as_str));
+    .bind(agent.created_by.as_ref().map(AgentId::as_str))
+    .bind(agent.federated.as_ref().map(|who| who.issuer.clone()))
+    .bind(agent.federated.as_ref().map(|who| who.subject.clone()))
+    .bind(issued_at(agent));
     work.run(query).await.map_err(insert_failed)?;
     Ok(())
 }
@@ -426,6 +446,7 @@ pub(crate) fn agent(row: &Row) -> Result<Agent, RowError> {
         roles: roles(&columns, "roles")?,
         created_at: columns.seconds("created_at")?,
         created_by: columns.optional("created_by")?,
+        federated: federated(&columns, ["issuer", "subject", "issued_at"])?,
         retired_at: columns.optional_seconds("retired_at")?,
         seal: Mac(columns.bytes("seal")?),
     })
@@ -460,6 +481,7 @@ fn key_and_agent(row: &Row) -> Result<(ApiKey, Agent), RowError> {
         roles: roles(&columns, "agent_roles")?,
         created_at: columns.seconds("agent_created_at")?,
         created_by: columns.optional("agent_created_by")?,
+        federated: federated(&columns, AGENT_FEDERATED)?,
         retired_at: columns.optional_seconds("agent_retired_at")?,
         seal: Mac(columns.bytes("agent_seal")?),
     };
@@ -476,6 +498,31 @@ fn signing_key(row: &Row) -> Result<SigningKeyRow, RowError> {
             ciphertext: columns.raw::<&[u8]>("ciphertext")?.to_vec(),
         },
     })
+}
+
+/// Who an agent is at an identity provider, beside other columns.
+const AGENT_FEDERATED: [&str; 3] = ["agent_issuer", "agent_subject", "agent_issued_at"];
+
+fn federated(
+    columns: &Columns<'_>,
+    [issuer, subject, issued_at]: [&str; 3],
+) -> Result<Option<Federated>, RowError> {
+    let issuer: Option<&str> = columns.raw(issuer)?;
+    let subject: Option<&str> = columns.raw(subject)?;
+    match (issuer, subject, columns.optional_seconds(issued_at)?) {
+        (None, None, None) => Ok(None),
+        (Some(issuer), Some(subject), Some(issued_at)) => Ok(Some(Federated {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+            issued_at,
+        })),
+        _ => Err(columns.unreadable()),
+    }
+}
+
+fn issued_at(agent: &Agent) -> Option<i64> {
+    let federated = agent.federated.as_ref();
+    federated.map(|federated| seconds(federated.issued_at))
 }
 
 fn role_codes(roles: &Roles) -> String {

@@ -35,6 +35,7 @@ macro_rules! folder {
             11 "0011_access_tokens",
             12 "0012_accounts",
             13 "0013_second_factors",
+            14 "0014_federated_agents",
             20 "0020_tools",
             30 "0030_policies",
             31 "0031_access",

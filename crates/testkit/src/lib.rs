@@ -2,6 +2,7 @@
 //! stack with an external API, and ways to look at histories. A dev-dependency only.
 
 mod history;
+mod identity_provider;
 mod issuer;
 mod plane;
 mod secrets;
@@ -17,6 +18,7 @@ mod worker;
 mod working;
 
 pub use history::{added_since, events, payload_strings};
+pub use identity_provider::IdentityProvider;
 pub use issuer::{BareTree, json_payload, query, signal, status};
 pub use plane::AbsentPlane;
 pub use secrets::Searcher;

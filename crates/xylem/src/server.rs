@@ -4,6 +4,7 @@ mod alerts;
 mod backup;
 mod credentials;
 mod database;
+mod providers;
 mod restore;
 
 use crate::{
@@ -16,6 +17,7 @@ use backup::Copies;
 use credentials::Credentials;
 pub use database::{DATABASE_PASSWORD_VARIABLE, DATABASE_VARIABLE, Database, DatabaseError};
 use ipnet::IpNet;
+pub use providers::{ProvidersError, identity_providers};
 pub use restore::{RestoreError, Restored, restore};
 use secrecy::SecretString;
 use std::{
@@ -33,7 +35,7 @@ use xylem_control::{
     AddressPolicy, Alerts, Backups, Control, Limits, Listener, NewError, Parts, Proxies, SYSTEM,
     ServeError, Settings, TlsFiles, temporal::Cluster,
 };
-use xylem_identity::{BlockList, Identity, IdentityError, Secrets};
+use xylem_identity::{BlockList, Identity, IdentityError, Provider, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, Roles, TaskQueue};
 use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
 use xylem_registry::{Registry, Tools};
@@ -95,9 +97,11 @@ pub struct ServerConfig {
     pub audit_checkpoints: Option<PathBuf>,
     /// How backups are made; none are where absent.
     pub backups: Option<BackupConfig>,
-    /// Private addresses that the control plane may ask, beside public ones: a token endpoint, or
-    /// whoever receives alerts, may be there.
+    /// Private addresses that the control plane may ask, beside public ones: a token endpoint, an
+    /// identity provider, or whoever receives alerts, may be there.
     pub private_networks: Vec<IpNet>,
+    /// Identity providers whose tokens are accepted.
+    pub identity_providers: Vec<Provider>,
     /// What raises alerts, and where they are sent.
     pub alerts: Alerts,
 }
@@ -125,6 +129,7 @@ impl ServerConfig {
             audit_checkpoints: None,
             backups: None,
             private_networks: Vec::new(),
+            identity_providers: Vec::new(),
             alerts: Alerts::default(),
         }
     }
@@ -186,6 +191,9 @@ pub enum ServerError {
     /// What raises alerts.
     #[error(transparent)]
     Alerts(#[from] AlertsError),
+    /// Identity providers.
+    #[error(transparent)]
+    Providers(#[from] ProvidersError),
     /// The control plane cannot ask anything outside.
     #[error(transparent)]
     New(#[from] NewError),
@@ -255,6 +263,7 @@ impl Server {
                 development: config.development,
                 private: config.private_networks.clone(),
             },
+            identity_providers: config.identity_providers,
             alerts: config.alerts,
             ..Settings::new(namespace)
         };

@@ -273,6 +273,8 @@ fn networks(given: Vec<String>) -> Result<Vec<IpNet>, Fault> {
 }
 
 fn wire_agent(agent: Agent) -> v1::Agent {
+    let federated = agent.federated.map(|who| (who.issuer, who.subject));
+    let (issuer, subject) = federated.unwrap_or_default();
     v1::Agent {
         name: agent.id.into(),
         roles: agent
@@ -283,6 +285,8 @@ fn wire_agent(agent: Agent) -> v1::Agent {
         created_at: Some(convert::time(agent.created_at)),
         kind: convert::agent_kind(agent.kind).into(),
         retired_at: agent.retired_at.map(convert::time),
+        issuer,
+        subject,
     }
 }
 

@@ -32,12 +32,14 @@ impl Handlers {
         let principal = caller()?;
         let roles = principal.roles().iter();
         let scopes = principal.scopes().codes().unwrap_or_default();
+        let mut checks = self.checks().await;
+        checks.extend(self.provider_checks().await);
         Ok(v1::SystemStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             namespace: self.settings.namespace.to_string(),
             agent: principal.agent().to_string(),
             roles: roles.map(|role| role.code().to_owned()).collect(),
-            checks: self.checks().await,
+            checks,
             signed_in_at: principal.signed_in().map(convert::time),
             second_factor: principal.second_factor(),
             scopes: scopes.into_iter().map(str::to_owned).collect(),

@@ -97,17 +97,16 @@ async fn authenticate(
             refused("key_other_namespace");
             Err(not_valid())
         }
-        Err(Unauthenticated::NotChecked(cause)) => {
-            refused("key_not_checked");
-            Err(Fault::unavailable(
-                "key_not_checked",
-                "the credential could not be checked: try again",
-                cause,
-            ))
-        }
         Err(why) => {
             refused(why.code());
-            Err(not_valid())
+            match why {
+                Unauthenticated::NotChecked(cause) => Err(Fault::unavailable(
+                    "key_not_checked",
+                    "the credential could not be checked: try again",
+                    cause,
+                )),
+                _ => Err(not_valid()),
+            }
         }
     }
 }

@@ -34,8 +34,9 @@ macro_rules! account_columns {
     () => {
         "a.namespace AS agent_namespace, a.id AS agent_id, a.kind AS agent_kind,
             a.roles AS agent_roles, a.created_at AS agent_created_at,
-            a.created_by AS agent_created_by, a.retired_at AS agent_retired_at,
-            a.seal AS agent_seal,
+            a.created_by AS agent_created_by, a.issuer AS agent_issuer,
+            a.subject AS agent_subject, a.issued_at AS agent_issued_at,
+            a.retired_at AS agent_retired_at, a.seal AS agent_seal,
             p.id AS password_id, p.hash AS password_hash, p.is_long AS password_long,
             p.seal AS password_seal"
     };
@@ -541,6 +542,7 @@ fn account(row: &Row) -> Result<(Agent, Option<Password>), RowError> {
         roles: super::roles(&columns, "agent_roles")?,
         created_at: columns.seconds("agent_created_at")?,
         created_by: columns.optional("agent_created_by")?,
+        federated: super::federated(&columns, super::AGENT_FEDERATED)?,
         retired_at: columns.optional_seconds("agent_retired_at")?,
         seal: Mac(columns.bytes("agent_seal")?),
     };

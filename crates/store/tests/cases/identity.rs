@@ -4,14 +4,16 @@ use crate::house::{Ask, HOUR, House, agent, namespace, queue};
 use secrecy::ExposeSecret;
 use std::{
     collections::BTreeSet,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use xylem_audit::{Entry, Filter, Kind, Log, Verdict};
 use xylem_identity::{
-    AgentChange, IdentityError, IssuedKey, NewAgent, NewKey, Principal, Unauthenticated,
+    Agent, AgentChange, Federated, IdentityError, IssuedKey, NewAgent, NewKey, Principal, Storage,
+    StorageError, Unauthenticated,
 };
 use xylem_ids::{AgentKind, Role, Scope, Scopes};
 use xylem_policy::Denied;
+use xylem_seal::Mac;
 use xylem_vault::{Clock, Refusal};
 
 fn now(house: &House) -> SystemTime {
@@ -450,4 +452,77 @@ async fn both_keys_work_during_the_overlap_and_one_after() {
     assert!(!works(&old).await && works(&new).await);
     assert!(matches!(rotate().await, Err(IdentityError::KeyOver)));
     assert_eq!(entries(&house, Kind::KeyRotated).await.len(), 1);
+}
+
+fn from_provider(name: &str, issuer: &str, subject: &str) -> Agent {
+    Agent {
+        namespace: namespace(),
+        id: agent(name),
+        kind: AgentKind::User,
+        roles: [Role::Admin].into(),
+        created_at: UNIX_EPOCH + HOUR,
+        created_by: None,
+        federated: Some(Federated {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+            issued_at: UNIX_EPOCH + HOUR,
+        }),
+        retired_at: None,
+        seal: Mac([1; 32]),
+    }
+}
+
+#[tokio::test]
+async fn a_subject_of_an_issuer_is_one_agent() {
+    let house = House::new().await;
+    let (store, namespace) = (&house.store, namespace());
+    let one = from_provider("corp-1", "https://a.example", "u-17");
+    store.insert_agent(&one, &[]).await.unwrap();
+    for (name, issuer, subject, taken) in [
+        ("corp-2", "https://a.example", "u-17", true),
+        ("corp-1", "https://a.example", "u-18", true),
+        ("corp-3", "https://b.example", "u-17", false),
+        ("corp-4", "https://a.example", "U-17", false),
+    ] {
+        let other = from_provider(name, issuer, subject);
+        let inserted = store.insert_agent(&other, &[]).await;
+        let exists = matches!(inserted, Err(StorageError::Exists));
+        assert_eq!(exists, taken, "{name}");
+    }
+    // Agents that come from no provider are not in each other's way.
+    create(&house, new_agent("user", &[Role::User]))
+        .await
+        .unwrap();
+    create(&house, new_agent("boss", &[Role::Admin]))
+        .await
+        .unwrap();
+
+    let find = async |issuer: &str| {
+        let found = store.federated_agent(&namespace, issuer, "u-17").await;
+        found.unwrap()
+    };
+    assert_eq!(find("https://a.example").await, Some(one.clone()));
+    assert_eq!(find("https://a.example/").await, None);
+    let mut newer = one.clone();
+    newer.roles = [Role::User].into();
+    newer.seal = Mac([2; 32]);
+    newer.federated.as_mut().unwrap().issued_at += HOUR;
+    store.replace_agent(&one, &newer, false, &[]).await.unwrap();
+    assert_eq!(find("https://a.example").await, Some(newer.clone()));
+    // Whoever read it before that comes too late.
+    let late = store.replace_agent(&one, &newer, false, &[]).await;
+    assert!(matches!(late, Err(StorageError::Changed)));
+
+    // Nobody who comes from a provider is the administrator that has to stay.
+    let boss = house
+        .identity
+        .agent(&namespace, &agent("boss"))
+        .await
+        .unwrap();
+    let entry = entry(&house, Kind::AgentRetired);
+    let retired = house
+        .identity
+        .retire_agent(&namespace, &boss.id, entry)
+        .await;
+    assert!(matches!(retired, Err(IdentityError::LastAdministrator)));
 }

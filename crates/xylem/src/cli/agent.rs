@@ -292,11 +292,20 @@ async fn list(session: &mut Session<'_>) -> Result<(), Failure> {
                 role_names(agent.roles()),
                 relative(agent.created_at.as_ref(), now),
                 relative(agent.retired_at.as_ref(), now),
+                subject(agent),
             ]
         };
-        let head = ["AGENT", "KIND", "ROLES", "CREATED", "RETIRED"];
+        let head = ["AGENT", "KIND", "ROLES", "CREATED", "RETIRED", "SUBJECT"];
         table(head, agents.iter().map(row).collect())
     })
+}
+
+/// Who it is at its identity provider.
+fn subject(agent: &v1::Agent) -> String {
+    match agent.issuer.as_str() {
+        "" => "-".to_owned(),
+        issuer => plain(&format!("{} at {issuer}", agent.subject)),
+    }
 }
 
 /// Roles in words.

@@ -33,10 +33,13 @@ pub(crate) struct Settings {
     /// database's is better [default: audit/checkpoints.jws in the data directory]
     #[arg(long, value_name = "FILE")]
     audit_checkpoints: Option<PathBuf>,
-    /// A network of private addresses that OAuth 2.0 token endpoints, or who receives alerts, may be at,
-    /// such as 10.1.0.0/16; can be repeated
+    /// A network of private addresses that OAuth 2.0 token endpoints, identity providers, or who receives
+    /// alerts, may be at, such as 10.1.0.0/16; can be repeated
     #[arg(long = "private-network", value_name = "CIDR")]
     private_networks: Vec<IpNet>,
+    /// Whose tokens are accepted besides those of this control plane, TOML; docs/identity.md has the fields
+    #[arg(long, value_name = "FILE")]
+    identity_providers: Option<PathBuf>,
     /// What raises alerts and where they are sent, TOML; docs/alerts.md has the fields
     #[arg(long, value_name = "FILE")]
     alerts: Option<PathBuf>,
@@ -171,6 +174,9 @@ impl Settings {
     pub(super) fn config(self, data: DataDir) -> Result<ServerConfig, Failure> {
         let alerts = self.alerts.as_deref().map(server::alerts);
         let alerts = alerts.transpose().map_err(ServerError::from)?;
+        let providers = self.identity_providers.as_deref();
+        let providers = providers.map(server::identity_providers).transpose();
+        let providers = providers.map_err(ServerError::from)?;
         let temporal = self.temporal.options()?;
         Ok(ServerConfig {
             database: Database::from_environment().map_err(ServerError::from)?,
@@ -190,6 +196,7 @@ impl Settings {
             audit_checkpoints: self.audit_checkpoints,
             backups: self.backups.config(),
             private_networks: self.private_networks,
+            identity_providers: providers.unwrap_or_default(),
             alerts: alerts.unwrap_or_default(),
             single_operator: self.single_operator,
             ..ServerConfig::new(data, temporal)

@@ -1,0 +1,123 @@
+//! The file that says which identity providers' tokens are accepted.
+
+use crate::data::DataError;
+use serde::Deserialize;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use xylem_identity::{Provider, ProviderSettings};
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvidersError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// It is not what it is to be. The text names the field and the rule.
+    #[error("{}: {rule}", .file.display())]
+    Field {
+        /// The file.
+        file: PathBuf,
+        /// What it says.
+        rule: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    provider: Vec<ProviderSettings>,
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// It cannot be read, or a field breaks its rule.
+pub fn identity_providers(file: &Path) -> Result<Vec<Provider>, ProvidersError> {
+    let text = fs::read_to_string(file).map_err(|source| DataError::io("read", file, source))?;
+    let wrong = |rule: String| ProvidersError::Field {
+        file: file.to_owned(),
+        rule,
+    };
+    let fields: Fields =
+        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+    let checked = fields.provider.into_iter().zip(1..).map(|(given, number)| {
+        let checked = Provider::new(given);
+        checked.map_err(|invalid| wrong(format!("provider {number}: {invalid}")))
+    });
+    checked.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = r#"
+        [[provider]]
+        name = "corp"
+        issuer = "https://login.example/realms/main"
+        audience = "xylem"
+        algorithms = ["RS256"]
+        roles_claim = "groups"
+
+        [provider.roles]
+        deployers = ["user", "tool_publisher"]
+    "#;
+
+    fn of(text: &str) -> Result<Vec<Provider>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("providers.toml");
+        fs::write(&file, text).unwrap();
+        identity_providers(&file).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn providers_are_read() {
+        let more = r#"
+            [[provider]]
+            name = "ci"
+            issuer = "https://ci.example"
+            audience = "https://xylem.example"
+            algorithms = ["ES256", "EdDSA"]
+            type = "JWT"
+            kind = "bot"
+            unmapped = "user"
+            second_factor = ["mfa"]
+        "#;
+        let providers = of(&format!("{SOUND}{more}")).unwrap();
+        let issuers: Vec<_> = providers.iter().map(Provider::issuer).collect();
+        assert_eq!(
+            issuers,
+            ["https://login.example/realms/main", "https://ci.example"]
+        );
+    }
+
+    /// The example of the manual is one that works.
+    #[test]
+    fn the_manual_shows_a_file_that_is_read() {
+        let manual = include_str!("../../../../docs/identity.md");
+        let example = manual.split("```toml\n").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        assert_eq!(of(example).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_no_field_or_no_value_is_refused_by_name() {
+        for (from, to, expected) in [
+            ("audience", "audiences", "audiences"),
+            ("audience = \"xylem\"", "", "audience"),
+            ("algorithms = [\"RS256\"]", "", "algorithms"),
+            ("RS256", "HS256", "provider 1: algorithms"),
+            ("https:", "http:", "provider 1: issuer"),
+            ("\"user\"", "\"operator\"", "operator"),
+            ("\"user\"", "\"worker\"", "provider 1: roles"),
+            ("groups", "email", "provider 1: roles_claim"),
+            ("roles_claim = \"groups\"", "unmapped = \"admin\"", "admin"),
+            ("[[provider]]", "[[providers]]", "providers"),
+        ] {
+            let error = of(&SOUND.replace(from, to)).unwrap_err();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+    }
+}
