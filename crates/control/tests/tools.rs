@@ -438,3 +438,94 @@ async fn how_a_token_is_sent_and_answered_is_kept_and_checked() {
         assert!(refused.to_string().contains(field), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn a_policy_lets_somebody_change_the_tool_of_another() {
+    let (stack, publisher, other) = shared().await;
+    let first = publisher.register_tool(tool("acme.deploy")).await;
+    let first = other.approve_tool(&first.expect("proposed")).await;
+    first.expect("approved");
+    let helper = stack.key_for(Role::ToolPublisher, "helper").await;
+    let helper = Client::connect(&stack.address, &helper).await;
+    let helper = helper.expect("a connection");
+    let changed = v1::Tool {
+        path: "/deployments".to_owned(),
+        tags: Vec::new(),
+        ..tool("acme.deploy")
+    };
+    let refused = helper.update_tool(changed.clone(), true).await;
+    let refused = refused.expect_err("not its own");
+    assert_eq!(reason(&refused), "tool_of_other_owner");
+
+    let allowing = |name: &str, who: serde_json::Value, actions: &[&str]| {
+        let policy = serde_json::json!({
+            "name": name, "effect": "allow", "who": who, "what": {"tags": ["build"]},
+            "actions": actions,
+        });
+        serde_json::from_value::<v1::Policy>(policy).expect("a policy")
+    };
+    // To call it is not to change it.
+    let calls = allowing(
+        "calls",
+        serde_json::json!({"agents": ["helper"]}),
+        &["read", "execute"],
+    );
+    other.create_policy(calls).await.expect("stored");
+    let refused = helper.update_tool(changed.clone(), true).await;
+    assert_eq!(
+        reason(&refused.expect_err("still not")),
+        "tool_of_other_owner"
+    );
+    let changes = allowing(
+        "helps",
+        serde_json::json!({"agents": ["helper"]}),
+        &["admin"],
+    );
+    other.create_policy(changes).await.expect("stored");
+    let staged = helper
+        .update_tool(changed.clone(), true)
+        .await
+        .expect("staged");
+    assert_eq!((staged.version, staged.state()), (2, v1::ToolState::Staged));
+    assert_eq!(staged.owner, "publisher");
+    // What decides is the tool as it was, so that nobody tags themselves in; and the owner may still.
+    let stranger = stack.client(Role::ToolPublisher).await;
+    let retired = stranger.retire_tool(&id("acme.deploy"), false).await;
+    assert_eq!(
+        reason(&retired.expect_err("nobody's")),
+        "tool_of_other_owner"
+    );
+    other.approve_tool(&staged).await.expect("approved");
+    let reverted = helper.retire_tool(&id("acme.deploy"), false).await;
+    assert_eq!(
+        reason(&reverted.expect_err("no tag any more")),
+        "tool_of_other_owner"
+    );
+    publisher
+        .retire_tool(&id("acme.deploy"), false)
+        .await
+        .expect("retired");
+
+    let entries = stack.admin().await.list_audit(Default::default()).await;
+    let entries = entries.expect("a log").entries;
+    let by_helper: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.agent == "helper" && entry.action.starts_with("tool_"))
+        .map(|entry| {
+            (
+                entry.action.as_str(),
+                entry.outcome.as_str(),
+                entry.policy.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        by_helper,
+        [
+            ("tool_updated", "denied", ""),
+            ("tool_updated", "denied", ""),
+            ("tool_updated", "succeeded", "helps@1"),
+            ("tool_retired", "denied", ""),
+        ]
+    );
+}

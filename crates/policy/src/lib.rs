@@ -20,6 +20,7 @@
 )]
 
 mod access;
+mod change;
 mod compile;
 mod condition;
 mod document;
@@ -39,6 +40,7 @@ mod value;
 pub use access::{
     Access, AccessState, Act, Decision, LONGEST_ACCESS, NewAccess, SHORTEST_ACCESS, USUAL_ACCESS,
 };
+pub use change::Change;
 pub use compile::{Compiler, Place, Policy, SCHEMA};
 pub use condition::ConditionKind;
 pub use document::{

@@ -185,8 +185,11 @@ impl Callable {
 /// Why a tool is not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unchanged {
-    /// Only who owns it, and administrators, change a tool.
-    #[error("the tool belongs to another agent: ask its owner, or an administrator")]
+    /// Only who owns it, administrators, and whom policies allow it, change a tool.
+    #[error(
+        "the tool belongs to another agent: ask its owner or an administrator, or for a policy that allows \
+         you the action admin on it"
+    )]
     NotOwner,
     /// Somebody else changed it.
     #[error("the tool was changed meanwhile: look at it again")]

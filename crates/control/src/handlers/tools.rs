@@ -4,16 +4,20 @@ mod import;
 
 use super::{Handlers, answer};
 use crate::{
-    caller::{Reach, caller, during_call, reach},
+    caller::{Reach, caller, caller_address, during_call, reach},
     convert,
     fault::Fault,
 };
 use prost::Message;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
-use xylem_audit::{Kind, Note, Verdict};
+use xylem_audit::{Kind, Label, Note, Verdict};
 use xylem_ids::{ToolName, ToolTag};
+use xylem_policy::{Change, Denied, Refused};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
     Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, Tool, ToolDefinition,
@@ -123,15 +127,9 @@ impl Handlers {
             return Err(Fault::invalid("tool.name", rule));
         }
         let tool = Tool::new(definition(given)?)?;
-        let updated = self
-            .tools
-            .update(
-                &self.editing()?,
-                tool,
-                request.expected_version,
-                request.staged,
-            )
-            .await;
+        let act = self.editing_of(tool.name(), Kind::ToolUpdated).await?;
+        let (expected, staged) = (request.expected_version, request.staged);
+        let updated = self.tools.update(&act, tool, expected, staged).await;
         Ok(wire_tool(&updated?))
     }
 
@@ -172,13 +170,14 @@ impl Handlers {
 
     async fn revert_tool(&self, request: v1::RevertToolRequest) -> Result<v1::Tool, Fault> {
         let name: ToolName = convert::id(request.name, "name")?;
-        let known = self.tools.revert(&self.editing()?, &name).await?;
+        let act = self.editing_of(&name, Kind::ToolReverted).await?;
+        let known = self.tools.revert(&act, &name).await?;
         Ok(wire_tool(&known))
     }
 
     async fn retire_tool(&self, request: v1::RetireToolRequest) -> Result<v1::Tool, Fault> {
         let name: ToolName = convert::id(request.name, "name")?;
-        let act = self.editing()?;
+        let act = self.editing_of(&name, Kind::ToolRetired).await?;
         let known = self.tools.retire(&act, &name, request.stop_calls).await?;
         Ok(wire_tool(&known))
     }
@@ -188,8 +187,51 @@ impl Handlers {
         request: v1::DeleteToolRequest,
     ) -> Result<v1::DeleteToolResponse, Fault> {
         let name: ToolName = convert::id(request.name, "name")?;
-        self.tools.delete(&self.editing()?, &name).await?;
+        let act = self.editing_of(&name, Kind::ToolDeleted).await?;
+        self.tools.delete(&act, &name).await?;
         Ok(v1::DeleteToolResponse {})
+    }
+
+    /// Who changes this tool now: its owner, an administrator, or whom a policy allows it. Whom none
+    /// does is told by the registry that it is another agent's.
+    async fn editing_of(&self, name: &ToolName, kind: Kind) -> Result<Act<'_>, Fault> {
+        let mut act = self.editing()?;
+        let namespace = &self.settings.namespace;
+        let known = match self.tools.get(namespace, name).await {
+            Ok(known) if !act.editor.of_all => known,
+            Ok(_) | Err(RegistryError::NotFound { .. }) => return Ok(act),
+            Err(error) => return Err(error.into()),
+        };
+        let facts = known.record.facts(known.tool.definition())?;
+        if facts.owner.as_ref() == Some(&act.editor.agent) {
+            return Ok(act);
+        }
+        let principal = caller()?;
+        let now = self.now();
+        let signed_in = principal.signed_in();
+        let change = Change {
+            agent: principal.agent(),
+            tool: &facts,
+            now: now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            address: caller_address(),
+            signed_in: signed_in.map(|at| now.duration_since(at).unwrap_or_default().as_secs()),
+            second_factor: principal.second_factor(),
+        };
+        match self.policies.permit_change(namespace, change).await? {
+            Ok(by) => {
+                act.editor.of_all = true;
+                act.entry.policy = Label::new(&by.to_string());
+            }
+            Err(denied) => {
+                let mut entry = act.entry(kind, name).because(denied.code());
+                entry.verdict = Verdict::Denied;
+                if let Denied::ByPolicy(Refused { by: Some(by), .. }) = &denied {
+                    entry.policy = Label::new(&by.to_string());
+                }
+                self.log.append(&[entry]).await?;
+            }
+        }
+        Ok(act)
     }
 
     /// Who changes a tool now: its owner, or an administrator.
