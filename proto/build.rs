@@ -14,7 +14,7 @@ mod generate;
 mod openapi;
 
 const PACKAGE: &str = "xylem.v1";
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "xylem/v1/access.proto",
     "xylem/v1/accounts.proto",
     "xylem/v1/agents.proto",
@@ -28,6 +28,7 @@ const FILES: [&str; 14] = [
     "xylem/v1/tokens.proto",
     "xylem/v1/tools.proto",
     "xylem/v1/trees.proto",
+    "xylem/v1/usage.proto",
     "xylem/v1/workers.proto",
 ];
 

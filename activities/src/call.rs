@@ -190,7 +190,7 @@ impl ToolCaller {
     ) -> Result<ToolAnswer, Failure> {
         let Permitted {
             used,
-            lease,
+            mut lease,
             token,
             carried,
             newer_grant,
@@ -198,6 +198,7 @@ impl ToolCaller {
         } = permitted;
         let limit = ready.max_response_bytes();
         let request = request.with(carried);
+        lease.bytes.sent = length(request.body.as_deref());
         let sent = tokio::select! {
             biased;
             () = cancelled => {
@@ -213,6 +214,7 @@ impl ToolCaller {
                 return Err(unsent(ready, error));
             }
         };
+        lease.bytes.received = length(Some(&answer.body));
         let status = answer.status.as_u16();
         let verdict = verdict(answer.status, &answer.headers, SystemTime::now());
         let released = lease.end(outcome(verdict), Some(status)).await;
@@ -315,6 +317,10 @@ fn fitting(ready: &ReadyTool, answer: ToolAnswer) -> Result<ToolAnswer, Failure>
         tool: ready.tool.name.clone(),
         limit: MAX_ANSWER_BYTES,
     })
+}
+
+fn length(body: Option<&[u8]>) -> u64 {
+    u64::try_from(body.map_or(0, <[u8]>::len)).unwrap_or(u64::MAX)
 }
 
 /// A call ends before its lease and before the activity's own deadline.

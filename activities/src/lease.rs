@@ -1,6 +1,6 @@
 //! A lease that is released whatever happens.
 
-use crate::ports::{Outcome, Release, Released, TokenSource};
+use crate::ports::{Bytes, Outcome, Release, Released, TokenSource};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -16,6 +16,8 @@ pub(crate) struct Lease {
     tokens: Arc<dyn TokenSource>,
     since: Instant,
     open: Option<LeaseId>,
+    /// How much was sent and came back so far.
+    pub(crate) bytes: Bytes,
 }
 
 impl Lease {
@@ -24,6 +26,7 @@ impl Lease {
             tokens,
             since: Instant::now(),
             open: Some(lease),
+            bytes: Bytes::default(),
         }
     }
 
@@ -44,6 +47,10 @@ impl Lease {
             outcome,
             http_status,
             duration: self.since.elapsed(),
+            bytes: match outcome {
+                Outcome::NotSent => Bytes::default(),
+                _ => self.bytes,
+            },
         })
     }
 }

@@ -34,7 +34,7 @@ mod tool;
 pub use activities::{Activities, Settings};
 pub use failure::ApiAnswer;
 pub use ports::{
-    AuditSink, Outcome, PortError, Ports, Redeem, Redeemed, Release, Released, TaskClaims,
+    AuditSink, Bytes, Outcome, PortError, Ports, Redeem, Redeemed, Release, Released, TaskClaims,
     TokenSource, ToolDirectory,
 };
 pub use tool::{

@@ -149,6 +149,17 @@ pub struct Release {
     pub http_status: Option<u16>,
     /// How long the call took.
     pub duration: Duration,
+    /// How much was sent and came back.
+    pub bytes: Bytes,
+}
+
+/// Sizes of bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bytes {
+    /// Of the request, if it was sent or may have been.
+    pub sent: u64,
+    /// Of the answer, as it came.
+    pub received: u64,
 }
 
 /// What is known once a lease is over.

@@ -369,6 +369,10 @@ def audit(walk):
     verified = reader.call("VerifyAudit")
     assert verified[-1]["result"]["intact"], verified
     reader.call("ListAlerts", page_size=10)
+    until = time.monotonic() + PATIENCE
+    while not reader.call("ListUsage", tool=walk.tool, period="USAGE_PERIOD_HOUR").get("usage"):
+        assert time.monotonic() < until, "no usage was counted"
+        time.sleep(1)
     walk.admin.refused("backups_not_configured", "BackUp", body={})
     walk.admin.refused("not_found", "ConfirmRestore", body={"reason": "the walk"})
     walk.admin.call("GetStatus")

@@ -32,6 +32,7 @@ mod subject;
 mod tally;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod verify;
 mod watch;
 
@@ -47,5 +48,6 @@ pub use log::{
 pub use ocsf::{OCSF_VERSION, ocsf};
 pub use subject::{Label, Subject, SubjectError, SubjectKind};
 pub use tally::{Counted, Source, Tally};
+pub use usage::{By, CLASSES, Called, Counts, Period, Usage, UsageKey, UsageQuery, class};
 pub use verify::{Extent, Finding, Intact, Verifier};
 pub use watch::{Alert, Delivery, Due, Memory, Of, Rule, Rules, Used, Watch};

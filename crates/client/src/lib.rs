@@ -13,6 +13,7 @@ mod credentials;
 mod error;
 mod operate;
 mod policies;
+mod usage;
 mod work;
 
 pub use client::{Client, ConnectError, Tls, check_address};

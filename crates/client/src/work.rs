@@ -101,6 +101,10 @@ pub struct CallEnd {
     pub http_status: Option<u16>,
     /// How long the call took.
     pub duration: Duration,
+    /// How many bytes of body were sent.
+    pub bytes_out: u64,
+    /// How many bytes of body came back.
+    pub bytes_in: u64,
 }
 
 /// The public half of a key that signs grants.
@@ -185,6 +189,8 @@ impl Client {
             outcome: end.outcome.into(),
             http_status: end.http_status.map(u32::from),
             duration: Some(convert::duration(end.duration)),
+            bytes_out: end.bytes_out,
+            bytes_in: end.bytes_in,
         };
         let mut grants = GrantsClient::new(self.channel.clone());
         let answer = call(message, CALL_TIMEOUT, |request| grants.release(request)).await?;

@@ -55,6 +55,7 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
             &[Admin, ToolPublisher, PolicyAdmin, Auditor],
             &[User],
         ),
+        Rpc::ListUsage => of(Scope::ToolsRead, &[Admin, Auditor], &[ToolPublisher, User]),
         Rpc::ListAgents => of(Scope::AgentsRead, &[Admin, PolicyAdmin, Auditor], &[]),
         Rpc::CreateApiKey => of(Scope::Keys, &[Admin], &[ToolPublisher, PolicyAdmin, User]),
         Rpc::RotateApiKey | Rpc::RevokeApiKey => of(

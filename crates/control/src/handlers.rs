@@ -12,6 +12,7 @@ mod system;
 mod tokens;
 mod tools;
 mod trees;
+mod usage;
 mod workers;
 
 pub(crate) use credentials::state as credential_state;

@@ -181,6 +181,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
         system_server::SystemServer, __rest_over_grpc_bridge_System::SystemRestBridge;
         tokens_server::TokensServer, __rest_over_grpc_bridge_Tokens::TokensRestBridge;
         trees_server::TreesServer, __rest_over_grpc_bridge_Trees::TreesRestBridge;
+        usage_server::UsageServer, __rest_over_grpc_bridge_Usage::UsageRestBridge;
         workers_server::WorkersServer, __rest_over_grpc_bridge_Workers::WorkersRestBridge;
     };
     let rest = RestService::new(Arc::new(transcoder)).with_max_body_bytes(MAX_BODY);

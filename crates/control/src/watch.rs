@@ -13,7 +13,7 @@ use crate::{Control, fault::Fault, handlers::credential_state, plane::Plane};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 use xylem_audit::{
-    Alert, Delivery, Due, Entry, Filter, Kind, PageToken, Record, Rule, Rules, Subject,
+    Alert, Called, Delivery, Due, Entry, Filter, Kind, PageToken, Record, Rule, Rules, Subject,
     SubjectKind, Verdict,
 };
 use xylem_proto::v1::CredentialState;
@@ -23,6 +23,8 @@ use xylem_vault::CredentialStatus;
 const PAGE: u32 = 200;
 /// Credentials per page.
 const CREDENTIALS: u32 = 200;
+/// The hours of a day are added up when they are so long ago.
+const HOURS_KEPT: Duration = Duration::from_secs(35 * 24 * 60 * 60);
 /// Alerts that are sent in one round.
 const SENT: u32 = 50;
 /// What is compared within hours is forgotten after so long.
@@ -106,6 +108,9 @@ impl Plane {
         }
         let mut entries = Vec::new();
         for record in records {
+            if let Some(called) = Called::of(record) {
+                memory.add_usage(&called).await?;
+            }
             let found = rules.look(&mut *memory, record, now).await?;
             entries.extend(found);
             if let (Kind::Alert, Some(seq), true) =
@@ -182,6 +187,8 @@ impl Plane {
         let mut memory = self.watch.begin_watch().await?;
         let namespace = &self.settings.namespace;
         memory.forget(namespace, before, hour).await?;
+        let days = now.saturating_sub(whole(HOURS_KEPT)) / whole(DAY);
+        memory.fold_usage(namespace, days * 24).await?;
         Ok(memory.commit(&[]).await?)
     }
 
@@ -248,6 +255,7 @@ impl Plane {
 }
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is to be said about a credential.
 fn credential(status: &CredentialStatus, now: SystemTime) -> Option<Alert> {

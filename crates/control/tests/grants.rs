@@ -434,6 +434,8 @@ async fn a_worker_registers_and_reports_for_its_own_queues() {
         outcome: v1::CallOutcome::Refused401,
         http_status: Some(401),
         duration: std::time::Duration::ZERO,
+        bytes_out: 512,
+        bytes_in: 2048,
     };
     let error = other.release(redeemed.lease.clone(), end.clone()).await;
     assert!(matches!(

@@ -340,6 +340,8 @@ async fn a_failure_names_slot_tree_version_and_what_to_do() {
         outcome: v1::CallOutcome::Succeeded,
         http_status: Some(200),
         duration: std::time::Duration::ZERO,
+        bytes_out: 512,
+        bytes_in: 2048,
     };
     worker.release(redeemed.lease, end).await.expect("released");
     admin.revoke_token(revocation(1)).await.expect("revoked");
@@ -501,6 +503,8 @@ async fn an_open_lease_keeps_its_version() {
         outcome: v1::CallOutcome::Succeeded,
         http_status: Some(200),
         duration: std::time::Duration::from_millis(12),
+        bytes_out: 512,
+        bytes_in: 2048,
     };
     let newest = worker.release(redeemed.lease, end).await.expect("released");
     assert_eq!(newest.map(|order| order.version.0), Some(2));

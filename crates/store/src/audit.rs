@@ -4,6 +4,7 @@ mod append;
 mod batch;
 mod file;
 mod read;
+mod usage;
 mod verify;
 mod watch;
 

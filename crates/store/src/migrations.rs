@@ -43,6 +43,7 @@ macro_rules! folder {
             41 "0041_credential_sources",
             50 "0050_watch",
             60 "0060_restores",
+            70 "0070_usage",
             80 "0080_revision",
         }
     };

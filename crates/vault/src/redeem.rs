@@ -85,6 +85,8 @@ pub struct CallEnd {
     pub status: Option<u16>,
     /// How long it took.
     pub duration: Duration,
+    /// Bytes of body that were sent, and that came back.
+    pub bytes: (u64, u64),
 }
 
 /// What became of a release.
@@ -469,6 +471,7 @@ impl Vault {
         entry.reason = end.reason.clone();
         entry.status = end.status;
         entry.duration_ms = u64::try_from(end.duration.as_millis()).ok();
+        (entry.bytes_out, entry.bytes_in) = (Some(end.bytes.0), Some(end.bytes.1));
         self.of_lease(tx, entry, lease).await
     }
 

@@ -20,6 +20,7 @@ mod session;
 mod token;
 mod tool;
 mod tree;
+mod usage;
 mod vault;
 
 use crate::logging;
@@ -136,6 +137,11 @@ enum Command {
     /// See what somebody should look at
     #[command(subcommand)]
     Alert(alert::Command),
+    /// See how often tools are called, for whom, how that goes and how long it takes
+    ///
+    /// Counted from the audit log, some seconds later. Who is no administrator and no auditor sees its
+    /// own usage, and with --tool that of a tool it owns.
+    Usage(usage::Arguments),
     /// Read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -219,6 +225,7 @@ async fn operate(command: Command, session: &mut Session<'_>) -> Result<(), Fail
         Command::Key(command) => key::run(command, session).await,
         Command::Agent(command) => agent::run(command, session).await,
         Command::Alert(command) => alert::run(command, session).await,
+        Command::Usage(arguments) => usage::run(arguments, session).await,
         Command::Audit(command) => audit::run(command, session).await,
         Command::Vault(command) => vault::run(command, session).await,
         Command::Doctor(arguments) => doctor::run(arguments, session).await,

@@ -1,7 +1,7 @@
 //! What the watch remembers.
 
 use super::Rule;
-use crate::{Entry, LogError};
+use crate::{Called, Entry, LogError, Usage, UsageKey, UsageQuery};
 use async_trait::async_trait;
 use xylem_ids::{AgentId, Namespace, ToolName};
 
@@ -89,6 +89,18 @@ pub trait Watch: Send + Sync {
     /// # Errors
     /// The storage did not answer.
     async fn watched(&self, namespace: &Namespace) -> Result<u64, LogError>;
+
+    /// At most so many counts of calls, in the order of what they are of, behind `after`.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn usage(
+        &self,
+        namespace: &Namespace,
+        query: &UsageQuery,
+        after: Option<&UsageKey>,
+        limit: u32,
+    ) -> Result<Vec<Usage>, LogError>;
 }
 
 /// What the watch remembers, in one transaction. Times are milliseconds since 1970, hours are
@@ -131,6 +143,11 @@ pub trait Memory: Send {
     async fn add_calls(&mut self, of: Of<'_>, hour: u64, calls: u64) -> Result<u64, LogError>;
     /// How many calls each hour had from `first` up to and without `end`; hours without are left out.
     async fn calls(&mut self, of: Of<'_>, first: u64, end: u64) -> Result<Vec<u64>, LogError>;
+
+    /// Counts a call that ended, or was denied.
+    async fn add_usage(&mut self, called: &Called<'_>) -> Result<(), LogError>;
+    /// Adds up the hours of each day before `hour`, which begins one.
+    async fn fold_usage(&mut self, namespace: &Namespace, hour: u64) -> Result<(), LogError>;
 
     /// Whether something may be said that was not said since `quiet_since`; then it is said now.
     async fn may_say(

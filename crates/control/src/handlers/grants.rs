@@ -208,6 +208,7 @@ impl Handlers {
             reason: Some(Reason::of("tool_changed")),
             status: None,
             duration: Duration::ZERO,
+            bytes: (0, 0),
         };
         self.vault
             .release(&redeemed.lease, &worker(principal), &end)
@@ -319,6 +320,7 @@ fn call_end(given: v1::ReleaseRequest) -> Result<CallEnd, Fault> {
         reason: reason.map(Reason::of),
         status,
         duration: duration.unwrap_or_default(),
+        bytes: (given.bytes_out, given.bytes_in),
     })
 }
 

@@ -1,13 +1,16 @@
 //! What the watch remembers.
 
-use super::unavailable;
+use super::{unavailable, usage};
 use crate::{
     Store,
     row::{Columns, RowError, integer},
     sql::{Row, Statement, Work, statement},
 };
 use async_trait::async_trait;
-use xylem_audit::{Delivery, Due, Entry, LogError, Memory, Of, Rule, Used, Watch};
+use xylem_audit::{
+    Called, Delivery, Due, Entry, LogError, Memory, Of, Rule, Usage, UsageKey, UsageQuery, Used,
+    Watch,
+};
 use xylem_ids::{Namespace, ToolName};
 
 #[async_trait]
@@ -39,6 +42,16 @@ impl Watch for Store {
         let mut work = self.read().await.map_err(unavailable)?;
         cursor(&mut work, namespace).await
     }
+
+    async fn usage(
+        &self,
+        namespace: &Namespace,
+        query: &UsageQuery,
+        after: Option<&UsageKey>,
+        limit: u32,
+    ) -> Result<Vec<Usage>, LogError> {
+        usage::list(self, namespace, query, after, limit).await
+    }
 }
 
 struct StoreMemory {
@@ -62,7 +75,7 @@ impl StoreMemory {
 }
 
 /// A row that cannot be read is not there: nothing but the watch depends on it.
-fn read<T>(read: Result<T, RowError>) -> Result<T, LogError> {
+pub(super) fn read<T>(read: Result<T, RowError>) -> Result<T, LogError> {
     read.map_err(|error| match error {
         RowError::Sql(error) => unavailable(error),
         RowError::Unreadable(what) => {
@@ -230,6 +243,14 @@ impl Memory for StoreMemory {
         let query = query.bind(integer(first)).bind(integer(end));
         let rows = self.work.all(query).await.map_err(unavailable)?;
         rows.iter().map(|row| read(number(row, "calls"))).collect()
+    }
+
+    async fn add_usage(&mut self, called: &Called<'_>) -> Result<(), LogError> {
+        usage::add(&mut self.work, called).await
+    }
+
+    async fn fold_usage(&mut self, namespace: &Namespace, hour: u64) -> Result<(), LogError> {
+        usage::fold(&mut self.work, namespace, hour).await
     }
 
     async fn may_say(

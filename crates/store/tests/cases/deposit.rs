@@ -472,6 +472,7 @@ fn ended() -> xylem_vault::CallEnd {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(1),
+        bytes: (0, 0),
     }
 }
 

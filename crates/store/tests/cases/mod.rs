@@ -22,4 +22,5 @@ pub(crate) mod schema;
 pub(crate) mod second_factor;
 pub(crate) mod tamper;
 pub(crate) mod tools;
+pub(crate) mod usage;
 pub(crate) mod watch;

@@ -62,6 +62,8 @@ impl TokenSource for ControlPlane {
             outcome: wire_outcome(release.outcome),
             http_status: release.http_status,
             duration: release.duration,
+            bytes_out: release.bytes.sent,
+            bytes_in: release.bytes.received,
         };
         let newest = self.client.release(release.lease, end).await;
         let newest = newest.map_err(port_error)?;

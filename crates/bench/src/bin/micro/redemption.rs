@@ -138,6 +138,7 @@ impl House {
             reason: None,
             status: Some(200),
             duration: Duration::from_millis(10),
+            bytes: (512, 2048),
         };
         let begin = Instant::now();
         let worker = &self.redemption.worker;
