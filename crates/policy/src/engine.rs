@@ -236,40 +236,7 @@ impl Engine {
     /// Says why not.
     pub fn decide(&self, ask: &Ask<'_>, facts: &Facts<'_>) -> Result<Allowed, Refused> {
         let candidates = self.candidates(ask);
-        let mut case = self.case(ask, facts, &candidates)?;
-        let mut nearest = Nearest::default();
-        for at in &candidates {
-            let Some(policy) = self.policies.get(*at as usize) else {
-                continue;
-            };
-            let applies = case.applies(*at, policy);
-            let Some(applies) = applies else {
-                match policy.effect {
-                    Effect::Deny => {
-                        return Err(Refused::by(Reason::PolicyBroken, &policy.reference));
-                    }
-                    Effect::Allow => nearest.broken(policy),
-                }
-                continue;
-            };
-            match policy.effect {
-                Effect::Deny if applies => {
-                    if let Some(refused) = case.denied(policy) {
-                        return Err(refused);
-                    }
-                }
-                Effect::Deny => {}
-                Effect::Allow if applies => match case.open(policy) {
-                    Ok(()) => return case.allowed(policy, &candidates),
-                    Err(refused) => nearest.waits(refused),
-                },
-                Effect::Allow => {
-                    let failed = case.failed(*at, policy);
-                    nearest.missed(policy, failed);
-                }
-            }
-        }
-        case.by_approval(nearest, &candidates)
+        self.case(ask, facts, &candidates)?.decide(&candidates)
     }
 
     /// The counters that [`Engine::decide`] looks at: [`Facts::usage`] has to know those that exist.
@@ -406,6 +373,44 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
+    /// Decides by the policies that stand for it.
+    pub(crate) fn decide(&mut self, candidates: &[u32]) -> Result<Allowed, Refused> {
+        let engine = self.engine;
+        let mut nearest = Nearest::default();
+        for at in candidates {
+            let Some(policy) = engine.policies.get(*at as usize) else {
+                continue;
+            };
+            let applies = self.applies(*at, policy);
+            let Some(applies) = applies else {
+                match policy.effect {
+                    Effect::Deny => {
+                        return Err(Refused::by(Reason::PolicyBroken, &policy.reference));
+                    }
+                    Effect::Allow => nearest.broken(policy),
+                }
+                continue;
+            };
+            match policy.effect {
+                Effect::Deny if applies => {
+                    if let Some(refused) = self.denied(policy) {
+                        return Err(refused);
+                    }
+                }
+                Effect::Deny => {}
+                Effect::Allow if applies => match self.open(policy) {
+                    Ok(()) => return self.allowed(policy, candidates),
+                    Err(refused) => nearest.waits(refused),
+                },
+                Effect::Allow => {
+                    let failed = self.failed(*at, policy);
+                    nearest.missed(policy, failed);
+                }
+            }
+        }
+        self.by_approval(nearest, candidates)
+    }
+
     /// Whether all conditions of a policy hold; none where one cannot be evaluated before another
     /// fails.
     pub(crate) fn applies(&mut self, at: u32, policy: &Policy) -> Option<bool> {

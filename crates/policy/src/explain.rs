@@ -50,16 +50,23 @@ impl Engine {
     #[must_use]
     pub fn check(&self, ask: &Ask<'_>, facts: &Facts<'_>) -> Report {
         let candidates = self.candidates(ask);
-        let findings = match self.case(ask, facts, &candidates) {
-            Err(_) => Vec::new(),
-            Ok(mut case) => candidates
-                .iter()
-                .filter_map(|at| Some((*at, self.policies().get(*at as usize)?)))
-                .map(|(at, policy)| finding(&mut case, at, policy))
-                .collect(),
+        let mut case = match self.case(ask, facts, &candidates) {
+            Ok(case) => case,
+            Err(refused) => {
+                return Report {
+                    decision: Err(refused),
+                    findings: Vec::new(),
+                };
+            }
         };
+        let findings = candidates
+            .iter()
+            .filter_map(|at| Some((*at, self.policies().get(*at as usize)?)))
+            .map(|(at, policy)| finding(&mut case, at, policy))
+            .collect();
+        // What was evaluated for the findings is not evaluated again.
         Report {
-            decision: self.decide(ask, facts),
+            decision: case.decide(&candidates),
             findings,
         }
     }
