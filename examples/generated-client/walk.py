@@ -386,6 +386,10 @@ def ends(walk):
     for text in walk.agents:
         walk.admin.call("RetireAgent", walk.name(text), body={})
     walk.agents["caller"].refused("key_not_valid", "ListTrees")
+    gone = walk.name("heir")
+    kept = walk.admin.first("ExportAgentData", gone, accept="application/x-ndjson")
+    assert json.loads(json.loads(kept)["line"])["data"]["name"] == gone, kept
+    walk.admin.call("EraseAgent", gone, body={})
 
 
 STRETCHES = [agents, accounts, tools, policies, trees, credentials, work, audit, ends]

@@ -36,6 +36,10 @@ struct Body {
     /// Kind and id.
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<(String, String)>,
+    /// Whose personal data it holds, and the ciphertext of it: then `addr` and `note` are absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per: Option<(String, String)>,
+    /// In the clear in entries from before they were personal.
     #[serde(skip_serializing_if = "Option::is_none")]
     addr: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,9 +100,13 @@ struct Body {
     n: u64,
 }
 
-/// The text of an entry. The same entry always has the same text.
-pub(crate) fn encode(entry: &Entry) -> Result<String, serde_json::Error> {
+/// The text of an entry; what is personal stands in it as it is given here.
+pub(crate) fn encode(
+    entry: &Entry,
+    personal: Option<(String, String)>,
+) -> Result<String, serde_json::Error> {
     let text = |value: &dyn ToString| value.to_string();
+    let clear = personal.is_none();
     serde_json::to_string(&Body {
         v: VERSION,
         at: milliseconds(entry.at),
@@ -110,7 +118,8 @@ pub(crate) fn encode(entry: &Entry) -> Result<String, serde_json::Error> {
             .subject
             .as_ref()
             .map(|subject| (subject.kind.code().to_owned(), text(&subject.id))),
-        addr: entry.address,
+        per: personal,
+        addr: entry.address.filter(|_| clear),
         req: entry.request.as_ref().map(|request| text(request)),
         factor: entry.second_factor,
         ns: entry.namespace.as_ref().map(|namespace| text(namespace)),
@@ -135,7 +144,11 @@ pub(crate) fn encode(entry: &Entry) -> Result<String, serde_json::Error> {
         lease: entry.lease.as_ref().map(|lease| text(lease)),
         why: entry.reason.as_ref().map(|reason| text(reason)),
         policy: entry.policy.as_ref().map(|policy| text(policy)),
-        note: entry.note.as_ref().map(|note| note.as_str().to_owned()),
+        note: entry
+            .note
+            .as_ref()
+            .filter(|_| clear)
+            .map(|note| note.as_str().to_owned()),
         status: entry.status,
         ms: entry.duration_ms,
         out: entry.bytes_out,
@@ -150,8 +163,8 @@ pub(crate) fn encode(entry: &Entry) -> Result<String, serde_json::Error> {
     })
 }
 
-/// The entry that a text says.
-pub(crate) fn decode(text: &str) -> Result<Entry, Unreadable> {
+/// The entry that a text says, and what is personal about it, as it stands there.
+pub(crate) fn decode(text: &str) -> Result<(Entry, Option<(String, String)>), Unreadable> {
     let body: Body = serde_json::from_str(text).map_err(|_| Unreadable("text"))?;
     if body.v != VERSION {
         return Err(Unreadable("format version"));
@@ -215,7 +228,7 @@ pub(crate) fn decode(text: &str) -> Result<Entry, Unreadable> {
     }
     entry.about = body.about;
     entry.count = body.n;
-    Ok(entry)
+    Ok((entry, body.per))
 }
 
 fn numbers(order: Order) -> (u32, u32, u32) {
@@ -251,17 +264,21 @@ mod tests {
     use super::*;
     use crate::testing::{bare, full};
 
+    fn clear(entry: &Entry) -> String {
+        encode(entry, None).unwrap()
+    }
+
     #[test]
     fn an_entry_reads_back_as_it_was_written() {
         for entry in [full(), bare(2)] {
-            assert_eq!(decode(&encode(&entry).unwrap()), Ok(entry));
+            assert_eq!(decode(&clear(&entry)), Ok((entry, None)));
         }
     }
 
     #[test]
     fn the_text_is_frozen() {
         assert_eq!(
-            encode(&full()).unwrap(),
+            clear(&full()),
             concat!(
                 r#"{"v":1,"at":1007,"kind":"outcome","verdict":"failed","agent":"worker","#,
                 r#""owner":"svc-7","subject":["tool","acme.deploy"],"addr":"192.0.2.7","#,
@@ -273,23 +290,23 @@ mod tests {
             )
         );
         assert_eq!(
-            encode(&bare(2)).unwrap(),
+            clear(&bare(2)),
             r#"{"v":1,"at":2007,"kind":"agent_created","verdict":"succeeded","n":1}"#
         );
     }
 
     #[test]
     fn what_a_newer_version_adds_is_passed_over_and_a_newer_form_is_refused() {
-        let text = encode(&bare(2)).unwrap();
+        let text = clear(&bare(2));
         let more = text.replace("\"n\":1", "\"new\":[1],\"n\":1");
-        assert_eq!(decode(&more), Ok(bare(2)));
+        assert_eq!(decode(&more), Ok((bare(2), None)));
         let newer = text.replace("\"v\":1", "\"v\":2");
         assert_eq!(decode(&newer), Err(Unreadable("format version")));
     }
 
     #[test]
     fn what_is_no_entry_is_refused_by_field() {
-        let text = encode(&full()).unwrap();
+        let text = clear(&full());
         for (from, to, field) in [
             ("outcome", "nonsense", "kind"),
             ("failed", "perhaps", "verdict"),

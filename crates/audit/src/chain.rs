@@ -15,16 +15,18 @@
 //! entry can be checked without the others.
 
 use crate::{
-    Checkpoint, CheckpointPublicKey, Entry, Finding, Record,
+    Checkpoint, CheckpointPublicKey, Entry, Finding, Hidden, People, Person, Record,
     body::{self, milliseconds},
     checkpoint::{self, CheckpointSigner, Claims},
 };
 use aws_lc_rs::{constant_time, digest, hmac, rand};
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use xylem_ids::AuditId;
+use xylem_seal::{CipherKey, SubKey};
 
 /// A checkpoint is taken at least every so many entries.
 pub const CHECKPOINT_ENTRIES: u64 = 1_000;
@@ -43,6 +45,9 @@ pub enum ChainError {
     /// The entry cannot be written as text.
     #[error("the audit entry cannot be written as text")]
     Text(#[source] serde_json::Error),
+    /// The key of somebody's personal data is not what was written.
+    #[error("the key of somebody's personal data in the audit log is not what was written")]
+    Person,
 }
 
 macro_rules! bytes {
@@ -128,18 +133,31 @@ impl fmt::Debug for Mac {
 pub struct Keys {
     mac: hmac::Key,
     checkpoint: CheckpointSigner,
+    people: Arc<CipherKey>,
 }
 
 impl Keys {
-    /// From the key that seals entries and the private key that signs checkpoints, in PKCS#8 form.
+    /// From the key that seals entries, the key that keys of personal data are wrapped under, and the
+    /// private key that signs checkpoints, in PKCS#8 form.
     ///
     /// # Errors
     /// [`ChainError::NotAKey`].
-    pub fn new(mac: &[u8; 32], checkpoint_pkcs8: &[u8]) -> Result<Self, ChainError> {
+    pub fn new(
+        mac: &[u8; 32],
+        people: SubKey,
+        checkpoint_pkcs8: &[u8],
+    ) -> Result<Self, ChainError> {
+        let people = people.into_cipher("audit-people");
         Ok(Self {
             mac: hmac::Key::new(hmac::HMAC_SHA256, mac),
             checkpoint: CheckpointSigner::from_pkcs8(checkpoint_pkcs8)?,
+            people: Arc::new(people.map_err(|_| ChainError::NotAKey)?),
         })
+    }
+
+    /// What keys of personal data are wrapped under.
+    pub(crate) fn people(&self) -> &CipherKey {
+        &self.people
     }
 
     /// The half of the checkpoint key that verifies.
@@ -315,20 +333,36 @@ impl Scribe {
     }
 
     /// Chains entries behind a head that was checked, and takes a checkpoint where one is due.
+    /// `people` has the key of everybody whose personal data is among them: see [`Person::of`].
     ///
     /// # Errors
-    /// An entry cannot be written as text, or a digest or the signer failed.
+    /// A key is missing, an entry cannot be written as text, or a digest or the signer failed.
     pub fn write(
         &self,
         head: &Head,
         entries: &[Entry],
+        people: &People,
         now: SystemTime,
+    ) -> Result<Written, ChainError> {
+        self.chain(head, entries, now, |seq, entry| match Person::of(entry) {
+            Some(person) => people.hide(&head.chain, seq, &person, entry).map(Some),
+            None => Ok(None),
+        })
+    }
+
+    pub(crate) fn chain(
+        &self,
+        head: &Head,
+        entries: &[Entry],
+        now: SystemTime,
+        personal: impl Fn(u64, &Entry) -> Result<Option<(String, String)>, ChainError>,
     ) -> Result<Written, ChainError> {
         let mut next = *head;
         let mut lines = Vec::with_capacity(entries.len());
         for entry in entries {
-            let body = body::encode(entry).map_err(ChainError::Text)?;
             next.seq = next.seq.checked_add(1).ok_or(ChainError::Crypto)?;
+            let personal = personal(next.seq, entry)?;
+            let body = body::encode(entry, personal).map_err(ChainError::Text)?;
             let leaf = leaf(&next.chain, next.seq, &body);
             next.hash = link(&next.hash, &leaf);
             let line = Line {
@@ -351,22 +385,32 @@ impl Scribe {
         })
     }
 
-    /// The entry of a line, where the line is what was written.
+    /// The entry of a line, where the line is what was written, and what is personal about it: the
+    /// record is whole after [`Hidden::reveal`].
     ///
     /// # Errors
     /// Says what was done to it.
-    pub fn read(&self, chain: &ChainId, line: &Line, index: &Index) -> Result<Record, Finding> {
+    pub fn read(
+        &self,
+        chain: &ChainId,
+        line: &Line,
+        index: &Index,
+    ) -> Result<(Record, Option<Hidden>), Finding> {
         let seq = line.seq;
         self.check_seal(chain, line)?;
-        let entry = body::decode(&line.body)
-            .map_err(|body::Unreadable(field)| Finding::Unreadable { seq, field })?;
+        let unreadable = |body::Unreadable(field)| Finding::Unreadable { seq, field };
+        let (entry, personal) = body::decode(&line.body).map_err(unreadable)?;
         if let Some(column) = Index::of(&entry).differs(index) {
             return Err(Finding::Index { seq, column });
         }
-        Ok(Record {
+        let hidden = personal.map(|personal| Hidden::read(chain, seq, &entry, personal));
+        let hidden = hidden.transpose().map_err(unreadable)?;
+        let record = Record {
             id: id(seq).ok_or(Finding::Changed { seq })?,
             entry,
-        })
+            erased: false,
+        };
+        Ok((record, hidden))
     }
 
     /// Whether a line follows the hash before it.
@@ -491,7 +535,7 @@ mod tests {
         let (line, index) = &stored.lines[0];
         let chain = &stored.head.chain;
         let read = |line: &Line, index: &Index| stored.scribe.read(chain, line, index);
-        assert_eq!(read(line, index).unwrap().entry, full());
+        assert_eq!(read(line, index).unwrap().0.entry, full());
 
         let mut edited = line.clone();
         edited.body = edited.body.replace("worker", "nobody");

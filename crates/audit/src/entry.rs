@@ -48,7 +48,6 @@ codes!(
         Tampered = "tampered",
         /// A new epoch began.
         EpochRaised = "epoch_raised",
-        /// A tool was proposed; before tools were approved, registered or replaced.
         /// A copy of the database was made.
         BackedUp = "backed_up",
         /// Somebody confirmed after a restore that what was revoked since the backup is revoked again.
@@ -77,6 +76,10 @@ codes!(
         AgentUpdated = "agent_updated",
         /// An agent was retired, for good.
         AgentRetired = "agent_retired",
+        /// Everything that was known of an agent was handed out.
+        AgentDataExported = "agent_data_exported",
+        /// What was known of a retired agent was erased, and the key of its personal data destroyed.
+        AgentErased = "agent_erased",
         /// A tree got another owner.
         TreeTransferred = "tree_transferred",
         /// An API key was replaced by another one.
@@ -434,6 +437,8 @@ pub struct Record {
     pub id: AuditId,
     /// What it says.
     pub entry: Entry,
+    /// Whether address and note stood here, and cannot be read any more: their key was destroyed.
+    pub erased: bool,
 }
 
 #[cfg(test)]

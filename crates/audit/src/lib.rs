@@ -8,6 +8,10 @@
 //! it, and takes signed checkpoints; [`Verifier`] names the first thing that is not as it was
 //! written. Both are pure. Storage is declared here as [`Log`] and implemented in `store`.
 //!
+//! Where a call came from and what somebody said about it are personal: they stand in an entry
+//! encrypted, under a key of whoever did it. Without that key the entry says everything else, and the
+//! chain holds: see [`Person`].
+//!
 //! What cannot be noticed without a copy of a checkpoint elsewhere: that the end of the log since
 //! the last checkpoint is cut off together with its head, and that database and checkpoint file go
 //! back to an older state together.
@@ -28,6 +32,7 @@ mod codes;
 mod entry;
 mod log;
 mod ocsf;
+mod people;
 mod subject;
 mod tally;
 #[cfg(test)]
@@ -46,6 +51,7 @@ pub use log::{
     Filter, Log, LogError, MAX_PAGE, Page, PageToken, Progress, Standing, Verified, Watcher,
 };
 pub use ocsf::{OCSF_VERSION, ocsf};
+pub use people::{ANONYMOUS_FORGOTTEN, Hidden, People, Person};
 pub use subject::{Label, Subject, SubjectError, SubjectKind};
 pub use tally::{Counted, Source, Tally};
 pub use usage::{By, CLASSES, Called, Counts, Period, Usage, UsageKey, UsageQuery, class};

@@ -295,6 +295,7 @@ mod tests {
         ocsf(&Record {
             id: "7".parse().unwrap(),
             entry,
+            erased: false,
         })
     }
 

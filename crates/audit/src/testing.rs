@@ -6,6 +6,7 @@ use crate::{
 };
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_ids::{Epoch, Order, Serial, TreeId, Version};
+use xylem_seal::SubKey;
 
 /// An Ed25519 private key in PKCS#8 form: the seed of RFC 8032, section 7.1, test 1.
 const PKCS8: &str = "302e020100300506032b6570042204209d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
@@ -73,7 +74,8 @@ pub(crate) fn full() -> Entry {
 }
 
 pub(crate) fn keys() -> Keys {
-    Keys::new(&[7; 32], &hex::decode(PKCS8).unwrap()).unwrap()
+    let people = SubKey::from_secret(&[7; 32], "people").unwrap();
+    Keys::new(&[7; 32], people, &hex::decode(PKCS8).unwrap()).unwrap()
 }
 
 /// Everything that lies in storage.
@@ -110,8 +112,10 @@ impl Stored {
         stored
     }
 
+    /// Appends as it was done before anything was personal: in the clear, the same at each run.
     pub(crate) fn append(&mut self, entries: &[Entry], now: SystemTime) {
-        let written = self.scribe.write(&self.head, entries, now).unwrap();
+        let written = self.scribe.chain(&self.head, entries, now, |_, _| Ok(None));
+        let written = written.unwrap();
         self.head = written.head;
         self.lines.extend(written.lines);
         if let Some(checkpoint) = written.checkpoint {

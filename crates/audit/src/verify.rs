@@ -472,7 +472,9 @@ mod tests {
 
         /// Computes every hash anew from an entry on, as somebody without the key can.
         fn rehash(&mut self, seq: usize) -> Result<(), ChainError> {
-            let theirs = crate::Keys::new(&[8; 32], &crate::new_checkpoint_key()?)?;
+            let people = xylem_seal::SubKey::from_secret(&[8; 32], "people").unwrap();
+            let pkcs8 = crate::new_checkpoint_key()?;
+            let theirs = crate::Keys::new(&[8; 32], people, &pkcs8)?;
             let theirs = Scribe::new(theirs);
             let chain = self.head.chain;
             let mut before = match seq {

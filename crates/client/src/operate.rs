@@ -617,6 +617,35 @@ impl Client {
         .await
     }
 
+    /// Erases what is known of a retired agent, for good.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none, [`Error::Refused`] where it is not retired.
+    pub async fn erase_agent(&self, name: &AgentId) -> Result<v1::Agent, Error> {
+        let message = v1::EraseAgentRequest {
+            name: name.to_string(),
+        };
+        let mut agents = AgentsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| agents.erase_agent(request)).await
+    }
+
+    /// Everything that is kept about an agent, as lines of JSON.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none, or it is another one and the caller no administrator;
+    /// what breaks the stream is its last item.
+    pub async fn export_agent_data(
+        &self,
+        name: &AgentId,
+    ) -> Result<impl Stream<Item = Result<String, Error>> + Send + use<>, Error> {
+        let message = v1::ExportAgentDataRequest {
+            name: name.to_string(),
+        };
+        let mut agents = AgentsClient::new(self.channel.clone());
+        let stream = agents.export_agent_data(message).await?.into_inner();
+        Ok(stream.map(|line| line.map(|line| line.line).map_err(Error::from)))
+    }
+
     /// Gives a tree another owner.
     ///
     /// # Errors

@@ -49,13 +49,20 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::ResetSecondFactor
         | Rpc::CreateAgent
         | Rpc::UpdateAgent
-        | Rpc::RetireAgent => of(Scope::Agents, &[Admin], &[]),
+        | Rpc::RetireAgent
+        | Rpc::EraseAgent => of(Scope::Agents, &[Admin], &[]),
         Rpc::ListTools | Rpc::ListToolVersions => of(
             Scope::ToolsRead,
             &[Admin, ToolPublisher, PolicyAdmin, Auditor],
             &[User],
         ),
         Rpc::ListUsage => of(Scope::ToolsRead, &[Admin, Auditor], &[ToolPublisher, User]),
+        // Whoever may read the log has everybody's entries of it; the rest is for administrators.
+        Rpc::ExportAgentData => of(
+            Scope::AgentsRead,
+            &[Admin],
+            &[ToolPublisher, PolicyAdmin, User, Worker, Auditor],
+        ),
         Rpc::ListAgents => of(Scope::AgentsRead, &[Admin, PolicyAdmin, Auditor], &[]),
         Rpc::CreateApiKey => of(Scope::Keys, &[Admin], &[ToolPublisher, PolicyAdmin, User]),
         Rpc::RotateApiKey | Rpc::RevokeApiKey => of(

@@ -195,6 +195,7 @@ impl From<IdentityError> for Fault {
             IdentityError::Exists { .. } => Self::conflict("exists", error.to_string()),
             IdentityError::NotFound { what } => Self::not_found(what),
             IdentityError::Retired => Self::refused("agent_retired", error.to_string()),
+            IdentityError::NotRetired => Self::refused("agent_not_retired", error.to_string()),
             IdentityError::LastAdministrator => {
                 Self::refused("last_administrator", error.to_string())
             }

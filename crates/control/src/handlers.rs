@@ -7,6 +7,7 @@ mod alerts;
 mod audit;
 mod credentials;
 mod grants;
+mod personal;
 mod policies;
 mod system;
 mod tokens;

@@ -91,6 +91,26 @@ pub struct AgentChange {
     pub remove: Roles,
 }
 
+/// Something that is kept about an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datum {
+    /// What kind of record it is of.
+    pub record: &'static str,
+    /// Its fields by name; those that are absent are left out.
+    pub fields: Vec<(&'static str, Fact)>,
+}
+
+/// One field of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// Text.
+    Text(String),
+    /// A number.
+    Number(i64),
+    /// A time.
+    Time(SystemTime),
+}
+
 /// A worker's key lies where activities run, so what it is good for must stay little.
 pub(crate) fn check_roles(roles: &Roles) -> Result<(), Invalid> {
     if roles.contains(&Role::Worker) && roles.len() > 1 {

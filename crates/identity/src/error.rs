@@ -46,6 +46,9 @@ pub enum IdentityError {
     /// The agent was retired, and stays so.
     #[error("the agent was retired: create another, its name is not used again")]
     Retired,
+    /// The agent was not retired.
+    #[error("the agent is not retired: retire it first, and give its trees another owner")]
+    NotRetired,
     /// It would leave nobody who can manage agents.
     #[error("this is the last administrator: give another agent the role admin first")]
     LastAdministrator,

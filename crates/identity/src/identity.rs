@@ -1,8 +1,8 @@
 //! The rules.
 
 use crate::{
-    Agent, AgentChange, ApiKey, BlockList, Credential, IdentityError, Invalid, IssuedKey, NewAgent,
-    NewKey, PresentedKey, Principal, Secrets, Storage, Unauthenticated,
+    Agent, AgentChange, ApiKey, BlockList, Credential, Datum, IdentityError, Invalid, IssuedKey,
+    NewAgent, NewKey, PresentedKey, Principal, Secrets, Storage, Unauthenticated,
     agent::check_roles,
     federated::Federation,
     key::{KnownKey, Recalled, generate_id, generate_secret},
@@ -187,6 +187,46 @@ impl Identity {
         let mut agent = read.clone();
         agent.retired_at = Some(entry.at);
         self.replace(&read, agent, entry).await
+    }
+
+    /// Erases what is known of a retired agent, for good: its password and second factor, keys,
+    /// sessions, what the watch has seen of it, and what is personal in its entries of the audit log.
+    /// Its name stays as one that is not used again; who it is at an identity provider does not, so
+    /// whom the provider still lets in comes back as somebody new. Erasing it again changes nothing.
+    ///
+    /// # Errors
+    /// There is none, or it is not retired.
+    pub async fn erase_agent(
+        &self,
+        namespace: &Namespace,
+        id: &AgentId,
+        entry: Entry,
+    ) -> Result<Agent, IdentityError> {
+        let read = self.agent(namespace, id).await?;
+        if read.retired_at.is_none() {
+            return Err(IdentityError::NotRetired);
+        }
+        let mut agent = read.clone();
+        agent.roles = Roles::new();
+        agent.federated = None;
+        let agent = self.secrets.seal_agent(agent);
+        let entry = about_agent(entry, &agent);
+        self.storage.erase_agent(&read, &agent, &[entry]).await?;
+        Ok(agent)
+    }
+
+    /// What is kept about an agent beside its own record and the audit log.
+    ///
+    /// # Errors
+    /// There is none, or the storage failed.
+    pub async fn agent_data(
+        &self,
+        namespace: &Namespace,
+        id: &AgentId,
+    ) -> Result<(Agent, Vec<Datum>), IdentityError> {
+        let agent = self.agent(namespace, id).await?;
+        let data = self.storage.agent_data(namespace, id).await?;
+        Ok((agent, data))
     }
 
     async fn replace(

@@ -39,7 +39,7 @@ mod tokens;
 
 pub use access::ACCESS_LIFE;
 pub use account::{Account, Registration};
-pub use agent::{Agent, AgentChange, Federated, NewAgent};
+pub use agent::{Agent, AgentChange, Datum, Fact, Federated, NewAgent};
 pub use error::{IdentityError, Invalid, Unauthenticated};
 pub use factor::SecondFactor;
 pub use guess::{Attempt, Counter, KNOWN_FOR, Lane};

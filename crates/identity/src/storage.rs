@@ -1,7 +1,8 @@
 //! The storage that identities need.
 
 use crate::{
-    Account, Agent, ApiKey, Attempt, FoundSession, Password, SecondFactor, Session, SigningKeyRow,
+    Account, Agent, ApiKey, Attempt, Datum, FoundSession, Password, SecondFactor, Session,
+    SigningKeyRow,
 };
 use async_trait::async_trait;
 use std::time::SystemTime;
@@ -60,6 +61,29 @@ pub trait Storage: Send + Sync {
         other_administrator: bool,
         entries: &[Entry],
     ) -> Result<(), StorageError>;
+
+    /// Stores a retired agent's last state, if it still is what was read, removes everything else that
+    /// is kept about it, and destroys the key of its personal data in the audit log.
+    ///
+    /// # Errors
+    /// [`StorageError::Changed`] where it is not.
+    async fn erase_agent(
+        &self,
+        read: &Agent,
+        agent: &Agent,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// What is kept about an agent beside its own record and the audit log. No secret is in it, and
+    /// nothing that one could be guessed with.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn agent_data(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+    ) -> Result<Vec<Datum>, StorageError>;
 
     /// The agent of this name.
     ///

@@ -3,6 +3,7 @@
 mod append;
 mod batch;
 mod file;
+mod people;
 mod read;
 mod usage;
 mod verify;
@@ -11,6 +12,7 @@ mod watch;
 pub(crate) use append::Book;
 pub use append::OpenLogError;
 pub(crate) use batch::Queue;
+pub(crate) use people::forget;
 
 use crate::{
     Store,
@@ -19,10 +21,13 @@ use crate::{
 };
 use async_trait::async_trait;
 use read::{entries, head_row, line, place};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use xylem_audit::{
-    Entry, Filter, Finding, Head, Log, LogError, MAX_PAGE, Page, PageToken, Standing, Verified,
-    Watcher,
+    Entry, Filter, Finding, Head, Hidden, Log, LogError, MAX_PAGE, Page, PageToken, Person, Record,
+    Standing, Verified, Watcher,
 };
 
 fn unavailable(error: sqlx::Error) -> LogError {
@@ -52,7 +57,9 @@ impl Log for Store {
             .push_bind(i64::from(size) + 1);
         let mut work = self.read().await.map_err(unavailable)?;
         let rows = work.all(query.done()).await.map_err(unavailable)?;
-        page(book, &rows, size)
+        let (records, next) = page(book, &rows, size)?;
+        let records = reveal(book, &mut work, records).await?;
+        Ok(Page { records, next })
     }
 
     async fn end(&self) -> Result<PageToken, LogError> {
@@ -160,8 +167,11 @@ fn narrow(query: &mut Growing, filter: &Filter) {
     }
 }
 
+/// A record, and what is personal about it.
+type Read = (Record, Option<Hidden>);
+
 /// One row more than asked for was read: whether there is a next page.
-fn page(book: &Book, rows: &[Row], size: u32) -> Result<Page, LogError> {
+fn page(book: &Book, rows: &[Row], size: u32) -> Result<(Vec<Read>, Option<PageToken>), LogError> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let shown = rows.get(..size).unwrap_or(rows);
     let read = shown.iter().map(|row| {
@@ -176,10 +186,21 @@ fn page(book: &Book, rows: &[Row], size: u32) -> Result<Page, LogError> {
         let seq: Result<i64, _> = Columns::new(row, "entry").raw("seq");
         PageToken::after(seq.map_or(0, place))
     });
-    Ok(Page {
-        records,
-        next: last,
-    })
+    Ok((records, last))
+}
+
+/// Adds what is personal, as far as the keys are still there.
+async fn reveal(book: &Book, work: &mut Work, read: Vec<Read>) -> Result<Vec<Record>, LogError> {
+    let hidden = read.iter().filter_map(|(_, hidden)| hidden.as_ref());
+    let wanted: BTreeSet<Person> = hidden.map(|hidden| hidden.person().clone()).collect();
+    let people = book.known_people(work, &wanted).await?;
+    let reveal = |(mut record, hidden): Read| {
+        if let Some(hidden) = hidden {
+            hidden.reveal(&people, &mut record);
+        }
+        record
+    };
+    Ok(read.into_iter().map(reveal).collect())
 }
 
 fn milliseconds(time: SystemTime) -> i64 {

@@ -1,6 +1,7 @@
 //! The rows of agents and their keys.
 
 mod account;
+mod personal;
 
 use crate::{
     Store,
@@ -11,8 +12,8 @@ use async_trait::async_trait;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_audit::{Entry, LogError};
 use xylem_identity::{
-    Account, Agent, ApiKey, Attempt, Federated, FoundSession, Password, SecondFactor, Session,
-    SigningKeyRow, Storage, StorageError,
+    Account, Agent, ApiKey, Attempt, Datum, Federated, FoundSession, Password, SecondFactor,
+    Session, SigningKeyRow, Storage, StorageError,
 };
 use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId};
 use xylem_recall::Revision;
@@ -100,22 +101,16 @@ impl Storage for Store {
                 return Err(StorageError::LastAdministrator);
             }
         }
-        let query = statement(
-            "UPDATE agents SET kind = $4, roles = $5, retired_at = $6, seal = $7, issued_at = $8
-             WHERE namespace = $1 AND id = $2 AND seal = $3",
-        )
-        .bind(agent.namespace.as_str())
-        .bind(agent.id.as_str())
-        .bind(read.seal.0.as_slice())
-        .bind(agent.kind.code())
-        .bind(role_codes(&agent.roles))
-        .bind(agent.retired_at.map(seconds))
-        .bind(agent.seal.0.as_slice())
-        .bind(issued_at(agent));
-        if work.run(query).await.map_err(unavailable)? == 0 {
-            return Err(StorageError::Changed);
-        }
+        update_agent(&mut work, read, agent).await?;
         self.note(work, entries).await
+    }
+
+    async fn erase_agent(&self, read: &Agent, agent: &Agent, entries: &[Entry]) -> Stored<()> {
+        self.erase(read, agent, entries).await
+    }
+
+    async fn agent_data(&self, namespace: &Namespace, agent: &AgentId) -> Stored<Vec<Datum>> {
+        self.data(namespace, agent).await
     }
 
     async fn agent(&self, namespace: &Namespace, id: &AgentId) -> Stored<Option<Agent>> {
@@ -383,6 +378,29 @@ impl Store {
     async fn note(&self, work: Work, entries: &[Entry]) -> Stored<()> {
         self.commit_with(work, entries).await.map_err(not_appended)
     }
+}
+
+/// Stores an agent's new state, if it still is what was read.
+async fn update_agent(work: &mut Work, read: &Agent, agent: &Agent) -> Stored<()> {
+    let query = statement(
+        "UPDATE agents SET kind = $4, roles = $5, retired_at = $6, seal = $7,
+            issued_at = $8, issuer = $9, subject = $10
+         WHERE namespace = $1 AND id = $2 AND seal = $3",
+    )
+    .bind(agent.namespace.as_str())
+    .bind(agent.id.as_str())
+    .bind(read.seal.0.as_slice())
+    .bind(agent.kind.code())
+    .bind(role_codes(&agent.roles))
+    .bind(agent.retired_at.map(seconds))
+    .bind(agent.seal.0.as_slice())
+    .bind(issued_at(agent))
+    .bind(agent.federated.as_ref().map(|who| who.issuer.clone()))
+    .bind(agent.federated.as_ref().map(|who| who.subject.clone()));
+    if work.run(query).await.map_err(unavailable)? == 0 {
+        return Err(StorageError::Changed);
+    }
+    Ok(())
 }
 
 async fn insert_agent(work: &mut Work, agent: &Agent) -> Stored<()> {

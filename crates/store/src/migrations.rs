@@ -31,6 +31,7 @@ macro_rules! folder {
             2 "0002_registry",
             3 "0003_audit",
             4 "0004_audit_subject",
+            5 "0005_audit_people",
             10 "0010_identity",
             11 "0011_access_tokens",
             12 "0012_accounts",

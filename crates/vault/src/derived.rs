@@ -31,6 +31,7 @@ pub(crate) struct Derived {
     seal: MacKey,
     fingerprint: MacKey,
     audit: SubKey,
+    people: SubKey,
     rooms: SubKey,
 }
 
@@ -41,6 +42,7 @@ impl Derived {
             seal: derive("xylem row seal")?.into_mac(),
             fingerprint: derive("xylem token fingerprint")?.into_mac(),
             audit: derive("xylem audit mac")?,
+            people: derive("xylem audit people")?,
             rooms: derive("xylem rooms")?,
         })
     }
@@ -58,6 +60,11 @@ impl Derived {
 
     pub(crate) fn audit(&self) -> &[u8; 32] {
         self.audit.bytes()
+    }
+
+    /// What keys of personal data in the audit log are wrapped under.
+    pub(crate) fn people(&self) -> SubKey {
+        self.people.clone()
     }
 
     pub(crate) fn room(&self, room: Room) -> Result<SubKey, VaultError> {

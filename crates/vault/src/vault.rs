@@ -362,11 +362,12 @@ async fn audit_keys(
     let place = |id: &KeyId| key_place(Purpose::Checkpoint, id, 0, None);
     if let Some(row) = tx.keys(Purpose::Checkpoint).await?.first() {
         let pkcs8 = unwrap(provider, row, place(&row.id).as_bytes()).await?;
-        let keys = xylem_audit::Keys::new(derived.audit(), &pkcs8);
+        let keys = xylem_audit::Keys::new(derived.audit(), derived.people(), &pkcs8);
         return keys.map_err(|_| tampered_key(row));
     }
     let pkcs8 = xylem_audit::new_checkpoint_key().map_err(|_| VaultError::Crypto)?;
-    let keys = xylem_audit::Keys::new(derived.audit(), &pkcs8).map_err(|_| VaultError::Crypto)?;
+    let keys = xylem_audit::Keys::new(derived.audit(), derived.people(), &pkcs8);
+    let keys = keys.map_err(|_| VaultError::Crypto)?;
     let id = keys.checkpoint_key().id().clone();
     let wrapped = provider.wrap(place(&id).as_bytes(), &pkcs8).await?;
     tx.put_key(&KeyRow {

@@ -1,6 +1,6 @@
 //! Agents and the keys they authenticate with.
 
-use super::{Handlers, answer, next};
+use super::{Answers, Handlers, answer, next};
 use crate::{
     caller::{Reach, caller, reach, reaches},
     convert,
@@ -24,6 +24,8 @@ const LONGEST: Duration = Duration::from_secs(366 * DAY.as_secs());
 
 #[tonic::async_trait]
 impl Agents for Handlers {
+    type ExportAgentDataStream = Answers<v1::AgentDataLine>;
+
     async fn create_agent(
         &self,
         request: Request<v1::CreateAgentRequest>,
@@ -43,6 +45,20 @@ impl Agents for Handlers {
         request: Request<v1::RetireAgentRequest>,
     ) -> Result<Response<v1::Agent>, Status> {
         answer(self.retire_agent(request.into_inner()).await)
+    }
+
+    async fn export_agent_data(
+        &self,
+        request: Request<v1::ExportAgentDataRequest>,
+    ) -> Result<Response<Self::ExportAgentDataStream>, Status> {
+        answer(self.export_data(request.into_inner()).await)
+    }
+
+    async fn erase_agent(
+        &self,
+        request: Request<v1::EraseAgentRequest>,
+    ) -> Result<Response<v1::Agent>, Status> {
+        answer(self.erase_agent(request.into_inner()).await)
     }
 
     async fn list_agents(
@@ -272,7 +288,7 @@ fn networks(given: Vec<String>) -> Result<Vec<IpNet>, Fault> {
     given.into_iter().map(read).collect()
 }
 
-fn wire_agent(agent: Agent) -> v1::Agent {
+pub(super) fn wire_agent(agent: Agent) -> v1::Agent {
     let federated = agent.federated.map(|who| (who.issuer, who.subject));
     let (issuer, subject) = federated.unwrap_or_default();
     v1::Agent {

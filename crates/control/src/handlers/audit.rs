@@ -351,7 +351,8 @@ fn ocsf_line(record: Record) -> Result<v1::AuditLine, Fault> {
     })
 }
 
-fn wire(record: Record) -> v1::AuditEntry {
+pub(super) fn wire(record: Record) -> v1::AuditEntry {
+    let erased = record.erased;
     let entry = record.entry;
     let (workflow_id, run_id) = entry.node.map_or_else(Default::default, |node| {
         let run_id = node.run_id.map(String::from).unwrap_or_default();
@@ -404,6 +405,7 @@ fn wire(record: Record) -> v1::AuditEntry {
             .collect(),
         first: text(entry.about.map(|(first, _)| first)),
         last: text(entry.about.map(|(_, last)| last)),
+        erased,
     }
 }
 

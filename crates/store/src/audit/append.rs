@@ -10,7 +10,8 @@ use crate::{
 };
 use std::{io, path::Path, sync::Arc};
 use xylem_audit::{
-    ChainId, Checkpoint, Entry, Finding, Head, Index, Keys, Line, LogError, Record, Scribe, Written,
+    ChainId, Checkpoint, Entry, Finding, Head, Hidden, Index, Keys, Line, LogError, People, Record,
+    Scribe, Written,
 };
 use xylem_vault::Clock;
 
@@ -71,8 +72,12 @@ impl Book {
         &self.file
     }
 
-    /// The entry of a line that is what was written.
-    pub(super) fn read(&self, line: &Line, index: &Index) -> Result<Record, Finding> {
+    /// The entry of a line that is what was written, and what is personal about it.
+    pub(super) fn read(
+        &self,
+        line: &Line,
+        index: &Index,
+    ) -> Result<(Record, Option<Hidden>), Finding> {
         let chain = self.chain.as_ref().ok_or(Finding::Head)?;
         self.scribe.read(chain, line, index)
     }
@@ -94,16 +99,21 @@ impl Book {
     async fn append(&self, work: &mut Work, entries: &[Entry]) -> Result<bool, LogError> {
         self.check_file()?;
         let before = self.intact(head(work).await?).map_err(LogError::Tampered)?;
+        let now = self.clock.now();
+        let people = self.people_of(work, entries, now).await?;
         let Written {
             lines,
             head,
             checkpoint,
-        } = self.scribe.write(&before, entries, self.clock.now())?;
+        } = self.scribe.write(&before, entries, &people, now)?;
         for rows in lines.chunks(ROWS) {
             insert(work, rows).await.map_err(unavailable)?;
         }
         if let Some(checkpoint) = &checkpoint {
             insert_checkpoint(work, checkpoint)
+                .await
+                .map_err(unavailable)?;
+            self.forget_strangers(work, now)
                 .await
                 .map_err(unavailable)?;
         }
@@ -196,7 +206,10 @@ impl Store {
             let head = head(&mut work).await?;
             book.intact(head).map_err(LogError::Tampered)?
         };
-        let due = book.scribe.write(&head, &[], book.clock.now())?.checkpoint;
+        let written = book
+            .scribe
+            .write(&head, &[], &People::default(), book.clock.now())?;
+        let due = written.checkpoint;
         if due.is_some() {
             let mut work = self.write().await.map_err(unavailable)?;
             book.append(&mut work, &[]).await?;

@@ -10,6 +10,7 @@ pub(crate) mod deposit;
 pub(crate) mod identity;
 pub(crate) mod log;
 pub(crate) mod log_tamper;
+pub(crate) mod people;
 pub(crate) mod planes;
 pub(crate) mod policy;
 pub(crate) mod race;

@@ -65,7 +65,7 @@ async fn confirm(
 }
 
 /// The secret and the recovery codes of an account that has a second factor from now on.
-async fn enrolled(house: &House, name: &str) -> (SecretString, Vec<SecretString>) {
+pub(super) async fn enrolled(house: &House, name: &str) -> (SecretString, Vec<SecretString>) {
     let secret = enrol(house, name, GOOD).await.unwrap();
     let codes = confirm(house, name, &code(&secret, now(house))).await;
     (secret, codes.unwrap())

@@ -31,7 +31,11 @@ async fn count(house: &House, entries: Vec<Entry>) {
     let mut memory = house.store.begin_watch().await.unwrap();
     for (seq, entry) in entries.into_iter().enumerate() {
         let id = seq.to_string().parse().unwrap();
-        let record = Record { id, entry };
+        let record = Record {
+            id,
+            entry,
+            erased: false,
+        };
         memory
             .add_usage(&Called::of(&record).unwrap())
             .await

@@ -47,6 +47,7 @@ impl Scene {
         let record = Record {
             id: AuditId::try_from(self.seq.to_string()).unwrap(),
             entry,
+            erased: false,
         };
         let mut memory = self.house.store.begin_watch().await.unwrap();
         let raised = self.rules.look(&mut *memory, &record, now).await.unwrap();

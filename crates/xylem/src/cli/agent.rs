@@ -1,7 +1,7 @@
 //! `xylem agent`.
 
 use super::{
-    failure::Failure,
+    failure::{Exit, Failure},
     key::not_written_over,
     output::{Format, plain, relative, table},
     pages,
@@ -9,8 +9,10 @@ use super::{
     tree::listed,
 };
 use crate::data;
+use futures::StreamExt;
 use secrecy::ExposeSecret;
 use serde_json::json;
+use std::io::{self, IsTerminal};
 use xylem_client::{Client, v1};
 use xylem_ids::AgentId;
 
@@ -30,6 +32,34 @@ pub(crate) enum Command {
     ResetSecondFactor(ResetSecondFactor),
     /// Retire an agent for good: its next call is refused, its trees wait for another owner
     Retire(Retire),
+    /// Write everything that is kept about an agent to standard output, one line of JSON each
+    ///
+    /// Its record, account, sessions and keys without their secrets, what the watch has seen of it, and
+    /// every entry of the audit log about it. Everybody may have their own; that it was asked for is an
+    /// entry in the audit log.
+    Export(Export),
+    /// Erase what is known of a retired agent, for good
+    ///
+    /// Password, second factor, keys, sessions, requests for access, what the watch has seen of it, and
+    /// the addresses and notes in its entries of the audit log, which stays whole. Its name stays, as
+    /// one that is not used again. Backups keep what they have until they are deleted: see
+    /// docs/privacy.md.
+    Erase(Erase),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Export {
+    /// The agent
+    name: AgentId,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Erase {
+    /// The agent
+    name: AgentId,
+    /// Do not ask for the name again
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -165,6 +195,8 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Invite(arguments) => invite(arguments, session).await,
         Command::ResetSecondFactor(arguments) => reset(&arguments.name, session).await,
         Command::Retire(arguments) => retire(arguments, session).await,
+        Command::Export(arguments) => export(&arguments.name, session).await,
+        Command::Erase(arguments) => erase(arguments, session).await,
     }
 }
 
@@ -265,6 +297,45 @@ async fn retire(arguments: Retire, session: &mut Session<'_>) -> Result<(), Fail
         )
     })?;
     Ok(())
+}
+
+async fn export(name: &AgentId, session: &mut Session<'_>) -> Result<(), Failure> {
+    let lines = session.client().await?.export_agent_data(name).await?;
+    futures::pin_mut!(lines);
+    while let Some(line) = lines.next().await {
+        session.output.raw(&line?)?;
+    }
+    Ok(())
+}
+
+async fn erase(arguments: Erase, session: &mut Session<'_>) -> Result<(), Failure> {
+    let Erase { name, yes } = arguments;
+    if !yes {
+        confirm(&name, session)?;
+    }
+    let agent = session.client().await?.erase_agent(&name).await?;
+    session.output.answer(&agent, |agent| {
+        let name = plain(&agent.name);
+        format!("erased what was known of {name}; backups keep it until they are deleted")
+    })?;
+    Ok(())
+}
+
+/// Whoever erases types the name once more: nothing brings it back.
+fn confirm(name: &AgentId, session: &mut Session<'_>) -> Result<(), Failure> {
+    let given = if io::stdin().is_terminal() {
+        let asked = "this cannot be undone: type the name of the agent once more";
+        session.output.note(asked);
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).is_ok().then_some(line)
+    } else {
+        None
+    };
+    if given.is_some_and(|given| given.trim() == name.as_str()) {
+        return Ok(());
+    }
+    let what = "nothing was erased: the name was not confirmed";
+    Err(Failure::new(Exit::Usage, what).hint("type it when you are asked, or add --yes"))
 }
 
 /// Every agent, by name.

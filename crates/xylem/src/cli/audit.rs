@@ -322,6 +322,9 @@ fn line(entry: &v1::AuditEntry) -> String {
         parts.push(format!("{duration}ms"));
     }
     parts.extend(numbers(entry));
+    if entry.erased {
+        parts.push("(address and note erased)".to_owned());
+    }
     if entry.count > 1 {
         parts.push(format!("×{}", entry.count));
     }
