@@ -6,7 +6,7 @@ use crate::{
     definitions::Definitions,
     failure::{ApiAnswer, Failure, Used},
     lease::Lease,
-    ports::{Outcome, Ports, Redeem, Redeemed, TaskClaims},
+    ports::{Outcome, PortError, Ports, Redeem, Redeemed, TaskClaims},
     refusals::Refusals,
     request::{self, Request},
     status::{Verdict, verdict},
@@ -50,7 +50,8 @@ pub(crate) struct Attempt {
 
 /// A redeemed token with everything that was decided about it.
 struct Permitted {
-    used: Used,
+    /// Which token; none where the tool takes none.
+    used: Option<Used>,
     lease: Lease,
     token: SecretString,
     carried: Carried,
@@ -118,7 +119,7 @@ impl ToolCaller {
             return;
         }
         let audit = &self.ports.audit;
-        let report = audit.tool_refused(claims, &call.tool, &call.slot, failure.kind());
+        let report = audit.tool_refused(claims, &call.tool, call.slot.as_ref(), failure.kind());
         let error = match tokio::time::timeout(REPORT_TIMEOUT, report).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -151,12 +152,12 @@ impl ToolCaller {
         };
         let redeemed = self.ports.tokens.redeem(claims, redeem).await?;
         let lease = Lease::new(self.ports.tokens.clone(), redeemed.lease.clone());
-        let used = Used {
+        let used = redeemed.order.map(|order| Used {
             tree: redeemed.tree.clone(),
             slot: call.slot,
-            order: redeemed.order,
-        };
-        let checked = match agree(ready, request, &redeemed, &used) {
+            order,
+        });
+        let checked = match agree(ready, request, &redeemed, used.as_ref()) {
             Err(Failure::ToolChanged { tool }) => {
                 self.definitions.forget(claims, &tool);
                 Err(Failure::ToolChanged { tool })
@@ -218,7 +219,9 @@ impl ToolCaller {
         let status = answer.status.as_u16();
         let verdict = verdict(answer.status, &answer.headers, SystemTime::now());
         let released = lease.end(outcome(verdict), Some(status)).await;
-        if let Some(failure) = failed(ready, verdict, status, &used, refusals, released.newest) {
+        let used = used.as_ref();
+        let failure = failed(ready, verdict, status, used, refusals, released.newest);
+        if let Some(failure) = failure {
             return Err(failure);
         }
         let Clean {
@@ -226,7 +229,7 @@ impl ToolCaller {
             body,
             headers,
         } = self.clean(ready, answer, &token).await?;
-        if verdict == Verdict::Rejected {
+        if verdict != Verdict::Success {
             let body = answer::shorten(body);
             return Err(Failure::ApiRejected {
                 tool: ready.tool.name.clone(),
@@ -240,7 +243,7 @@ impl ToolCaller {
                 status,
                 body,
                 headers,
-                order: used.order,
+                order: used.map(|used| used.order),
                 newer_grant,
             },
         )
@@ -267,7 +270,7 @@ fn agree(
     ready: &ReadyTool,
     request: &Request,
     redeemed: &Redeemed,
-    used: &Used,
+    used: Option<&Used>,
 ) -> Result<Carried, Failure> {
     let tool = ready.tool.name.clone();
     if redeemed.tool_hash != ready.tool.hash {
@@ -275,12 +278,25 @@ fn agree(
     }
     let mut audiences = redeemed.audiences.iter();
     if !audiences.any(|audience| audience.covers(&request.url)) {
-        return Err(Failure::Audience {
-            tool,
-            origin: request.origin.clone(),
-            used: Box::new(used.clone()),
+        return Err(match used {
+            Some(used) => Failure::Audience {
+                tool,
+                origin: request.origin.clone(),
+                used: Box::new(used.clone()),
+            },
+            None => Failure::ApiUrl { tool },
         });
     }
+    let Some(used) = used else {
+        let what = "the control plane gave no token for a tool that needs one";
+        let missing = || {
+            PortError::Unavailable {
+                what: what.to_owned(),
+            }
+            .into()
+        };
+        return ready.carrier.without_token().ok_or_else(missing);
+    };
     let carried = ready.carrier.carry(&redeemed.token);
     carried.ok_or_else(|| Failure::Unsendable {
         tool,
@@ -368,14 +384,15 @@ fn failed(
     ready: &ReadyTool,
     verdict: Verdict,
     status: u16,
-    used: &Used,
+    used: Option<&Used>,
     refusals: Option<Refusals>,
     newest: Option<Order>,
 ) -> Option<Failure> {
     let tool = ready.tool.name.clone();
     match verdict {
         Verdict::Success | Verdict::Rejected => None,
-        Verdict::Unauthorized => Some(unauthorized(tool, used, refusals, newest)),
+        // Without a token there is none to replace: the API is told apart by its answer.
+        Verdict::Unauthorized => used.map(|used| unauthorized(tool, used, refusals, newest)),
         Verdict::Throttled(after) => Some(Failure::Throttled {
             tool,
             status,

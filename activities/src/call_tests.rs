@@ -75,11 +75,11 @@ impl TokenSource for Vault {
         let audiences = self.audiences.lock().expect("not poisoned").clone();
         let tool = self.tool.lock().expect("not poisoned").clone();
         Ok(Redeemed {
-            token: token.into(),
+            token: token.as_str().into(),
             lease: format!("lease-{}", redeemed.len()).parse().expect("an id"),
             lease_for: Duration::from_secs(30),
-            order: order(version),
-            fingerprint: "0123456789abcdef".parse().expect("a fingerprint"),
+            order: (!token.is_empty()).then(|| order(version)),
+            fingerprint: "0123456789abcdef".parse().ok(),
             newer_grant: Some("xylem1.newer".to_owned()),
             tool_hash: tool.expect("a tool").hash,
             audiences: audiences
@@ -138,7 +138,7 @@ impl AuditSink for Vault {
         &self,
         _: &TaskClaims,
         _: &ToolName,
-        _: &Slot,
+        _: Option<&Slot>,
         reason: &'static str,
     ) -> Result<(), PortError> {
         self.reported.lock().expect("not poisoned").push(reason);
@@ -228,7 +228,7 @@ impl Stage {
     ) -> Result<ToolAnswer, Failure> {
         let call = ToolCall {
             tool: "acme.deploy".parse().expect("a tool name"),
-            slot: Slot::default_slot(),
+            slot: Some(Slot::default_slot()),
             parameters,
             api_url: api_url.map(str::to_owned),
             grant: "xylem1.presented".to_owned(),
@@ -266,7 +266,7 @@ async fn a_call_uses_the_token_and_answers_with_what_the_node_needs() {
     let answer = stage.call().await.expect("an answer");
     assert_eq!(answer.status, 200);
     assert_eq!(answer.body, json!({ "status": "ok" }));
-    assert_eq!(answer.order, order(1));
+    assert_eq!(answer.order, Some(order(1)));
     assert_eq!(answer.newer_grant.as_deref(), Some("xylem1.newer"));
     assert_eq!(stage.acme.stats_of("v1").calls, 1);
     assert_eq!(stage.vault.outcomes(), [(Outcome::Succeeded, Some(200))]);
@@ -407,7 +407,7 @@ fn a_401_of_a_version_that_was_superseded_meanwhile_does_not_count() {
     let (tool, before) = ("acme.deploy".parse().expect("a tool"), order(1));
     let used = Used {
         tree: tree(),
-        slot: Slot::default_slot(),
+        slot: Some(Slot::default_slot()),
         order: before,
     };
     let twice = Refusals::and(Some(Refusals::and(None, before)), before);
@@ -495,7 +495,7 @@ async fn cancellation_ends_a_call_and_releases_its_lease() {
     stage.acme.behave(None, Behaviour::Slow { ms: 60_000 });
     let call = ToolCall {
         tool: "acme.deploy".parse().expect("a tool name"),
-        slot: Slot::default_slot(),
+        slot: Some(Slot::default_slot()),
         parameters: json!({}),
         api_url: None,
         grant: "xylem1.presented".to_owned(),
@@ -701,7 +701,7 @@ async fn parameters_and_slot_are_checked_before_redemption() {
     );
     let slot: Slot = "github".parse().expect("a slot");
     let other = Stage::new().await;
-    other.vault.change(|tool| tool.slot = slot);
+    other.vault.change(|tool| tool.slot = Some(slot));
     assert!(matches!(other.failure().await, Failure::WrongSlot { .. }));
     assert_eq!((stage.vault.redeemed(), other.vault.redeemed()), (0, 0));
 }
@@ -715,7 +715,7 @@ async fn a_local_activity_redeems_nothing() {
     };
     let call = ToolCall {
         tool: "acme.deploy".parse().expect("a tool name"),
-        slot: Slot::default_slot(),
+        slot: Some(Slot::default_slot()),
         parameters: json!({}),
         api_url: None,
         grant: String::new(),
@@ -831,6 +831,51 @@ async fn a_token_in_the_query_goes_nowhere_else() {
         .with(Carried::Query("api_key".to_owned(), token));
     assert!(sent.url.query().expect("a query").contains(&stage.token()));
     assert!(!format!("{sent:?}").contains(&stage.token()));
+}
+
+#[tokio::test]
+async fn a_tool_without_authentication_sends_no_token_and_is_decided_all_the_same() {
+    let stage = Stage::new().await;
+    let call = |slot| ToolCall {
+        tool: "acme.deploy".parse().expect("a tool name"),
+        slot,
+        parameters: json!({}),
+        api_url: None,
+        grant: String::new(),
+    };
+    stage
+        .vault
+        .change(|tool| (tool.auth, tool.slot) = (Auth::None, None));
+    let token = std::mem::take(&mut stage.vault.token.lock().expect("not poisoned").0);
+    let make = async |slot| {
+        let never = std::future::pending();
+        let claims = claims();
+        let called = stage
+            .caller
+            .call(&claims, call(slot), Attempt::default(), never);
+        called.await
+    };
+    let other = make(Some(Slot::default_slot())).await;
+    assert!(matches!(other, Err(Failure::WrongSlot { .. })), "{other:?}");
+    // This API wants one: its 401 is an answer, and no reason to look for a newer token.
+    let refused = make(None).await;
+    let rejected =
+        matches!(&refused, Err(Failure::ApiRejected { answer, .. }) if answer.status == 401);
+    assert!(rejected, "{refused:?}");
+    assert_eq!(stage.acme.stats_of("unknown").refusals, 1);
+    assert_eq!(stage.vault.redeemed(), 1);
+    // A tool that needs a token is not called without.
+    stage
+        .vault
+        .change(|tool| (tool.auth, tool.hash) = (Auth::Bearer, "h2".to_owned()));
+    let _changed = make(None).await;
+    let missing = make(None).await;
+    let waits = matches!(missing, Err(Failure::Port(PortError::Unavailable { .. })));
+    assert!(waits, "{missing:?}");
+    stage.vault.token.lock().expect("not poisoned").0 = token;
+    let answer = make(None).await.expect("a stored credential");
+    assert_eq!(answer.order, Some(order(1)));
+    assert_eq!(stage.acme.stats_of("unknown").refusals, 1);
 }
 
 #[tokio::test]

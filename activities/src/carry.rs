@@ -19,6 +19,8 @@ pub(crate) enum Carrier {
     Query(String),
     /// The header of basic authentication, for this user.
     Basic(Option<String>),
+    /// Nowhere: there is none.
+    None,
 }
 
 /// A token in the form in which a request takes it. Its `Debug` does not show it.
@@ -28,6 +30,8 @@ pub(crate) enum Carried {
     Header(HeaderName, HeaderValue),
     /// A parameter of the query.
     Query(String, SecretString),
+    /// Nothing.
+    Nothing,
 }
 
 impl Carrier {
@@ -43,6 +47,7 @@ impl Carrier {
             Auth::Basic { username } if username.as_deref().is_none_or(is_user_name) => {
                 Ok(Self::Basic(username.clone()))
             }
+            Auth::None => Ok(Self::None),
             Auth::Basic { .. } => Err("its user has a name that cannot be sent"),
         }
     }
@@ -52,7 +57,7 @@ impl Carrier {
         match self {
             Self::Header(name, _) => Some(name.clone()),
             Self::Basic(_) => Some(http::header::AUTHORIZATION),
-            Self::Query(_) => None,
+            Self::Query(_) | Self::None => None,
         }
     }
 
@@ -61,10 +66,16 @@ impl Carrier {
         matches!(self, Self::Query(name) if name.eq_ignore_ascii_case(parameter))
     }
 
+    /// What a call carries that is given no token; none where it needs one.
+    pub(crate) fn without_token(&self) -> Option<Carried> {
+        matches!(self, Self::None).then_some(Carried::Nothing)
+    }
+
     /// The token in its place; none where it does not fit there.
     pub(crate) fn carry(&self, token: &SecretString) -> Option<Carried> {
         let plain = token.expose_secret();
         let (name, text) = match self {
+            Self::None => return Some(Carried::Nothing),
             Self::Query(name) => return Some(Carried::Query(name.clone(), token.clone())),
             Self::Header(name, prefix) => {
                 (name.clone(), Zeroizing::new(format!("{prefix}{plain}")))
@@ -121,7 +132,7 @@ mod tests {
                 assert!(value.is_sensitive());
                 Some(value.to_str().expect("ASCII").to_owned())
             }
-            Carried::Query(..) => None,
+            Carried::Query(..) | Carried::Nothing => None,
         }
     }
 

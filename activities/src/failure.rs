@@ -17,14 +17,18 @@ use xylem_outbound::AddressRefused;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Used {
     pub(crate) tree: TreeId,
-    pub(crate) slot: Slot,
+    /// The slot; none for a stored credential of the tool.
+    pub(crate) slot: Option<Slot>,
     pub(crate) order: Order,
 }
 
 impl std::fmt::Display for Used {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (tree, slot, version) = (&self.tree.workflow_id, &self.slot, self.order.version);
-        write!(f, "version {version} of slot '{slot}' of tree '{tree}'")
+        let (tree, version) = (&self.tree.workflow_id, self.order.version);
+        match &self.slot {
+            Some(slot) => write!(f, "version {version} of slot '{slot}' of tree '{tree}'"),
+            None => write!(f, "version {version} of the tool's stored credential"),
+        }
     }
 }
 
@@ -56,8 +60,8 @@ pub(crate) enum Failure {
     /// The call names another slot than the tool is registered with.
     WrongSlot {
         tool: ToolName,
-        asked: Slot,
-        registered: Slot,
+        asked: Option<Slot>,
+        registered: Option<Slot>,
     },
     /// The workflow's `apiUrl` is not one the tool allows.
     ApiUrl { tool: ToolName },
@@ -188,10 +192,19 @@ impl Failure {
                 tool,
                 asked,
                 registered,
-            } => format!(
-                "tool '{tool}' uses slot '{registered}', the call names slot '{asked}': name the \
-                 tool's slot, and declare it"
-            ),
+            } => match (registered, asked) {
+                (Some(registered), Some(asked)) => format!(
+                    "tool '{tool}' uses slot '{registered}', the call names slot '{asked}': name \
+                     the tool's slot, and declare it"
+                ),
+                (Some(registered), None) => format!(
+                    "tool '{tool}' uses slot '{registered}', the call names none: name the tool's \
+                     slot, and declare it"
+                ),
+                (None, _) => {
+                    format!("tool '{tool}' takes no token of the tree: call it without a slot")
+                }
+            },
             Self::ApiUrl { tool } => format!(
                 "the workflow's apiUrl is not one that tool '{tool}' allows: signal another \
                  apiUrl, or register the tool with it among its allowed API URLs"
@@ -302,7 +315,7 @@ mod tests {
     fn used() -> Box<Used> {
         Box::new(Used {
             tree: crate::fake::tree(),
-            slot: Slot::default_slot(),
+            slot: Some(Slot::default_slot()),
             order: Order {
                 epoch: Epoch(1),
                 version: Version(3),

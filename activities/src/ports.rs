@@ -86,12 +86,12 @@ pub enum PortError {
 /// A grant to redeem, for one tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redeem {
-    /// The newest grant the node has, in its wire form.
+    /// The newest grant the node has, in its wire form; empty where there is no slot.
     pub grant: String,
     /// The tool to be called.
     pub tool: ToolName,
-    /// The slot whose token the call uses.
-    pub slot: Slot,
+    /// The slot whose token the call uses, if it is one of the tree's.
+    pub slot: Option<Slot>,
     /// The workflow's own `apiUrl`, if it has one.
     pub api_url: Option<String>,
     /// The parameters of the call: policies can decide by them.
@@ -101,16 +101,16 @@ pub struct Redeem {
 /// A token for one call. Nothing of it is kept when the call has ended.
 #[derive(Debug)]
 pub struct Redeemed {
-    /// The secret.
+    /// The secret; empty where the tool takes none.
     pub token: SecretString,
     /// The lease; to be released when the call has ended.
     pub lease: LeaseId,
     /// How long the lease lasts from now on.
     pub lease_for: Duration,
-    /// What was redeemed.
-    pub order: Order,
+    /// What was redeemed; nothing where the tool takes no token.
+    pub order: Option<Order>,
     /// Its fingerprint.
-    pub fingerprint: Fingerprint,
+    pub fingerprint: Option<Fingerprint>,
     /// The newest grant, where it is not the one presented.
     pub newer_grant: Option<String>,
     /// The hash of the tool's definition as the decision saw it.
@@ -165,7 +165,7 @@ pub struct Bytes {
 /// What is known once a lease is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Released {
-    /// The newest active version of the slot: another one than was redeemed means that a
+    /// The newest active version of what was redeemed: another one than was redeemed means that a
     /// repetition of the call is worth it.
     pub newest: Option<Order>,
 }
@@ -218,7 +218,7 @@ pub trait AuditSink: Send + Sync {
         &self,
         claims: &TaskClaims,
         tool: &ToolName,
-        slot: &Slot,
+        slot: Option<&Slot>,
         reason: &'static str,
     ) -> Result<(), PortError>;
 }

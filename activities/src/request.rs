@@ -48,6 +48,7 @@ impl Request {
                 let mut query = url.query_pairs_mut();
                 query.append_pair(&name, token.expose_secret());
             }
+            Carried::Nothing => {}
         }
         outbound::Request {
             method: self.method,

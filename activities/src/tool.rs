@@ -38,8 +38,8 @@ pub struct Tool {
     pub base_url: String,
     /// The path below it, with `{parameter}` where a parameter goes; see [`PathTemplate`].
     pub path: String,
-    /// The slot whose token a call uses.
-    pub slot: Slot,
+    /// The slot whose token a call uses, if it is one of the tree's.
+    pub slot: Option<Slot>,
     /// How a call carries the token.
     pub auth: Auth,
     /// The JSON Schema of the parameters; any object where absent.
@@ -75,6 +75,8 @@ pub enum Auth {
         /// The user, whose password the token is; without one the token is `user:password`.
         username: Option<String>,
     },
+    /// Nothing: the API takes anybody.
+    None,
 }
 
 /// Where a parameter goes in the request.
@@ -265,7 +267,7 @@ pub(crate) mod tests {
             method: "POST".to_owned(),
             base_url: "https://api.acme.example/v1".to_owned(),
             path: "/deploys".to_owned(),
-            slot: Slot::default_slot(),
+            slot: Some(Slot::default_slot()),
             auth: Auth::Bearer,
             parameters_schema: None,
             response_schema: None,

@@ -68,7 +68,7 @@ impl Plane {
                 method: "GET".to_owned(),
                 base_url: acme.url(),
                 path: "/v1/status".to_owned(),
-                slot: Slot::default_slot(),
+                slot: Some(Slot::default_slot()),
                 auth: Auth::Bearer,
                 parameters_schema: None,
                 response_schema: None,
@@ -94,8 +94,8 @@ impl TokenSource for Plane {
             token: SecretString::from(self.token.as_str()),
             lease: "lease".parse().expect("an id"),
             lease_for: Duration::from_secs(30),
-            order: order(),
-            fingerprint: "0123456789abcdef".parse().expect("a fingerprint"),
+            order: Some(order()),
+            fingerprint: "0123456789abcdef".parse().ok(),
             newer_grant: None,
             tool_hash: self.tool.hash.clone(),
             audiences: vec![self.audience.parse().expect("an audience")],
@@ -145,7 +145,7 @@ impl AuditSink for Plane {
         &self,
         _: &TaskClaims,
         _: &ToolName,
-        _: &Slot,
+        _: Option<&Slot>,
         _: &'static str,
     ) -> Result<(), PortError> {
         unreachable!("no call is refused here")
@@ -298,7 +298,7 @@ impl Caller {
 fn tool_call() -> ToolCall {
     ToolCall {
         tool: "acme.status".parse().expect("a tool name"),
-        slot: Slot::default_slot(),
+        slot: Some(Slot::default_slot()),
         parameters: json!({}),
         api_url: None,
         grant: "xylem1.grant".to_owned(),

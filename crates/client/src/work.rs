@@ -55,12 +55,12 @@ impl From<ActivityClaims> for v1::ActivityClaims {
 pub struct Redeem {
     /// Who asks.
     pub claims: ActivityClaims,
-    /// The newest grant the node has, in its wire form.
+    /// The newest grant the node has, in its wire form; empty where there is no slot.
     pub grant: String,
     /// The tool to be called.
     pub tool: ToolName,
-    /// The slot whose token the call uses.
-    pub slot: Slot,
+    /// The slot whose token the call uses, if it is one of the tree's.
+    pub slot: Option<Slot>,
     /// The workflow's own `apiUrl`, where it has one.
     pub api_url: Option<String>,
     /// The parameters of the call as a JSON object, for policies that decide by them.
@@ -70,18 +70,18 @@ pub struct Redeem {
 /// A token, for one call.
 #[derive(Debug)]
 pub struct Redeemed {
-    /// The secret.
+    /// The secret; empty where the tool takes none.
     pub token: SecretString,
     /// To be released when the call has ended.
     pub lease: LeaseId,
     /// When the lease ends by itself.
     pub lease_expires_at: SystemTime,
-    /// The slot.
-    pub slot: Slot,
-    /// What was redeemed.
-    pub order: Order,
+    /// The slot, if it is one of the tree's.
+    pub slot: Option<Slot>,
+    /// What was redeemed; nothing where the tool takes no token.
+    pub order: Option<Order>,
     /// Its fingerprint.
-    pub fingerprint: Fingerprint,
+    pub fingerprint: Option<Fingerprint>,
     /// The newest grant, where it is not the one presented.
     pub newer_grant: Option<String>,
     /// The tool, as the decision saw it.
@@ -171,7 +171,7 @@ impl Client {
             claims: Some(redeem.claims.into()),
             grant: redeem.grant,
             tool: redeem.tool.into(),
-            slot: redeem.slot.into(),
+            slot: redeem.slot.map(String::from).unwrap_or_default(),
             api_url: redeem.api_url,
             parameters_json: redeem.parameters_json,
         };
@@ -315,6 +315,13 @@ impl Client {
     }
 }
 
+fn given<T: TryFrom<String>>(text: String, what: &'static str) -> Result<Option<T>, Error> {
+    match text.is_empty() {
+        true => Ok(None),
+        false => convert::id(text, what).map(Some),
+    }
+}
+
 fn redeemed(answer: v1::RedeemResponse) -> Result<Redeemed, Error> {
     // First of all, so that no error below drops the secret as an ordinary string.
     let token = SecretString::from(answer.token);
@@ -322,9 +329,9 @@ fn redeemed(answer: v1::RedeemResponse) -> Result<Redeemed, Error> {
         token,
         lease: convert::id(answer.lease_id, "lease id")?,
         lease_expires_at: convert::time(answer.lease_expires_at)?,
-        slot: convert::id(answer.slot, "slot")?,
-        order: convert::order(answer.order.ok_or(Error::Unintelligible("order"))?),
-        fingerprint: convert::id(answer.fingerprint, "fingerprint")?,
+        slot: given(answer.slot, "slot")?,
+        order: answer.order.map(convert::order),
+        fingerprint: given(answer.fingerprint, "fingerprint")?,
         newer_grant: answer.newer_grant,
         tool: answer.tool.ok_or(Error::Unintelligible("tool"))?,
         audiences: convert::ids(answer.audiences, "audience")?,

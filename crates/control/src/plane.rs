@@ -27,7 +27,7 @@ use xylem_audit::{
     Watch,
 };
 use xylem_identity::{Credential, Identity, Principal, Provider};
-use xylem_ids::{AgentId, Audience, LeaseId, Namespace, Origin, Slot, TreeId};
+use xylem_ids::{AgentId, Audience, CredentialName, LeaseId, Namespace, Origin, Slot, TreeId};
 use xylem_outbound::{AddressPolicy, Outbound};
 use xylem_policy::Policies;
 use xylem_proto::v1::Check;
@@ -364,21 +364,30 @@ fn check(name: &str, seen: Result<String, impl fmt::Display>, advice: &str) -> C
     }
 }
 
-/// Which slot a lease of this process is on, so that a release can tell the newest version. After
+/// What a lease is on that has versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum On {
+    /// A slot of a tree.
+    Slot(TreeId, Slot),
+    /// A stored credential.
+    Stored(CredentialName),
+}
+
+/// What a lease of this process is on, so that a release can tell the newest version. After
 /// a restart it cannot, for leases from before: they are told nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<BTreeMap<LeaseId, (Instant, TreeId, Slot)>>);
+pub(crate) struct Leases(Mutex<BTreeMap<LeaseId, (Instant, On)>>);
 
 impl Leases {
-    pub(crate) fn opened(&self, lease: LeaseId, until: Duration, tree: TreeId, slot: Slot) {
+    pub(crate) fn opened(&self, lease: LeaseId, until: Duration, on: On) {
         let mut leases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         leases.retain(|_, (until, ..)| *until > now);
-        leases.insert(lease, (now + until, tree, slot));
+        leases.insert(lease, (now + until, on));
     }
 
-    pub(crate) fn released(&self, lease: &LeaseId) -> Option<(TreeId, Slot)> {
+    pub(crate) fn released(&self, lease: &LeaseId) -> Option<On> {
         let mut leases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        leases.remove(lease).map(|(_, tree, slot)| (tree, slot))
+        leases.remove(lease).map(|(_, on)| on)
     }
 }

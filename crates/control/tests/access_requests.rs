@@ -32,7 +32,7 @@ fn call(stack: &Stack) -> Redeem {
         claims: stack.claims("train", "7"),
         grant: stack.temporal.signals("train").remove(0),
         tool: id("acme.deploy"),
-        slot: id("default"),
+        slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
     }

@@ -35,7 +35,7 @@ impl Scene {
             claims: self.stack.claims(workflow_id, "7"),
             grant: self.grant(),
             tool: id("acme.deploy"),
-            slot: id("default"),
+            slot: Some(id("default")),
             api_url: None,
             parameters_json: None,
         }
@@ -66,7 +66,7 @@ async fn an_entitled_node_gets_the_newest_token_for_one_call() {
     let scene = Scene::set().await;
     let redeemed = scene.redeem(|_| {}).await.expect("a token");
     assert_eq!(redeemed.token.expose_secret(), TOKEN_1);
-    assert_eq!(redeemed.order.version.0, 1);
+    assert_eq!(redeemed.order.map(|order| order.version.0), Some(1));
     assert_eq!(redeemed.audiences, [id(API)]);
     assert_eq!(redeemed.tool.name, "acme.deploy");
     assert!(redeemed.newer_grant.is_none());
@@ -485,7 +485,7 @@ async fn a_slot_that_holds_no_token_says_which_and_what_to_do() {
         claims: restored.claims("train", "7"),
         grant,
         tool: id("git.pull"),
-        slot: id("github"),
+        slot: Some(id("github")),
         api_url: None,
         parameters_json: None,
     };

@@ -33,7 +33,7 @@ fn call(stack: &Stack, parameters: Option<&str>) -> Redeem {
         claims: stack.claims("train", "7"),
         grant: stack.temporal.signals("train").remove(0),
         tool: id("acme.deploy"),
-        slot: id("default"),
+        slot: Some(id("default")),
         api_url: None,
         parameters_json: parameters.map(str::to_owned),
     }

@@ -76,7 +76,7 @@ fn redemption(stack: &Stack, workflow_id: &str, grant: &str) -> Redeem {
         claims: stack.claims(workflow_id, "7"),
         grant: grant.to_owned(),
         tool: id("acme.deploy"),
-        slot: id("default"),
+        slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
     }

@@ -315,7 +315,7 @@ async fn a_failure_names_slot_tree_version_and_what_to_do() {
         claims: stack.claims("train", "7"),
         grant: stack.temporal.signals("train").remove(0),
         tool: id("acme.deploy"),
-        slot: slot.clone(),
+        slot: Some(slot.clone()),
         api_url: None,
         parameters_json: None,
     };
@@ -487,7 +487,7 @@ async fn an_open_lease_keeps_its_version() {
         claims: stack.claims("train", "7"),
         grant: stack.temporal.signals("train").remove(0),
         tool: id("acme.deploy"),
-        slot: id("default"),
+        slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
     };

@@ -14,7 +14,7 @@ async fn call(stack: &Stack, worker: &Client) {
         claims: stack.claims("train", "7"),
         grant: stack.temporal.signals("train").remove(0),
         tool: id("acme.deploy"),
-        slot: id("default"),
+        slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
     };

@@ -5,14 +5,15 @@ use crate::{
     facts::{Ask, Facts},
     value::{Period, Subject},
 };
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt, time::Duration};
-use xylem_ids::{AccessId, PolicyName};
+use xylem_ids::{AccessId, PolicyName, ToolName};
 
 /// Which calls are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey {
-    /// The policy that counts them.
-    pub policy: PolicyName,
+    /// The policy that counts them; none for what a tool says of itself.
+    pub policy: Option<PolicyName>,
     /// In which time.
     pub per: Period,
     /// Whose calls.
@@ -65,6 +66,41 @@ impl Usage {
     }
 }
 
+/// How many calls a tool takes of all trees together. The window begins with its first call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// So many: 1 to 1,000,000.
+    pub calls: u32,
+    /// In which time.
+    pub per: Period,
+}
+
+impl RateLimit {
+    /// Whether it keeps its rule.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        (1..=1_000_000).contains(&self.calls)
+    }
+
+    /// The counter of a tool's calls.
+    pub(crate) fn key(self, tool: &ToolName) -> CounterKey {
+        CounterKey {
+            policy: None,
+            per: self.per,
+            of: Subject::Tool,
+            subject: tool.to_string(),
+        }
+    }
+
+    /// How long there is to wait, if it is reached.
+    pub(crate) fn reached(self, usage: &Usage, key: &CounterKey, now: u64) -> Option<Duration> {
+        let (used, ends) = usage.open(key, now)?;
+        let wait = Duration::from_secs(ends.saturating_sub(now));
+        (used >= self.calls).then_some(wait)
+    }
+}
+
 /// Something that was approved, and holds now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
@@ -112,7 +148,7 @@ pub(crate) fn key(
         Subject::Tree => tree?,
     };
     Some(CounterKey {
-        policy: policy.clone(),
+        policy: Some(policy.clone()),
         per: requests.per,
         of: requests.of,
         subject: subject.to_owned(),

@@ -49,7 +49,7 @@ pub use document::{
 pub use engine::{Allowed, By, Engine, Missed, Reason, Refused};
 pub use explain::{Condition, Finding, Report};
 pub use facts::{Ask, Facts, Resource, ToolFacts};
-pub use gate::{Approval, Counter, CounterKey, Usage};
+pub use gate::{Approval, Counter, CounterKey, RateLimit, Usage};
 pub use ipnet::IpNet;
 pub use permit::{Bounds, Call, Denied, Permit};
 pub use policies::{Author, CallFacts, Policies, Question, Record};

@@ -1,7 +1,7 @@
 //! The proof that a call was allowed.
 
-use crate::{Ask, By, CounterKey, Engine, Facts, Refused};
-use std::collections::BTreeSet;
+use crate::{Ask, By, CounterKey, Engine, Facts, RateLimit, Refused};
+use std::{collections::BTreeSet, time::Duration};
 use xylem_ids::{NodeId, Slot, ToolName, TreeId};
 
 /// The call that a permit is for.
@@ -11,26 +11,28 @@ pub struct Call<'a> {
     pub tree: &'a TreeId,
     /// The node that wants to call.
     pub node: &'a NodeId,
-    /// The slot whose token the call would use.
-    pub slot: &'a Slot,
+    /// The slot whose token the call would use; none where it takes no token of the tree.
+    pub slot: Option<&'a Slot>,
     /// The tool.
     pub tool: &'a ToolName,
 }
 
-/// What the tree itself says: policies allow no more than it does.
+/// What tree and tool say themselves: policies allow no more than they do.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds<'a> {
     /// The tools the tree was allowed.
     pub allowed: &'a BTreeSet<ToolName>,
-    /// The slot the tool is registered for.
-    pub tool_slot: &'a Slot,
+    /// The slot the tool is registered for, if it takes a token of the tree.
+    pub tool_slot: Option<&'a Slot>,
+    /// How many calls the tool takes.
+    pub limit: Option<RateLimit>,
 }
 
 /// Proof that a node may call one tool with the token of one slot. Only [`Engine::permit`] makes one.
 ///
 /// ```compile_fail,E0451
 /// fn forge(tree: xylem_ids::TreeId, node: xylem_ids::NodeId, by: xylem_policy::By) {
-///     let (slot, tool) = ("default".parse().unwrap(), "acme.deploy".parse().unwrap());
+///     let (slot, tool) = ("default".parse().ok(), "acme.deploy".parse().unwrap());
 ///     xylem_policy::Permit { tree, node, slot, tool, by, uses: vec![] };
 /// }
 /// ```
@@ -46,7 +48,7 @@ pub struct Bounds<'a> {
 pub struct Permit {
     tree: TreeId,
     node: NodeId,
-    slot: Slot,
+    slot: Option<Slot>,
     tool: ToolName,
     by: By,
     uses: Vec<CounterKey>,
@@ -65,10 +67,10 @@ impl Permit {
         &self.node
     }
 
-    /// The slot whose token may be used.
+    /// The slot whose token may be used, if it is one of the tree's.
     #[must_use]
-    pub fn slot(&self) -> &Slot {
-        &self.slot
+    pub fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
     }
 
     /// The tool that may be called.
@@ -97,8 +99,13 @@ pub enum Denied {
     #[error("the tree is not allowed this tool: name it when the tree is started, or allow it")]
     ToolNotAllowed,
     /// The tool is registered for another slot.
-    #[error("the tool is registered for another slot: call it with that one")]
+    #[error(
+        "the tool is registered for another slot, or for none: call it with that one, or without"
+    )]
     OtherSlot,
+    /// The tool takes no more calls at present.
+    #[error("all trees together have made the calls that the tool takes: wait {} s", .0.as_secs())]
+    ToolLimit(Duration),
     /// The agent that owns the tree is retired.
     #[error(
         "the agent that owns the tree is retired: `xylem tree transfer` gives it another owner"
@@ -122,10 +129,23 @@ impl Denied {
         match self {
             Self::ToolNotAllowed => "tool_not_allowed",
             Self::OtherSlot => "tool_of_other_slot",
+            Self::ToolLimit(_) => "tool_limit_reached",
             Self::OwnerRetired => "owner_retired",
             Self::NoSecondFactor => "second_factor_required",
             Self::SignedInTooLongAgo => "sign_in_again",
             Self::ByPolicy(refused) => refused.reason.code(),
+        }
+    }
+}
+
+impl Denied {
+    /// When the same call can succeed, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ToolLimit(after) => Some(*after),
+            Self::ByPolicy(refused) => refused.retry_after,
+            _ => None,
         }
     }
 }
@@ -149,13 +169,21 @@ impl Engine {
             return Err(Denied::OtherSlot);
         }
         let allowed = self.decide(ask, facts)?;
+        let mut uses = allowed.uses;
+        if let Some(limit) = bounds.limit {
+            let key = limit.key(call.tool);
+            if let Some(after) = limit.reached(facts.usage, &key, facts.now) {
+                return Err(Denied::ToolLimit(after));
+            }
+            uses.push(key);
+        }
         Ok(Permit {
             tree: call.tree.clone(),
             node: call.node.clone(),
-            slot: call.slot.clone(),
+            slot: call.slot.cloned(),
             tool: call.tool.clone(),
             by: allowed.by,
-            uses: allowed.uses,
+            uses,
         })
     }
 }

@@ -163,7 +163,8 @@ impl Policies {
             resource: Resource::Tool(facts.tool),
         };
         let tree = call.tree.workflow_id.as_str();
-        let keys = loaded.engine.counters(&ask, Some(tree));
+        let mut keys = loaded.engine.counters(&ask, Some(tree));
+        keys.extend(bounds.limit.map(|limit| limit.key(call.tool)));
         let usage: Usage = rows.usage(namespace, &keys).await?.into_iter().collect();
         let approvals = self.approvals(rows, namespace, &ask, facts.now).await?;
         let facts = Facts {

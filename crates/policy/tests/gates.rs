@@ -130,7 +130,10 @@ fn a_call_counts_for_every_policy_that_applies() {
     other["when"] = json!({"workflow_types": ["Other"]});
     let engine = engine(&[low, high, other]);
     let uses = Case::default().decide(&engine).unwrap().uses;
-    let names: Vec<&str> = uses.iter().map(|key| key.policy.as_str()).collect();
+    let names: Vec<&str> = uses
+        .iter()
+        .map(|key| key.policy.as_ref().unwrap().as_str())
+        .collect();
     assert_eq!(names, ["high", "low"]);
 }
 

@@ -1,6 +1,6 @@
 //! How a call carries its token.
 
-use crate::{Invalid, Place};
+use crate::{Invalid, Place, ToolDefinition};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use xylem_ids::{is_parameter_name, is_user_name, may_carry_parameter, may_carry_token};
@@ -27,6 +27,11 @@ pub enum Auth {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         username: Option<String>,
     },
+    /// A bearer token that the control plane obtains with OAuth 2.0 client credentials (RFC 6749,
+    /// section 4.4) and keeps as a stored credential.
+    ClientCredentials,
+    /// Nothing: the API takes anybody.
+    None,
 }
 
 impl Auth {
@@ -57,10 +62,40 @@ impl Auth {
     /// The header that carries the token.
     fn header(&self) -> Option<&str> {
         match self {
-            Self::Bearer | Self::Basic { .. } => Some("authorization"),
+            Self::Bearer | Self::Basic { .. } | Self::ClientCredentials => Some("authorization"),
             Self::Header { name } => Some(name),
-            Self::Query { .. } => None,
+            Self::Query { .. } | Self::None => None,
         }
+    }
+}
+
+/// Whether the token comes from one place: a slot of the tree or a stored credential, or, where none is
+/// sent, from nowhere.
+pub(crate) fn check_source(definition: &ToolDefinition) -> Result<(), Invalid> {
+    let (slot, credential) = (&definition.slot, &definition.credential);
+    match definition.auth {
+        Auth::None if slot.is_some() => Err(Invalid::new(
+            "slot",
+            "absent: a tool without authentication takes no token",
+        )),
+        Auth::None if credential.is_some() => Err(Invalid::new(
+            "credential",
+            "absent: a tool without authentication takes no token",
+        )),
+        Auth::ClientCredentials if credential.is_none() => Err(Invalid::new(
+            "credential",
+            "the stored credential whose token OAuth 2.0 obtains",
+        )),
+        Auth::None => Ok(()),
+        _ if slot.is_some() && credential.is_some() => Err(Invalid::new(
+            "credential",
+            "absent where the token of a slot is sent: a tool has one of both",
+        )),
+        _ if slot.is_none() && credential.is_none() => Err(Invalid::new(
+            "slot",
+            "the slot whose token is sent, where there is no stored credential",
+        )),
+        _ => Ok(()),
     }
 }
 

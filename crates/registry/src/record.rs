@@ -19,8 +19,8 @@ pub struct Published {
     pub version: u32,
     /// What was published.
     pub hash: DefinitionHash,
-    /// The slot whose token it uses.
-    pub slot: Slot,
+    /// The slot whose token it uses, if it is one of the tree's.
+    pub slot: Option<Slot>,
     /// Who published it; nobody knows for tools from before publishers were recorded.
     pub by: Option<AgentId>,
     /// When.
@@ -159,7 +159,7 @@ impl NotCallable {
 pub struct Callable {
     version: u32,
     hash: DefinitionHash,
-    slot: Slot,
+    slot: Option<Slot>,
 }
 
 impl Callable {
@@ -175,10 +175,10 @@ impl Callable {
         &self.hash
     }
 
-    /// The slot whose token it uses.
+    /// The slot whose token it uses, if it is one of the tree's.
     #[must_use]
-    pub fn slot(&self) -> &Slot {
-        &self.slot
+    pub fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
     }
 }
 
@@ -254,7 +254,7 @@ impl ToolRecord {
     pub fn propose(
         name: ToolName,
         hash: DefinitionHash,
-        slot: Slot,
+        slot: Option<Slot>,
         by: AgentId,
         at: SystemTime,
     ) -> Self {
@@ -288,7 +288,7 @@ impl ToolRecord {
     pub fn update(
         &self,
         hash: DefinitionHash,
-        slot: Slot,
+        slot: Option<Slot>,
         editor: &Editor,
         expected: Option<u32>,
         staged: bool,
@@ -589,7 +589,7 @@ fn published(fields: Fields, of: &Published) -> Fields {
     fields
         .number(of.version)
         .text(of.hash.as_str())
-        .text(of.slot.as_str())
+        .text(of.slot.as_ref().map_or("", Slot::as_str))
         .optional(of.by.as_ref().map(AgentId::as_str))
         .number(seconds(of.at))
 }
@@ -619,8 +619,8 @@ mod tests {
         DefinitionHash::parse(&format!("{of:064x}")).unwrap()
     }
 
-    fn slot() -> Slot {
-        Slot::default_slot()
+    fn slot() -> Option<Slot> {
+        Some(Slot::default_slot())
     }
 
     fn proposed() -> ToolRecord {
@@ -842,13 +842,13 @@ mod tests {
             |row| row.owner = None,
             |row| row.current.version += 1,
             |row| row.current.hash = hash(9),
-            |row| row.current.slot = "other".parse().unwrap(),
+            |row| row.current.slot = Some("other".parse().unwrap()),
             |row| row.current.by = None,
             |row| row.latest += 1,
             |row| row.staged = true,
             |row| row.approval = None,
             |row| row.approval.as_mut().unwrap().of.hash = hash(9),
-            |row| row.approval.as_mut().unwrap().of.slot = "other".parse().unwrap(),
+            |row| row.approval.as_mut().unwrap().of.slot = Some("other".parse().unwrap()),
             |row| row.approval.as_mut().unwrap().own = true,
             |row| row.deleted = true,
             |row| row.seal = None,

@@ -1,7 +1,7 @@
 //! Registered tools.
 
 use crate::{
-    auth::{Auth, check_apart},
+    auth::{Auth, check_apart, check_source},
     schema,
 };
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,8 +14,10 @@ use std::{
 };
 use url::{Host, Url};
 use xylem_ids::{
-    Audience, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, ToolTag, may_reach_workflow,
+    Audience, CredentialName, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, ToolTag,
+    may_reach_workflow,
 };
+use xylem_policy::RateLimit;
 
 /// The most tags of a tool.
 pub(crate) const MAX_TAGS: usize = 20;
@@ -127,8 +129,15 @@ pub struct ToolDefinition {
     pub method: Method,
     /// How the token is sent.
     pub auth: Auth,
-    /// The slot whose token is sent.
-    pub slot: Slot,
+    /// The slot whose token is sent; absent where that of a stored credential is, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
+    /// The stored credential whose token is sent, whatever the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialName>,
+    /// How many calls all trees together may make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// A JSON Schema with `"type": "object"`.
     pub parameters: Value,
     /// A JSON Schema that the body of every successful answer fits; anything where absent.
@@ -214,6 +223,7 @@ impl Tool {
         let template = definition.path.parse();
         let template = template.map_err(|_| Invalid::new("path", PathTemplate::RULE))?;
         definition.auth = definition.auth.checked()?;
+        check_source(&definition)?;
         schema::check_parameters(&definition.parameters)?;
         check_response(&definition)?;
         definition.places = places(&definition, &template)?;
@@ -242,10 +252,10 @@ impl Tool {
         &self.definition.name
     }
 
-    /// The slot whose token is sent.
+    /// The slot whose token is sent, if it is one of the tree's.
     #[must_use]
-    pub fn slot(&self) -> &Slot {
-        &self.definition.slot
+    pub fn slot(&self) -> Option<&Slot> {
+        self.definition.slot.as_ref()
     }
 
     /// The origin of the base URL.
@@ -363,6 +373,10 @@ fn check_limits(definition: &ToolDefinition) -> Result<(), Invalid> {
     if !(1..=300).contains(&definition.timeout_seconds) {
         return Err(Invalid::new("timeout_seconds", "1 to 300"));
     }
+    let limited = definition.rate_limit.is_none_or(|limit| limit.is_valid());
+    if !limited {
+        return Err(Invalid::new("rate_limit.calls", "1 to 1000000"));
+    }
     if !(1..=u64::from(MAX_RESPONSE_BYTES)).contains(&definition.max_response_bytes) {
         return Err(Invalid::new(
             "max_response_bytes",
@@ -457,6 +471,7 @@ fn sorted(value: Value) -> Value {
 mod tests {
     use super::*;
     use serde_json::json;
+    use xylem_policy::Period;
 
     fn definition() -> ToolDefinition {
         serde_json::from_value(json!({
@@ -476,6 +491,47 @@ mod tests {
             "max_response_bytes": 65536,
         }))
         .unwrap()
+    }
+
+    fn limit(calls: u32, per: Period) -> RateLimit {
+        RateLimit { calls, per }
+    }
+
+    #[test]
+    fn a_token_comes_from_one_place() {
+        let field = |auth: Auth, slot: Option<&str>, credential: Option<&str>| {
+            let mut given = definition();
+            given.auth = auth;
+            given.slot = slot.map(|it| it.parse().unwrap());
+            given.credential = credential.map(|it| it.parse().unwrap());
+            Tool::new(given)
+                .map_err(|invalid| invalid.field())
+                .map(drop)
+        };
+        for fine in [
+            field(Auth::Bearer, Some("default"), None),
+            field(Auth::Bearer, None, Some("acme")),
+            field(Auth::ClientCredentials, None, Some("acme")),
+            field(Auth::None, None, None),
+        ] {
+            assert_eq!(fine, Ok(()));
+        }
+        for (wrong, name) in [
+            (field(Auth::Bearer, None, None), "slot"),
+            (field(Auth::Bearer, Some("a"), Some("b")), "credential"),
+            (
+                field(Auth::ClientCredentials, Some("a"), None),
+                "credential",
+            ),
+            (field(Auth::None, Some("a"), None), "slot"),
+            (field(Auth::None, None, Some("b")), "credential"),
+        ] {
+            assert_eq!(wrong, Err(name));
+        }
+        for calls in [0, 1_000_001] {
+            let field = field_of(|d| d.rate_limit = Some(limit(calls, Period::Day)));
+            assert_eq!(field, "rate_limit.calls");
+        }
     }
 
     fn field_of(change: impl FnOnce(&mut ToolDefinition)) -> &'static str {
@@ -616,6 +672,14 @@ mod tests {
                 let username = Some("deploy".into());
                 d.auth = Auth::Basic { username };
             }),
+            hash(|d| (d.slot, d.credential) = (None, Some("acme".parse().unwrap()))),
+            hash(|d| {
+                (d.slot, d.credential) = (None, Some("acme".parse().unwrap()));
+                d.auth = Auth::ClientCredentials;
+            }),
+            hash(|d| (d.slot, d.auth) = (None, Auth::None)),
+            hash(|d| d.rate_limit = Some(limit(10, Period::Minute))),
+            hash(|d| d.rate_limit = Some(limit(10, Period::Hour))),
         ];
         let different: BTreeSet<&DefinitionHash> = all.iter().collect();
         assert_eq!(different.len(), all.len(), "every field is in it");

@@ -307,7 +307,7 @@ impl Tools {
         let record = ToolRecord::propose(
             tool.name().clone(),
             tool.hash().clone(),
-            tool.slot().clone(),
+            tool.slot().cloned(),
             act.editor.agent.clone(),
             act.at,
         );
@@ -333,7 +333,7 @@ impl Tools {
         if before.row().current.hash == *tool.hash() {
             return Ok(KnownTool::current(before, tool));
         }
-        let (hash, slot) = (tool.hash().clone(), tool.slot().clone());
+        let (hash, slot) = (tool.hash().clone(), tool.slot().cloned());
         let record = before.update(hash, slot, &act.editor, expected, staged, act.at)?;
         let mut change = self.change(act, Some(&before), &record, Kind::ToolUpdated);
         change.publish = Some(&tool);
@@ -379,7 +379,7 @@ impl Tools {
             None => None,
             Some(row) => Some(self.open(act.namespace, row)?),
         };
-        let (hash, slot) = (tool.hash().clone(), tool.slot().clone());
+        let (hash, slot) = (tool.hash().clone(), tool.slot().cloned());
         let (record, imported) = match &before {
             None => {
                 let (name, by) = (tool.name().clone(), act.editor.agent.clone());

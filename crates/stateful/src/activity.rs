@@ -107,14 +107,17 @@ pub struct Forwarded {
 pub struct ToolCall {
     /// The tool's registered name.
     pub tool: ToolName,
-    /// The slot whose token the call uses; must be the slot the tool is registered with.
-    pub slot: Slot,
+    /// The slot whose token the call uses; must be the slot the tool is registered with, and absent
+    /// where that takes no token of the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
     /// The parameters, checked against the tool's JSON Schema.
     pub parameters: Value,
     /// The workflow's own `apiUrl`, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_url: Option<String>,
-    /// The newest grant the node has for the slot.
+    /// The newest grant the node has for the slot; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub grant: String,
 }
 
@@ -128,8 +131,9 @@ pub struct ToolAnswer {
     /// The response headers that the tool's registration lists.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// The version of the token that was used.
-    pub order: Order,
+    /// The version of the token that was used; absent where the tool takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
     /// The newest grant, where the node presented an older one: the node adopts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newer_grant: Option<String>,

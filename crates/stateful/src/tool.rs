@@ -57,7 +57,7 @@ pub struct Tool<'a, W> {
     ctx: &'a WorkflowContext<W>,
     state: NodeState,
     name: String,
-    slot: String,
+    slot: Option<String>,
     parameters: Value,
     timeout: Duration,
     give_up_after: Duration,
@@ -69,7 +69,7 @@ impl<'a, W> Tool<'a, W> {
             ctx,
             state,
             name,
-            slot: "default".to_owned(),
+            slot: Some("default".to_owned()),
             parameters: Value::Object(serde_json::Map::new()),
             timeout: Duration::from_secs(60),
             give_up_after: Duration::from_secs(3600),
@@ -78,7 +78,14 @@ impl<'a, W> Tool<'a, W> {
 
     /// The slot whose token is used; `default` where this is not called.
     pub fn slot(mut self, slot: impl Into<String>) -> Self {
-        self.slot = slot.into();
+        self.slot = Some(slot.into());
+        self
+    }
+
+    /// Takes no token of the tree: for tools that are registered with a stored credential, or that
+    /// need none.
+    pub fn without_slot(mut self) -> Self {
+        self.slot = None;
         self
     }
 
@@ -108,8 +115,11 @@ impl<'a, W> Tool<'a, W> {
     /// See [`ToolError`]. What may be retried has been retried by then.
     pub async fn call(self) -> Result<ToolAnswer, ToolError> {
         let tool: ToolName = self.name.parse()?;
-        let slot: Slot = self.slot.parse()?;
-        let grant = self.grant(&slot).await?;
+        let slot: Option<Slot> = self.slot.as_deref().map(str::parse).transpose()?;
+        let grant = match &slot {
+            Some(slot) => self.grant(slot).await?,
+            None => String::new(),
+        };
         let call = ToolCall {
             tool,
             slot,

@@ -38,6 +38,7 @@ macro_rules! folder {
             13 "0013_second_factors",
             14 "0014_federated_agents",
             20 "0020_tools",
+            21 "0021_tool_leases",
             30 "0030_policies",
             31 "0031_access",
             40 "0040_credentials",

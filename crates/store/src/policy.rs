@@ -170,7 +170,7 @@ impl Rows for StoreTransaction {
         query.push_rows(keys.iter().map(|key| {
             let text = |text: &str| text.to_owned();
             [
-                text(key.policy.as_str()),
+                text(policy_text(key)),
                 text(key.per.code()),
                 text(key.of.code()),
                 text(&key.subject),
@@ -193,7 +193,7 @@ impl Rows for StoreTransaction {
                 SET started_at = excluded.started_at, used = excluded.used",
         )
         .bind(namespace.as_str())
-        .bind(key.policy.as_str())
+        .bind(policy_text(key))
         .bind(key.per.code())
         .bind(key.of.code())
         .bind(key.subject.as_str())
@@ -275,10 +275,19 @@ fn policy_row(row: &Row) -> Result<PolicyRow, RowError> {
     })
 }
 
+/// Names of policies are never empty: that stands for none.
+fn policy_text(key: &CounterKey) -> &str {
+    key.policy.as_ref().map_or("", PolicyName::as_str)
+}
+
 fn counter(row: &Row) -> Result<(CounterKey, Counter), RowError> {
     let columns = Columns::new(row, "counter of a policy");
+    let policy = match columns.raw::<&str>("policy")? {
+        "" => None,
+        _ => columns.optional("policy")?,
+    };
     let key = CounterKey {
-        policy: columns.parsed("policy")?,
+        policy,
         per: columns.parsed("per")?,
         of: columns.parsed("of_what")?,
         subject: columns.raw("subject")?,

@@ -8,7 +8,7 @@ use crate::{
 use async_trait::async_trait;
 use std::time::SystemTime;
 use xylem_audit::{Entry, Note};
-use xylem_ids::{Namespace, ToolName};
+use xylem_ids::{Namespace, Slot, ToolName};
 use xylem_registry::{
     Approval, Decided, Decision, DefinitionHash, Published, RecordRow, Retirement, StorageError,
     Tool, ToolChange, ToolFilter, ToolStorage, ToolVersion,
@@ -286,7 +286,7 @@ fn bound(query: Statement, change: &ToolChange<'_>) -> Statement {
         .bind(row.owner.as_ref().map(|it| it.as_str()))
         .bind(row.current.version)
         .bind(row.current.hash.as_str())
-        .bind(row.current.slot.as_str())
+        .bind(slot_text(&row.current.slot))
         .bind(row.current.by.as_ref().map(|it| it.as_str()))
         .bind(seconds(row.current.at))
         .bind(row.latest)
@@ -294,7 +294,7 @@ fn bound(query: Statement, change: &ToolChange<'_>) -> Statement {
         .bind(i64::from(row.rejected))
         .bind(of.map(|it| i64::from(it.version)))
         .bind(of.map(|it| it.hash.as_str()))
-        .bind(of.map(|it| it.slot.as_str()))
+        .bind(of.map(|it| slot_text(&it.slot)))
         .bind(of.and_then(|it| it.by.as_ref()).map(|it| it.as_str()))
         .bind(of.map(|it| seconds(it.at)))
         .bind(approval.map(|it| it.by.as_str()))
@@ -323,7 +323,7 @@ async fn publish(
     .bind(tool.name().as_str())
     .bind(published.version)
     .bind(published.hash.as_str())
-    .bind(published.slot.as_str())
+    .bind(slot_text(&published.slot))
     .bind(json(tool.definition()))
     .bind(published.by.as_ref().map(|it| it.as_str()))
     .bind(seconds(published.at));
@@ -393,6 +393,9 @@ async fn in_use(
          UNION ALL
          SELECT 1 AS used FROM leases l JOIN trees t ON t.start_id = l.start_id
          WHERE t.namespace = $1 AND l.tool = $3 AND l.released_at IS NULL AND l.expires_at > $4
+         UNION ALL
+         SELECT 1 AS used FROM tool_leases l JOIN trees t ON t.start_id = l.start_id
+         WHERE t.namespace = $1 AND l.tool = $3 AND l.released_at IS NULL AND l.expires_at > $4
          LIMIT 1",
     )
     .bind(namespace.as_str())
@@ -416,7 +419,7 @@ pub(crate) fn record_row(row: &Row) -> Result<RecordRow, RowError> {
         current: Published {
             version: columns.number("version")?,
             hash: hash(&columns, "hash")?,
-            slot: columns.parsed("slot")?,
+            slot: slot(&columns, "slot")?,
             by: columns.optional("published_by")?,
             at: columns.seconds("published_at")?,
         },
@@ -433,12 +436,24 @@ pub(crate) fn record_row(row: &Row) -> Result<RecordRow, RowError> {
     })
 }
 
+/// Slots are never empty: that stands for none.
+fn slot_text(slot: &Option<Slot>) -> &str {
+    slot.as_ref().map_or("", Slot::as_str)
+}
+
+fn slot(columns: &Columns<'_>, column: &str) -> Result<Option<Slot>, RowError> {
+    match columns.raw::<&str>(column)? {
+        "" => Ok(None),
+        _ => columns.optional(column),
+    }
+}
+
 fn approval(columns: &Columns<'_>, version: u32) -> Result<Approval, RowError> {
     Ok(Approval {
         of: Published {
             version,
             hash: hash(columns, "approved_hash")?,
-            slot: columns.parsed("approved_slot")?,
+            slot: slot(columns, "approved_slot")?,
             by: columns.optional("approved_published_by")?,
             at: columns.seconds("approved_published_at")?,
         },
@@ -480,7 +495,7 @@ fn version(row: &Row) -> Result<ToolVersion, RowError> {
         published: Published {
             version: columns.number("version")?,
             hash: hash(&columns, "hash")?,
-            slot: columns.parsed("slot")?,
+            slot: slot(&columns, "slot")?,
             by: columns.optional("published_by")?,
             at: columns.seconds("published_at")?,
         },

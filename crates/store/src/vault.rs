@@ -11,15 +11,19 @@ use crate::{
     tools::{record_and_approved, record_row},
 };
 use async_trait::async_trait;
-use read::{epoch_row, key_row, lease_row, secret_row, select, slot_row, tree_row, version_row};
+use read::{
+    epoch_row, key_row, lease_row, secret_row, select, slot_row, tool_lease_row, tree_row,
+    version_row,
+};
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
     KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId, WorkflowType,
 };
 use xylem_vault::{
-    EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId, SecretId, SecretRow,
-    SlotRow, SlotUse, StartId, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+    CredentialMark, EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId,
+    SecretId, SecretRow, SlotRow, SlotUse, StartId, Storage, StorageError, ToolFacts, Transaction,
+    TreeRow, VersionRow,
 };
 
 type Stored<T> = Result<T, StorageError>;
@@ -293,7 +297,11 @@ impl Transaction for StoreTransaction {
 
     async fn lease(&mut self, id: &LeaseId) -> Stored<Option<LeaseRow>> {
         let query = statement(select!(leases "WHERE id = $1"));
-        self.one(query.bind(text(id)), lease_row).await
+        if let Some(row) = self.one(query.bind(text(id)), lease_row).await? {
+            return Ok(Some(row));
+        }
+        let query = statement(select!(tool_leases "WHERE id = $1"));
+        self.one(query.bind(text(id)), tool_lease_row).await
     }
 
     async fn put_lease(&mut self, row: &LeaseRow) -> Stored<()> {
@@ -320,18 +328,50 @@ impl Transaction for StoreTransaction {
         Ok(open.unwrap_or_default())
     }
 
+    async fn open_credential_leases(
+        &mut self,
+        namespace: &Namespace,
+        mark: &CredentialMark,
+        now: UnixSeconds,
+    ) -> Stored<OpenLeases> {
+        let query = statement(
+            "SELECT COUNT(*) AS open, COALESCE(MAX(l.expires_at), 0) AS until FROM tool_leases l
+             JOIN trees t ON t.start_id = l.start_id
+             WHERE l.credential = $1 AND l.version = $2 AND l.released_at IS NULL
+                AND l.expires_at > $3 AND t.namespace = $4",
+        )
+        .bind(text(&mark.name))
+        .bind(mark.version.0)
+        .bind(integer(now.0))
+        .bind(text(namespace));
+        let open = self.one(query, open_leases).await?;
+        Ok(open.unwrap_or_default())
+    }
+
     async fn lapsed_leases(&mut self, before: UnixSeconds, limit: u32) -> Stored<Vec<LeaseRow>> {
         let query = statement(
             select!(leases "WHERE expires_at < $1 AND released_at IS NULL
              ORDER BY expires_at, id LIMIT $2"),
         );
         let query = query.bind(integer(before.0)).bind(limit);
-        self.all(query, lease_row).await
+        let mut lapsed = self.all(query, lease_row).await?;
+        if lapsed.is_empty() {
+            let query = statement(
+                select!(tool_leases "WHERE expires_at < $1 AND released_at IS NULL
+                 ORDER BY expires_at, id LIMIT $2"),
+            );
+            let query = query.bind(integer(before.0)).bind(limit);
+            lapsed = self.all(query, tool_lease_row).await?;
+        }
+        Ok(lapsed)
     }
 
     async fn delete_leases(&mut self, before: UnixSeconds) -> Stored<u64> {
-        let query = statement("DELETE FROM leases WHERE expires_at < $1");
-        self.run(query.bind(integer(before.0))).await
+        let of_slots = statement("DELETE FROM leases WHERE expires_at < $1");
+        let of_tools = statement("DELETE FROM tool_leases WHERE expires_at < $1");
+        let of_slots = self.run(of_slots.bind(integer(before.0))).await?;
+        let of_tools = self.run(of_tools.bind(integer(before.0))).await?;
+        Ok(of_slots.saturating_add(of_tools))
     }
 
     async fn slot_use(

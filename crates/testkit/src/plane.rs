@@ -109,7 +109,7 @@ impl AuditSink for AbsentPlane {
         &self,
         _: &TaskClaims,
         _: &ToolName,
-        _: &Slot,
+        _: Option<&Slot>,
         _: &'static str,
     ) -> Result<(), PortError> {
         Ok(())

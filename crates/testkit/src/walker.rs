@@ -239,8 +239,12 @@ async fn carry_out(
             slot,
             parameters,
         } => {
-            let called = ctx.tool(tool).slot(slot).parameters(parameters).call();
-            let answer = match called.await {
+            let tool = ctx.tool(tool).parameters(parameters);
+            let tool = match slot.as_str() {
+                "" => tool.without_slot(),
+                slot => tool.slot(slot),
+            };
+            let answer = match tool.call().await {
                 Ok(answer) => json!(answer),
                 Err(error) => json!({ "error": in_full(&error) }),
             };
@@ -250,7 +254,7 @@ async fn carry_out(
             let tool = "acme.status".parse();
             let call = ToolCall {
                 tool: tool.map_err(ApplicationFailure::non_retryable)?,
-                slot: Slot::default_slot(),
+                slot: Some(Slot::default_slot()),
                 parameters: no_parameters(),
                 api_url: None,
                 grant,

@@ -185,7 +185,7 @@ impl Forgery {
             claims,
             grant: self.grant.clone(),
             tool: "acme.status".parse()?,
-            slot: "default".parse()?,
+            slot: Some("default".parse()?),
             api_url: None,
             parameters_json: None,
         };

@@ -2,7 +2,7 @@
 
 use acme_api::{Behaviour, Encoding};
 use xylem_client::v1::{self, tool_auth::Scheme};
-use xylem_testkit::{Called, Stack};
+use xylem_testkit::{Called, Stack, eventually};
 
 /// A tool that asks the API how it is.
 fn status(stack: &Stack, name: &str, scheme: Scheme) -> v1::Tool {
@@ -103,6 +103,86 @@ async fn an_answer_that_the_tool_does_not_describe_fails_the_call() -> anyhow::R
     );
     // Once: to ask again would not help.
     assert_eq!(tree.stats("default", 1).calls, calls + 1);
+    stack.stop().await;
+    Ok(())
+}
+
+/// Tools that take nothing of the tree: its slots stay empty.
+#[tokio::test]
+async fn a_stored_credential_is_sent_whatever_the_tree_and_a_limit_holds() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let made = v1::CreateCredentialRequest {
+        name: "acme".to_owned(),
+        audiences: vec![stack.acme.url()],
+        ..v1::CreateCredentialRequest::default()
+    };
+    let control = &stack.control;
+    let stored = v1::Tool {
+        credential: "acme".to_owned(),
+        ..status(&stack, "acme.stored", Scheme::Bearer(v1::BearerAuth {}))
+    };
+    stack.offer(stored.clone()).await?;
+    let open = v1::Tool {
+        rate_limit: Some(v1::ToolRateLimit {
+            calls: 1,
+            per: "day".to_owned(),
+        }),
+        ..status(&stack, "acme.open", Scheme::None(v1::NoAuth {}))
+    };
+    stack.offer(open).await?;
+    let tools = ["acme.stored", "acme.open", "acme.status"];
+    let tree = stack
+        .tree("own")
+        .slots(&[])
+        .tools(&tools)
+        .walk(Vec::new())
+        .await?;
+    let root = tree.node("");
+
+    // Nobody has made the credential yet: the call waits for it.
+    let waiting = root.begin("acme.stored", "").await?;
+    eventually(
+        "it is refused",
+        || tree.audit("redeem"),
+        |all| all.iter().any(|entry| entry.reason == "unknown_credential"),
+    )
+    .await?;
+    control
+        .create_credential(made, &stack.issue("acme@1"))
+        .await?;
+    assert_eq!(root.called(waiting).await?.version()?, 1);
+    assert_eq!(stack.acme.stats_of("acme@1").calls, 1);
+    let rotation = v1::RotateCredentialRequest {
+        name: "acme".to_owned(),
+        ..v1::RotateCredentialRequest::default()
+    };
+    control
+        .rotate_credential(rotation, &stack.issue("acme@2"))
+        .await?;
+    assert_eq!(root.call("acme.stored", "").await?.version()?, 2);
+    assert_eq!(stack.acme.stats_of("acme@2").calls, 1);
+
+    // The API wants a token: the call without one is made, decided about and rejected.
+    let rejected = root.call("acme.open", "").await?;
+    assert!(rejected.failure()?.contains("401"), "{rejected:?}");
+    assert_eq!(stack.acme.stats_of("unknown").refusals, 1);
+    let more = root.begin("acme.open", "").await?;
+    eventually(
+        "it is over the limit",
+        || tree.audit("redeem"),
+        |all| all.iter().any(|entry| entry.reason == "tool_limit_reached"),
+    )
+    .await?;
+    assert_eq!(stack.acme.stats_of("unknown").refusals, 1);
+    let entries = tree.audit("redeem").await?;
+    let granted = entries.iter().filter(|entry| entry.outcome == "granted");
+    let mut granted: Vec<_> = granted.map(|entry| entry.subject.as_str()).collect();
+    granted.sort_unstable();
+    assert_eq!(granted, ["", "credential:acme@1", "credential:acme@2"]);
+    let searched = stack.search(&stack.issued()).await?;
+    assert_eq!(searched.found_in(), [""; 0]);
+    let _ = more;
+    tree.terminate().await?;
     stack.stop().await;
     Ok(())
 }

@@ -82,6 +82,13 @@ pub struct CredentialMark {
     pub version: Version,
 }
 
+impl CredentialMark {
+    /// How audit entries name it.
+    pub(crate) fn place(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+}
+
 /// A slot that every new tree of a workflow type gets from a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
@@ -194,7 +201,7 @@ impl Vault {
     }
 
     /// The credential of this name, unless it was removed.
-    async fn credential_in(
+    pub(crate) async fn credential_in(
         &self,
         tx: &mut dyn Transaction,
         namespace: &Namespace,
@@ -209,7 +216,7 @@ impl Vault {
         Ok(row)
     }
 
-    async fn credential_versions(
+    pub(crate) async fn credential_versions(
         &self,
         tx: &mut dyn Transaction,
         credential: &Credential,

@@ -53,6 +53,18 @@ pub enum Refusal {
          audience, or correct the tool"
     )]
     OtherAudience,
+    /// There is no credential of the name that the tool says.
+    #[error("the tool's stored credential does not exist: create it, or correct the tool")]
+    UnknownCredential,
+    /// The tool's credential has no value that may be sent.
+    #[error("the tool's stored credential has no value that holds: rotate it")]
+    CredentialEnded,
+    /// The tool says how its token is obtained, and the credential's is not.
+    #[error(
+        "the tool's stored credential is not one that OAuth 2.0 client credentials obtain: make one \
+         that is, or correct the tool"
+    )]
+    NotClientCredentials,
     /// Nothing was deposited in the slot yet.
     #[error("the slot holds no token yet: set one")]
     NoToken,
@@ -101,6 +113,9 @@ impl Refusal {
             Self::UnknownTool => "unknown_tool",
             Self::Tool(why) => why.code(),
             Self::OtherAudience => "other_audience",
+            Self::UnknownCredential => "unknown_credential",
+            Self::CredentialEnded => "credential_ended",
+            Self::NotClientCredentials => "not_client_credentials",
             Self::NoToken => "no_token",
             Self::TokenRevoked => "token_revoked",
             Self::TokenExpired => "token_expired",
@@ -116,7 +131,7 @@ impl Refusal {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Policy(Denied::ByPolicy(refused)) => refused.retry_after,
+            Self::Policy(denied) => denied.retry_after(),
             _ => None,
         }
     }

@@ -32,6 +32,7 @@ mod restore;
 mod reveal;
 mod revoke;
 mod rows;
+mod slotless;
 mod status;
 mod storage;
 mod tree;
@@ -57,10 +58,11 @@ pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
 pub use restore::is_attested;
 pub use reveal::{Revealed, Revelation};
 pub use revoke::{Revocation, Revoked};
+pub use slotless::{OwnToken, Slotless};
 pub use status::VersionStatus;
 pub use storage::{
-    EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, SecretRow, SlotRow, SlotUse,
-    Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+    EpochRow, EpochState, KeyRow, LeaseRow, Leased, OpenLeases, Purpose, SecretRow, SlotRow,
+    SlotUse, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
 };
 pub use tree::{Bound, NewTree, Stopping};
 pub use vault::Vault;

@@ -1,19 +1,19 @@
 //! Redemption: a grant for a token, for one tool call, in one transaction.
 
 use crate::{
-    ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Refusal, SlotUse, ToolFacts,
+    ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Leased, Refusal, SlotUse, ToolFacts,
     Transaction, TreeRow, TreeState, Vault, VaultError, VersionState, exclusion::excluded,
     storage::VersionRow,
 };
 use secrecy::SecretString;
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
-use xylem_audit::{Entry, Kind, Label, Reason, Verdict};
+use xylem_audit::{Entry, Kind, Label, Reason, SubjectKind, Verdict};
 use xylem_grant::{UnixSeconds, VerifiedGrant};
 use xylem_ids::{
     AgentId, Audience, Fingerprint, LeaseId, Order, Origin, Slot, TaskQueue, ToolName,
 };
 use xylem_policy::{Bounds, Call, CallFacts, Denied, Permit, Policies, PolicyError, Refused};
-use xylem_registry::{Callable, DefinitionHash, Edited};
+use xylem_registry::{Callable, DefinitionHash, Edited, ToolDefinition};
 use xylem_seal::random_id;
 
 /// Leases that get their outcome in one transaction when nobody released them.
@@ -98,6 +98,24 @@ pub enum Released {
     Before,
 }
 
+/// A tool whose definition was approved and may be called.
+pub(crate) struct ApprovedTool {
+    pub(crate) callable: Callable,
+    /// What policies can say about it.
+    pub(crate) about: xylem_policy::ToolFacts,
+    pub(crate) definition: ToolDefinition,
+}
+
+impl ApprovedTool {
+    pub(crate) fn bounds<'a>(&'a self, owner: &'a TreeRow) -> Bounds<'a> {
+        Bounds {
+            allowed: &owner.tree.tools,
+            tool_slot: self.callable.slot(),
+            limit: self.definition.rate_limit,
+        }
+    }
+}
+
 impl Vault {
     /// Exchanges a grant for the newest active token that the node is entitled to. Whatever is
     /// decided is in the audit log, in the transaction that wrote the lease or would have.
@@ -110,11 +128,7 @@ impl Vault {
         check: &dyn ClaimCheck,
         policies: &Policies,
     ) -> Result<Redeemed, VaultError> {
-        let confirmed = match redemption.claims.clone().confirm(check).await {
-            Err(ClaimError::NotChecked(cause)) => return Err(VaultError::ClaimsNotChecked(cause)),
-            Err(ClaimError::Refused(refusal)) => Err(Refusal::from(refusal)),
-            Ok(claims) => Ok(claims),
-        };
+        let confirmed = confirmed(&redemption, check).await?;
         let mut tx = self.begin().await?;
         self.check_held(&mut *tx).await?;
         let mut entry = self.redeem_entry(&redemption);
@@ -242,20 +256,17 @@ impl Vault {
         }
         self.check_entitled(tx, &owner, claims, grant.slot())
             .await?;
-        let (tool, about) = self.callable(tx, &owner, &redemption.tool).await?;
+        let tool = self.callable(tx, &owner, &redemption.tool).await?;
         let version = self.redeemable(tx, &owner, grant.slot()).await;
         let deposited = version.as_ref().ok().map(|row| row.info.deposited_at);
-        let facts = self.facts(redemption, claims, &owner, &about, deposited);
+        let facts = self.facts(redemption, claims, &owner, &tool.about, deposited);
         let call = Call {
             tree: claims.tree(),
             node: &claims.node(),
-            slot: grant.slot(),
+            slot: Some(grant.slot()),
             tool: &redemption.tool,
         };
-        let bounds = Bounds {
-            allowed: &owner.tree.tools,
-            tool_slot: tool.slot(),
-        };
+        let bounds = tool.bounds(&owner);
         let permit = policies.permit(tx, call, bounds, facts).await?;
         let permit = permit.map_err(Refusal::from)?;
         entry.policy = Label::new(&permit.by().to_string());
@@ -263,17 +274,18 @@ impl Vault {
         if version.info.version != grant.order().version {
             entry.behind_s = self.behind(tx, &owner, &grant).await?;
         }
-        check_audience(&version, &redemption.destination)?;
-        let lease = self.lease(redemption, claims, &owner, &version, &permit)?;
+        check_audience(&version.info.audiences, &redemption.destination)?;
+        let of = Leased::Slot(grant.slot().clone(), version.info.version);
+        let lease = self.lease(redemption, claims, &owner, of, &permit)?;
         let redeemed = self
-            .hand_out(tx, &owner, version, &lease, &grant, tool.hash())
+            .hand_out(tx, &owner, version, &lease, &grant, tool.callable.hash())
             .await?;
         Ok((lease, redeemed, permit))
     }
 
     /// What is known about the call, for whoever decides by policies. The caller is the tree's owner:
     /// a worker has neither signed in nor a second factor.
-    fn facts<'a>(
+    pub(crate) fn facts<'a>(
         &self,
         redemption: &'a Redemption,
         claims: &'a ConfirmedClaims,
@@ -312,14 +324,13 @@ impl Vault {
             .map(|row| self.seconds().0.saturating_sub(row.info.state_since.0)))
     }
 
-    /// The proof that the tool's definition was approved and may be called, and what policies can say
-    /// about it.
-    async fn callable(
+    /// The tool, if its definition was approved and may be called.
+    pub(crate) async fn callable(
         &self,
         tx: &mut dyn Transaction,
         owner: &TreeRow,
         name: &ToolName,
-    ) -> Result<(Callable, xylem_policy::ToolFacts), VaultError> {
+    ) -> Result<ApprovedTool, VaultError> {
         let edited = || VaultError::tampered("tool", name);
         let namespace = &owner.tree.namespace;
         let facts = tx.tool(namespace, name).await?;
@@ -333,7 +344,11 @@ impl Vault {
         let approved = approved.filter(|approved| approved.hash() == *callable.hash());
         let approved = approved.ok_or_else(edited)?;
         let about = tool.facts(&approved).map_err(|_| edited())?;
-        Ok((callable, about))
+        Ok(ApprovedTool {
+            callable,
+            about,
+            definition: approved,
+        })
     }
 
     async fn check_entitled(
@@ -386,14 +401,14 @@ impl Vault {
         Ok(active)
     }
 
-    /// The lease that the proofs allow: confirmed claims, a living tree's active version, and a
-    /// permit for exactly this node, slot and tool.
-    fn lease(
+    /// The lease that the proofs allow: confirmed claims, a living tree, an active version of what is
+    /// handed out, and a permit for exactly this node and tool.
+    pub(crate) fn lease(
         &self,
         redemption: &Redemption,
         claims: &ConfirmedClaims,
         owner: &TreeRow,
-        version: &VersionRow,
+        of: Leased,
         permit: &Permit,
     ) -> Result<LeaseRow, VaultError> {
         let now = self.seconds();
@@ -403,8 +418,7 @@ impl Vault {
         Ok(LeaseRow {
             id: random_id()?.parse().map_err(|_| VaultError::Crypto)?,
             start: owner.tree.start.clone(),
-            slot: permit.slot().clone(),
-            version: version.info.version,
+            of,
             tool: permit.tool().clone(),
             workflow_id: permit.node().workflow_id.clone(),
             run_id: claims.claims().run_id.clone(),
@@ -446,7 +460,7 @@ impl Vault {
         })
     }
 
-    fn redeem_entry(&self, redemption: &Redemption) -> Entry {
+    pub(crate) fn redeem_entry(&self, redemption: &Redemption) -> Entry {
         let claims = &redemption.claims;
         let mut entry = self.entry(Kind::Redeem, Verdict::Denied, &redemption.worker.agent);
         entry.namespace = Some(claims.namespace.clone());
@@ -494,7 +508,9 @@ impl Vault {
         });
         entry.activity = Some(lease.activity.clone());
         entry.tool = Some(lease.tool.clone());
-        entry.slot = Some(lease.slot.clone());
+        if let Leased::Slot(slot, _) = &lease.of {
+            entry.slot = Some(slot.clone());
+        }
         entry.lease = Some(lease.id.clone());
         entry
     }
@@ -507,20 +523,34 @@ impl Vault {
         lease: &LeaseRow,
     ) -> Result<Entry, VaultError> {
         let owner = self.start_in(tx, &lease.start).await?;
-        let version = self
-            .version_in(tx, &owner, &lease.slot, lease.version)
-            .await?;
         entry.namespace = Some(owner.tree.namespace.clone());
         entry.tree = owner.tree.id();
         entry.owner = Some(owner.tree.owner.clone());
-        Ok(self.about(entry, &version.info))
+        match &lease.of {
+            Leased::Slot(slot, version) => {
+                let version = self.version_in(tx, &owner, slot, *version).await?;
+                Ok(self.about(entry, &version.info))
+            }
+            Leased::Credential(mark) => Ok(entry.regarding(SubjectKind::Credential, mark.place())),
+            Leased::Nothing => Ok(entry),
+        }
     }
 }
 
-fn check_audience(version: &VersionRow, destination: &Origin) -> Result<(), Refusal> {
-    let named = version
-        .info
-        .audiences
+/// The claims of a redemption as Temporal confirms them, or why it does not.
+pub(crate) async fn confirmed(
+    redemption: &Redemption,
+    check: &dyn ClaimCheck,
+) -> Result<Result<ConfirmedClaims, Refusal>, VaultError> {
+    match redemption.claims.clone().confirm(check).await {
+        Err(ClaimError::NotChecked(cause)) => Err(VaultError::ClaimsNotChecked(cause)),
+        Err(ClaimError::Refused(refusal)) => Ok(Err(Refusal::from(refusal))),
+        Ok(claims) => Ok(Ok(claims)),
+    }
+}
+
+pub(crate) fn check_audience(audiences: &[Audience], destination: &Origin) -> Result<(), Refusal> {
+    let named = audiences
         .iter()
         .any(|audience| audience.origin() == destination);
     if named {

@@ -131,7 +131,8 @@ impl Vault {
             let tool = self.tools.open(namespace, stored.record);
             let tool = tool.map_err(|Edited| edited())?;
             let approval = tool.row().approval.as_ref();
-            let approval = approval.filter(|it| it.of.slot == *slot && !tool.row().deleted);
+            let approval =
+                approval.filter(|it| it.of.slot.as_ref() == Some(slot) && !tool.row().deleted);
             let Some(approval) = approval else {
                 continue;
             };

@@ -1,6 +1,8 @@
 //! The storage that the vault needs. Implementations keep and find rows; every rule is elsewhere.
 
-use crate::{CredentialRows, Exclusion, RequestId, SecretId, StartId, Tree, VersionInfo};
+use crate::{
+    CredentialMark, CredentialRows, Exclusion, RequestId, SecretId, StartId, Tree, VersionInfo,
+};
 use async_trait::async_trait;
 use xylem_audit::{Activity, Entry};
 use xylem_grant::UnixSeconds;
@@ -176,6 +178,17 @@ pub struct SecretRow {
     pub sealed: Sealed,
 }
 
+/// What a lease is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leased {
+    /// A version of a slot of the tree.
+    Slot(Slot, Version),
+    /// A version of a stored credential.
+    Credential(CredentialMark),
+    /// Nothing: the tool takes no token.
+    Nothing,
+}
+
 /// One redemption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRow {
@@ -183,10 +196,8 @@ pub struct LeaseRow {
     pub id: LeaseId,
     /// The tree.
     pub start: StartId,
-    /// The slot.
-    pub slot: Slot,
-    /// The version.
-    pub version: Version,
+    /// What was handed out.
+    pub of: Leased,
     /// The tool it is for.
     pub tool: ToolName,
     /// The workflow that asked.
@@ -325,6 +336,13 @@ pub trait Transaction: CredentialRows + xylem_policy::Rows {
         start: &StartId,
         slot: &Slot,
         version: Version,
+        now: UnixSeconds,
+    ) -> Stored<OpenLeases>;
+    /// The same for a version of a stored credential.
+    async fn open_credential_leases(
+        &mut self,
+        namespace: &Namespace,
+        mark: &CredentialMark,
         now: UnixSeconds,
     ) -> Stored<OpenLeases>;
     /// Leases that ended by themselves before `before` and were never released, oldest first.

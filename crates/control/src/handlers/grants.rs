@@ -5,9 +5,13 @@ use crate::{
     caller::{caller, caller_address, during_call},
     convert,
     fault::Fault,
+    plane::On,
 };
 use secrecy::{ExposeSecret, SecretString};
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tonic::{Request, Response, Status};
 use v1::grants_server::Grants;
 use xylem_audit::{Entry, Kind, Reason, Verdict};
@@ -18,7 +22,7 @@ use xylem_proto::v1::{self, CallOutcome};
 use xylem_registry::{KnownTool, RegistryError, StorageError, Tool};
 use xylem_vault::{
     Audiences, CallEnd, Claims, ConfirmedClaims, Redeemed, Redemption, Refusal, Released,
-    SelectedBy, Selection, TakeIn, Tree, VaultError,
+    SelectedBy, Selection, Slotless, TakeIn, Tree, VaultError,
 };
 
 /// A lease outlasts the tool's timeout by what redaction, audit and release take.
@@ -76,10 +80,28 @@ impl Handlers {
         }
         self.check_namespace(&claims)?;
         let tool: ToolName = convert::id(given.tool, "tool")?;
-        let slot = convert::slot(given.slot, "slot")?;
         let parameters = given.parameters_json.as_deref();
-        let parameters = parameters.map(convert::parameters).transpose()?;
-        let presented = match self.vault.verify(&given.grant).await {
+        let asked = Asked {
+            principal,
+            claims,
+            tool,
+            api_url: given.api_url,
+            parameters: parameters.map(convert::parameters).transpose()?,
+        };
+        if given.grant.is_empty() && given.slot.is_empty() {
+            return self.redeem_slotless(asked).await;
+        }
+        let slot = convert::slot(given.slot, "slot")?;
+        self.redeem_slot(asked, given.grant, slot).await
+    }
+
+    async fn redeem_slot(
+        &self,
+        asked: Asked,
+        grant: String,
+        slot: Slot,
+    ) -> Result<v1::RedeemResponse, Fault> {
+        let presented = match self.vault.verify(&grant).await {
             Err(VaultError::Refused(_)) => None,
             verified => Some(verified?),
         };
@@ -90,40 +112,72 @@ impl Handlers {
             let rule = "slot must be the grant's slot";
             return Err(Fault::invalid("slot", rule));
         }
-        let what = call(&claims, &tool, presented.as_ref());
+        let what = call(&asked.claims, &asked.tool, presented.as_ref());
         for _ in 0..TOOL_READS {
-            let known = self
-                .callable(&principal, &claims, &tool, given.api_url.as_deref())
-                .await;
-            let (known, destination) = known.map_err(|fault| fault.about(&what))?;
-            let timeout = Duration::from_secs(known.definition().timeout_seconds.into());
-            let redemption = Redemption {
-                worker: worker(&principal),
-                claims: claims.clone(),
-                grant: given.grant.clone(),
-                tool: tool.clone(),
-                destination: destination.clone(),
-                lease_for: timeout + LEASE_MARGIN,
-                address: caller_address(),
-                parameters: parameters.clone(),
-            };
+            let (known, redemption) = self.redemption(&asked, &grant, &what).await?;
+            let destination = redemption.destination.clone();
             let redeemed = self
                 .vault
                 .redeem(redemption, &self.claims, &self.policies)
                 .await;
             let redeemed = redeemed.map_err(|error| Fault::from(error).about(&what))?;
-            self.remember(&redeemed);
+            let of = redeemed.grant.claims();
+            let on = On::Slot(of.tree.clone(), of.slot.clone());
+            self.remember(&redeemed.lease, redeemed.lease_expires_at, on);
             if redeemed.tool_hash == known.hash().as_str() {
                 return Ok(wire_redeemed(redeemed, &known, &slot, &destination));
             }
             // The tool was registered anew in between: the decision was about another definition.
-            self.give_back(&principal, &redeemed).await?;
+            self.give_back(&asked.principal, &redeemed.lease).await?;
         }
-        Err(Fault::unavailable(
-            "tool_changing",
-            "the tool's definition is changing: try again",
-            "the definition changed under every redemption",
-        ))
+        Err(changing())
+    }
+
+    /// The same for a tool that takes no token of the tree.
+    async fn redeem_slotless(&self, asked: Asked) -> Result<v1::RedeemResponse, Fault> {
+        let what = call(&asked.claims, &asked.tool, None);
+        for _ in 0..TOOL_READS {
+            let (known, redemption) = self.redemption(&asked, "", &what).await?;
+            let destination = redemption.destination.clone();
+            let decided = self
+                .vault
+                .redeem_slotless(redemption, &self.claims, &self.policies)
+                .await;
+            let decided = decided.map_err(|error| Fault::from(error).about(&what))?;
+            if let Some(token) = &decided.token {
+                let on = On::Stored(token.mark.name.clone());
+                self.remember(&decided.lease, decided.lease_expires_at, on);
+            }
+            if decided.tool_hash == known.hash().as_str() {
+                return Ok(wire_slotless(decided, &known, &destination));
+            }
+            self.give_back(&asked.principal, &decided.lease).await?;
+        }
+        Err(changing())
+    }
+
+    /// The tool as it is now, and what the vault is to decide about.
+    async fn redemption(
+        &self,
+        asked: &Asked,
+        grant: &str,
+        what: &str,
+    ) -> Result<(Tool, Redemption), Fault> {
+        let api_url = asked.api_url.as_deref();
+        let callable = self.callable(&asked.principal, &asked.claims, &asked.tool, api_url);
+        let (known, destination) = callable.await.map_err(|fault| fault.about(what))?;
+        let timeout = Duration::from_secs(known.definition().timeout_seconds.into());
+        let redemption = Redemption {
+            worker: worker(&asked.principal),
+            claims: asked.claims.clone(),
+            grant: grant.to_owned(),
+            tool: asked.tool.clone(),
+            destination,
+            lease_for: timeout + LEASE_MARGIN,
+            address: caller_address(),
+            parameters: asked.parameters.clone(),
+        };
+        Ok((known, redemption))
     }
 
     fn check_namespace(&self, claims: &Claims) -> Result<(), Fault> {
@@ -193,16 +247,13 @@ impl Handlers {
         Ok(self.log.append(&[entry]).await?)
     }
 
-    fn remember(&self, redeemed: &Redeemed) {
-        let claims = redeemed.grant.claims();
+    fn remember(&self, lease: &LeaseId, until: UnixSeconds, on: On) {
         let now = UnixSeconds::from(self.now());
-        let lasts = Duration::from_secs(redeemed.lease_expires_at.0.saturating_sub(now.0));
-        let lease = redeemed.lease.clone();
-        self.leases
-            .opened(lease, lasts, claims.tree.clone(), claims.slot.clone());
+        let lasts = Duration::from_secs(until.0.saturating_sub(now.0));
+        self.leases.opened(lease.clone(), lasts, on);
     }
 
-    async fn give_back(&self, principal: &Principal, redeemed: &Redeemed) -> Result<(), Fault> {
+    async fn give_back(&self, principal: &Principal, lease: &LeaseId) -> Result<(), Fault> {
         let end = CallEnd {
             succeeded: false,
             reason: Some(Reason::of("tool_changed")),
@@ -210,9 +261,7 @@ impl Handlers {
             duration: Duration::ZERO,
             bytes: (0, 0),
         };
-        self.vault
-            .release(&redeemed.lease, &worker(principal), &end)
-            .await?;
+        self.vault.release(lease, &worker(principal), &end).await?;
         Ok(())
     }
 
@@ -225,7 +274,11 @@ impl Handlers {
             .release(&lease, &worker(&principal), &end)
             .await?;
         let newest = match self.leases.released(&lease) {
-            Some((tree, slot)) => self.newest_order(&tree, &slot).await?,
+            Some(On::Slot(tree, slot)) => self.newest_order(&tree, &slot).await?,
+            Some(On::Stored(name)) => {
+                let namespace = &self.settings.namespace;
+                self.vault.newest_stored(namespace, &name).await?
+            }
             None => None,
         };
         Ok(v1::ReleaseResponse {
@@ -239,6 +292,23 @@ impl Handlers {
         let of_slot = grants.iter().find(|grant| grant.slot() == slot);
         Ok(of_slot.map(|grant| grant.order()))
     }
+}
+
+/// A call that wants to be made.
+struct Asked {
+    principal: Arc<Principal>,
+    claims: Claims,
+    tool: ToolName,
+    api_url: Option<String>,
+    parameters: Option<serde_json::Value>,
+}
+
+fn changing() -> Fault {
+    Fault::unavailable(
+        "tool_changing",
+        "the tool's definition is changing: try again",
+        "the definition changed under every redemption",
+    )
 }
 
 /// The entry for a redemption that is refused before the vault is asked.
@@ -289,6 +359,26 @@ fn wire_redeemed(
         audiences: convert::audiences(&agreed),
         tree: Some(convert::tree_id(tree)),
     }
+}
+
+fn wire_slotless(decided: Slotless, tool: &Tool, destination: &Origin) -> v1::RedeemResponse {
+    let mut response = v1::RedeemResponse {
+        lease_id: decided.lease.into(),
+        lease_expires_at: Some(convert::seconds(decided.lease_expires_at)),
+        tool: Some(wire_definition(tool)),
+        audiences: vec![destination.to_string()],
+        tree: Some(convert::tree_id(decided.tree)),
+        ..v1::RedeemResponse::default()
+    };
+    if let Some(token) = decided.token {
+        let mut audiences = token.audiences;
+        audiences.retain(|audience| audience.origin() == destination);
+        response.audiences = convert::audiences(&audiences);
+        response.order = Some(convert::order(token.order));
+        response.fingerprint = token.fingerprint.into();
+        response.token = token.secret.expose_secret().to_owned();
+    }
+    response
 }
 
 fn call_end(given: v1::ReleaseRequest) -> Result<CallEnd, Fault> {
@@ -451,7 +541,7 @@ impl Handlers {
         for name in &tree.tools {
             let known = self.tools.callable(namespace, name).await;
             if let Ok(KnownTool { tool, .. }) = known
-                && tool.slot() == slot
+                && tool.slot() == Some(slot)
             {
                 list.extend(tool.definition().base_url.parse::<Audience>());
             }

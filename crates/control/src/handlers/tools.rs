@@ -16,8 +16,8 @@ use std::{
 use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
 use xylem_audit::{Kind, Label, Note, Verdict};
-use xylem_ids::{ToolName, ToolTag};
-use xylem_policy::{Change, Denied, Refused};
+use xylem_ids::{CredentialName, Slot, ToolName, ToolTag};
+use xylem_policy::{Change, Denied, Period, RateLimit, Refused};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
     Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, Tool, ToolDefinition,
@@ -395,6 +395,8 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
     )?;
     let parameters = schema(&given.parameters_schema_json, "parameters_schema_json")?;
     let response = schema(&given.response_schema_json, "response_schema_json")?;
+    let auth = auth(given.auth)?;
+    let credential = convert::optional(given.credential, "credential")?;
     Ok(ToolDefinition {
         name: convert::id(given.name, "name")?,
         description: given.description,
@@ -402,8 +404,10 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
         base_url: given.base_url,
         path: given.path,
         method: given.method.parse()?,
-        auth: auth(given.auth)?,
-        slot: convert::slot(given.slot, "slot")?,
+        slot: slot(given.slot, &auth, credential.as_ref())?,
+        auth,
+        credential,
+        rate_limit: given.rate_limit.map(rate_limit).transpose()?,
         parameters: parameters.unwrap_or_else(|| serde_json::json!({ "type": "object" })),
         response,
         places: given
@@ -436,7 +440,7 @@ fn auth(given: Option<v1::ToolAuth>) -> Result<Auth, Fault> {
     let Some(given) = given else {
         return Ok(Auth::Bearer);
     };
-    let rule = "auth must be one of bearer, header, query and basic";
+    let rule = "auth must be one of bearer, header, query, basic, clientCredentials and none";
     let scheme = given.scheme.ok_or_else(|| Fault::invalid("auth", rule))?;
     Ok(match scheme {
         Scheme::Bearer(_) => Auth::Bearer,
@@ -445,6 +449,29 @@ fn auth(given: Option<v1::ToolAuth>) -> Result<Auth, Fault> {
         Scheme::Basic(basic) => Auth::Basic {
             username: (!basic.username.is_empty()).then_some(basic.username),
         },
+        Scheme::ClientCredentials(_) => Auth::ClientCredentials,
+        Scheme::None(_) => Auth::None,
+    })
+}
+
+/// The slot that was meant: the default one where nothing else gives a token.
+fn slot(
+    given: String,
+    auth: &Auth,
+    credential: Option<&CredentialName>,
+) -> Result<Option<Slot>, Fault> {
+    if given.is_empty() && (*auth == Auth::None || credential.is_some()) {
+        return Ok(None);
+    }
+    convert::slot(given, "slot").map(Some)
+}
+
+fn rate_limit(given: v1::ToolRateLimit) -> Result<RateLimit, Fault> {
+    let per: Result<Period, _> = given.per.parse();
+    let rule = "rate_limit.per must be minute, hour or day";
+    Ok(RateLimit {
+        calls: given.calls,
+        per: per.map_err(|_| Fault::invalid("rate_limit.per", rule))?,
     })
 }
 
@@ -536,6 +563,8 @@ pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
         Auth::Basic { username } => Scheme::Basic(v1::BasicAuth {
             username: username.clone().unwrap_or_default(),
         }),
+        Auth::ClientCredentials => Scheme::ClientCredentials(v1::ClientCredentialsAuth {}),
+        Auth::None => Scheme::None(v1::NoAuth {}),
     };
     let wire_place = |place: &Place| match place {
         Place::Path => ParameterPlace::Path,
@@ -550,7 +579,20 @@ pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
         method: definition.method.as_str().to_owned(),
         base_url: definition.base_url.clone(),
         path: definition.path.clone(),
-        slot: definition.slot.to_string(),
+        slot: definition
+            .slot
+            .clone()
+            .map(String::from)
+            .unwrap_or_default(),
+        credential: definition
+            .credential
+            .clone()
+            .map(String::from)
+            .unwrap_or_default(),
+        rate_limit: definition.rate_limit.map(|limit| v1::ToolRateLimit {
+            calls: limit.calls,
+            per: limit.per.to_string(),
+        }),
         auth: Some(v1::ToolAuth {
             scheme: Some(scheme),
         }),

@@ -156,8 +156,10 @@ impl<'a> Operation<'a> {
             base_url,
             path: self.path.to_owned(),
             method,
+            slot: (auth != Auth::None).then(|| walk.options.slot.clone()),
             auth,
-            slot: walk.options.slot.clone(),
+            credential: None,
+            rate_limit: None,
             parameters,
             response,
             places,
@@ -228,25 +230,32 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// How a call authenticates: the first alternative that one token expresses.
+    /// How a call authenticates: the first alternative that one token expresses. Without any, or
+    /// with an empty one and no other, the API takes anybody.
     fn auth(&self, walk: &Walk<'a>) -> Result<Auth, Stop> {
         let given = self.given.get("security");
         let given = given.or_else(|| walk.document.root().get("security"));
-        let mut unsupported = "none".to_owned();
+        let (mut unsupported, mut open) = (None, true);
         for alternative in given.and_then(Value::as_array).into_iter().flatten() {
             let alternative = alternative
                 .as_object()
                 .ok_or_else(|| Stop::at(&self.within("security"), Why::Malformed))?;
             let mut schemes = alternative.keys();
-            if let (Some(name), None) = (schemes.next(), schemes.next()) {
+            let (first, second) = (schemes.next(), schemes.next());
+            open &= first.is_none();
+            if let (Some(name), None) = (first, second) {
                 match self.scheme(walk, name) {
                     Some(auth) => return Ok(auth),
-                    None => unsupported.clone_from(name),
+                    None => unsupported = Some(name),
                 }
             }
         }
+        if open {
+            return Ok(Auth::None);
+        }
         let place = self.within("security");
-        Err(Stop::of(&place, Why::Security, &unsupported))
+        let unsupported = unsupported.map_or("several at once", String::as_str);
+        Err(Stop::of(&place, Why::Security, unsupported))
     }
 
     fn scheme(&self, walk: &Walk<'a>, name: &str) -> Option<Auth> {

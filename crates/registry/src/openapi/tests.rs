@@ -109,7 +109,7 @@ fn options_take_the_place_of_what_the_document_says() {
         let definition = tool.definition();
         assert_eq!(definition.base_url, "https://mirror.example/pets");
         assert!(definition.tags.contains("mine"));
-        assert_eq!(definition.slot.as_str(), "pets");
+        assert_eq!(definition.slot, Some("pets".parse().unwrap()));
     }
     for (prefix, base_url, field) in [
         ("x".repeat(41), None, "prefix"),
@@ -200,6 +200,15 @@ fn a_key_in_the_query_and_a_password_are_taken_over() {
     assert_eq!(query("a b"), Err(Some(Why::Security)));
     let basic = auth(json!({"type": "http", "scheme": "BASIC"}));
     assert_eq!(basic, Ok(Auth::Basic { username: None }));
+    let cookie = auth(json!({"type": "apiKey", "in": "cookie", "name": "key"}));
+    assert_eq!(cookie, Err(Some(Why::Security)));
+    for open in [json!([]), json!([{}]), Value::Null] {
+        let mut document = with_answers(&json!({}), &json!({}));
+        document["security"] = open;
+        let report = report(&document.to_string(), None);
+        let definition = report.tools[0].definition();
+        assert_eq!((&definition.auth, &definition.slot), (&Auth::None, &None));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{Epoch, Serial, Version, WorkflowId};
 use xylem_seal::{Mac, Sealed};
 use xylem_vault::{
-    CredentialMark, EpochRow, EpochState, ExcludedBy, Exclusion, KeyRow, LeaseRow, Purpose,
+    CredentialMark, EpochRow, EpochState, ExcludedBy, Exclusion, KeyRow, LeaseRow, Leased, Purpose,
     SecretRow, SlotRow, Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
 };
 
@@ -50,6 +50,13 @@ macro_rules! select {
         concat!(
             "SELECT id, start_id, slot, version, tool, workflow_id, run_id, activity_id, attempt,
                 agent, opened_at, expires_at, released_at FROM leases ",
+            $rest
+        )
+    };
+    (tool_leases $rest:literal) => {
+        concat!(
+            "SELECT id, start_id, credential, version, tool, workflow_id, run_id, activity_id,
+                attempt, agent, opened_at, expires_at, released_at FROM tool_leases ",
             $rest
         )
     };
@@ -191,13 +198,35 @@ pub(super) fn secret_row(row: &Row) -> Result<SecretRow, RowError> {
 
 pub(super) fn lease_row(row: &Row) -> Result<LeaseRow, RowError> {
     let columns = Columns::new(row, "lease");
+    let version = Version(columns.number("version")?);
+    let of = Leased::Slot(columns.parsed("slot")?, version);
+    lease(&columns, of)
+}
+
+pub(super) fn tool_lease_row(row: &Row) -> Result<LeaseRow, RowError> {
+    let columns = Columns::new(row, "lease");
+    let (name, version) = (
+        columns.optional("credential")?,
+        columns.optional_number("version")?,
+    );
+    let of = match (name, version) {
+        (None, None) => Leased::Nothing,
+        (Some(name), Some(version)) => {
+            let version = Version(version);
+            Leased::Credential(CredentialMark { name, version })
+        }
+        _ => return Err(columns.unreadable()),
+    };
+    lease(&columns, of)
+}
+
+fn lease(columns: &Columns<'_>, of: Leased) -> Result<LeaseRow, RowError> {
     let activity = Activity::new(columns.raw("activity_id")?, columns.number("attempt")?);
     let released_at: Option<u64> = columns.optional_number("released_at")?;
     Ok(LeaseRow {
         id: columns.parsed("id")?,
         start: columns.parsed("start_id")?,
-        slot: columns.parsed("slot")?,
-        version: Version(columns.number("version")?),
+        of,
         tool: columns.parsed("tool")?,
         workflow_id: columns.parsed("workflow_id")?,
         run_id: columns.parsed("run_id")?,

@@ -6,7 +6,8 @@ use crate::{
     sql::{Statement, statement},
 };
 use xylem_vault::{
-    EpochRow, ExcludedBy, KeyRow, LeaseRow, SecretRow, SlotRow, TreeRow, TreeState, VersionRow,
+    EpochRow, ExcludedBy, KeyRow, LeaseRow, Leased, SecretRow, SlotRow, TreeRow, TreeState,
+    VersionRow,
 };
 
 pub(super) fn epoch(row: &EpochRow) -> Statement {
@@ -145,16 +146,22 @@ pub(super) fn secret(row: &SecretRow) -> Statement {
 }
 
 pub(super) fn lease(row: &LeaseRow) -> Statement {
-    statement(
-        "INSERT INTO leases (id, start_id, slot, version, tool, workflow_id, run_id, activity_id,
-            attempt, agent, opened_at, expires_at, released_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-         ON CONFLICT (id) DO UPDATE SET released_at = excluded.released_at",
-    )
+    match &row.of {
+        Leased::Slot(slot, version) => statement(
+            "INSERT INTO leases (slot, version, id, start_id, tool, workflow_id, run_id,
+                activity_id, attempt, agent, opened_at, expires_at, released_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             ON CONFLICT (id) DO UPDATE SET released_at = excluded.released_at",
+        )
+        .bind(text(slot))
+        .bind(version.0),
+        Leased::Credential(mark) => tool_lease()
+            .bind(Some(text(&mark.name)))
+            .bind(Some(i64::from(mark.version.0))),
+        Leased::Nothing => tool_lease().bind(None::<String>).bind(None::<i64>),
+    }
     .bind(text(&row.id))
     .bind(text(&row.start))
-    .bind(text(&row.slot))
-    .bind(row.version.0)
     .bind(text(&row.tool))
     .bind(text(&row.workflow_id))
     .bind(text(&row.run_id))
@@ -164,4 +171,13 @@ pub(super) fn lease(row: &LeaseRow) -> Statement {
     .bind(integer(row.opened_at.0))
     .bind(integer(row.expires_at.0))
     .bind(row.released_at.map(|at| integer(at.0)))
+}
+
+fn tool_lease() -> Statement {
+    statement(
+        "INSERT INTO tool_leases (credential, version, id, start_id, tool, workflow_id, run_id,
+            activity_id, attempt, agent, opened_at, expires_at, released_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+         ON CONFLICT (id) DO UPDATE SET released_at = excluded.released_at",
+    )
 }

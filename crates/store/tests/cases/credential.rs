@@ -11,11 +11,11 @@ use xylem_vault::{
     Target, VaultError, VersionRevocation, VersionState,
 };
 
-fn name() -> CredentialName {
+pub(crate) fn name() -> CredentialName {
     "acme".parse().unwrap()
 }
 
-fn new(value: &str) -> NewCredential {
+pub(crate) fn new(value: &str) -> NewCredential {
     NewCredential {
         namespace: namespace(),
         name: name(),
@@ -49,7 +49,7 @@ pub(crate) async fn made(house: &House) -> Rotated {
     house.vault.create_credential(new(V1)).await.expect("makes")
 }
 
-async fn rotated(house: &House, value: &str, request: &str) -> Rotated {
+pub(crate) async fn rotated(house: &House, value: &str, request: &str) -> Rotated {
     let rotated = house
         .vault
         .rotate_credential(rotation(value, request))
@@ -97,7 +97,7 @@ async fn redeems(house: &House, tree: &TreeId) -> String {
     redeemed.token.expose_secret().to_owned()
 }
 
-fn revocation(version: u32, force: bool) -> VersionRevocation {
+pub(crate) fn revocation(version: u32, force: bool) -> VersionRevocation {
     VersionRevocation {
         namespace: namespace(),
         name: name(),
@@ -108,7 +108,7 @@ fn revocation(version: u32, force: bool) -> VersionRevocation {
     }
 }
 
-fn removal() -> Removal {
+pub(crate) fn removal() -> Removal {
     Removal {
         namespace: namespace(),
         name: name(),

@@ -451,6 +451,23 @@ impl Ask {
         }
     }
 
+    /// The same for a tool that takes no token of the tree.
+    pub fn without_grant(tree: &TreeId) -> Self {
+        Self {
+            redemption: Redemption {
+                worker: worker(),
+                claims: claims("leaf"),
+                grant: String::new(),
+                tool: "acme.deploy".parse().unwrap(),
+                destination: "https://api.acme.example".parse().unwrap(),
+                lease_for: Duration::from_secs(30),
+                address: None,
+                parameters: None,
+            },
+            check: Check::Confirms(lineage(tree)),
+        }
+    }
+
     pub fn with(mut self, change: impl FnOnce(&mut Redemption)) -> Self {
         change(&mut self.redemption);
         self

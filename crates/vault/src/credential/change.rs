@@ -300,7 +300,7 @@ impl Vault {
     }
 
     /// Decrypts a version's value.
-    pub(super) async fn open_value(
+    pub(crate) async fn open_value(
         &self,
         tx: &mut dyn Transaction,
         row: &CredentialRow,

@@ -1,6 +1,6 @@
 //! Revoking a version of a credential, and removing the credential.
 
-use super::{CredentialVersion, CredentialVersionRow};
+use super::{CredentialMark, CredentialVersion, CredentialVersionRow};
 use crate::{Transaction, Vault, VaultError, VersionState};
 use xylem_audit::{Kind, Note};
 use xylem_ids::{AgentId, CredentialName, Namespace, Version};
@@ -40,7 +40,8 @@ impl Vault {
     /// changes nothing.
     ///
     /// # Errors
-    /// A tree still holds a copy that was not revoked; or, unless forced, it is the active version.
+    /// A tree still holds a copy that was not revoked; or, unless forced, it is the active version, or
+    /// a tool that sends it itself is being called.
     /// Both are checked in the transaction that revokes it: no copy is made in between.
     pub async fn revoke_credential_version(
         &self,
@@ -74,6 +75,9 @@ impl Vault {
         if !copies.is_empty() {
             return Err(VaultError::HeldByTrees(copies.len()));
         }
+        if !force {
+            self.check_leases(&mut *tx, &row.info).await?;
+        }
         let forced = row.info.state == VersionState::Active;
         let info = self.destroy_value(&mut *tx, row).await?;
         let mut entry = self.credential_entry(Kind::CredentialRevoked, &info, &by);
@@ -90,7 +94,8 @@ impl Vault {
     /// that was encrypted under it can be read again.
     ///
     /// # Errors
-    /// There is none, a workflow type starts with it, or a tree holds a copy that was not revoked.
+    /// There is none, a workflow type starts with it, a tree holds a copy that was not revoked, or a
+    /// tool that sends it itself is being called.
     pub async fn remove_credential(&self, removal: Removal) -> Result<(), VaultError> {
         let Removal {
             namespace,
@@ -113,6 +118,7 @@ impl Vault {
             newest = Some(if version.info.state == VersionState::Revoked {
                 version.info
             } else {
+                self.check_leases(&mut *tx, &version.info).await?;
                 self.destroy_value(&mut *tx, version).await?
             });
         }
@@ -131,6 +137,28 @@ impl Vault {
         }
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Whether no call of a tool that sends this credential itself is under way.
+    async fn check_leases(
+        &self,
+        tx: &mut dyn Transaction,
+        info: &CredentialVersion,
+    ) -> Result<(), VaultError> {
+        let mark = CredentialMark {
+            name: info.name.clone(),
+            version: info.version,
+        };
+        let open = tx.open_credential_leases(&info.namespace, &mark, self.seconds());
+        let open = open.await?;
+        if open.count == 0 {
+            return Ok(());
+        }
+        Err(VaultError::OpenLeases {
+            version: info.version,
+            count: open.count,
+            until: open.until,
+        })
     }
 
     /// Marks a version revoked and deletes its ciphertext.

@@ -315,7 +315,7 @@ impl Vault {
         Ok(())
     }
 
-    pub(super) async fn source_in(
+    pub(crate) async fn source_in(
         &self,
         tx: &mut dyn Transaction,
         row: &CredentialRow,

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use xylem_client::v1::{self, tool_auth::Scheme};
-use xylem_ids::{ToolName, ToolTag};
+use xylem_ids::{CredentialName, ToolName, ToolTag};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -72,7 +72,9 @@ Examples:
   xylem tool add --file tools.json
   xylem tool add --file tools.json --approve   in an installation with a single operator
   xylem tool add --name acme.status --base-url https://api.acme.example --path /v1/status
-  xylem tool add --name acme.me --base-url https://api.acme.example --path /me --auth-basic deploy";
+  xylem tool add --name acme.me --base-url https://api.acme.example --path /me --auth-basic deploy
+  xylem tool add --name acme.list --base-url https://api.acme.example --path /v1/builds \\
+      --credential acme --auth-client-credentials --rate-limit 100/minute";
 
 const IMPORT_EXAMPLE: &str = "\
 Examples:
@@ -138,14 +140,20 @@ struct Given {
     /// The path below it, with `{parameter}` where a parameter goes
     #[arg(long)]
     path: Option<String>,
-    /// The slot whose token a call uses
-    #[arg(long, default_value = "default")]
-    slot: String,
+    /// The slot whose token a call uses [default: default]
+    #[arg(long)]
+    slot: Option<String>,
+    /// The stored credential whose token a call uses, in place of a slot's
+    #[arg(long, value_name = "NAME", conflicts_with = "slot")]
+    credential: Option<CredentialName>,
     /// What it is found by; can be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<ToolTag>,
     #[command(flatten)]
     auth: GivenAuth,
+    /// How many calls it takes of all trees together: 100/minute, 1000/hour, 5000/day
+    #[arg(long, value_name = "CALLS/PERIOD", value_parser = rate_limit)]
+    rate_limit: Option<v1::ToolRateLimit>,
     /// A file with the JSON Schema of the parameters
     #[arg(long, value_name = "FILE")]
     parameters_schema: Option<PathBuf>,
@@ -168,6 +176,12 @@ struct GivenAuth {
     /// Send the token as this user's password; without a user the token is `user:password`
     #[arg(long, value_name = "USER", num_args = 0..=1, default_missing_value = "")]
     auth_basic: Option<String>,
+    /// Send the token that OAuth 2.0 client credentials obtain for the stored credential
+    #[arg(long, requires = "credential")]
+    auth_client_credentials: bool,
+    /// Send no token: the API takes anybody
+    #[arg(long, conflicts_with_all = ["slot", "credential"])]
+    no_auth: bool,
 }
 
 impl GivenAuth {
@@ -179,7 +193,12 @@ impl GivenAuth {
             .auth_query
             .map(|name| Scheme::Query(v1::QueryAuth { name }));
         let basic = |username| Scheme::Basic(v1::BasicAuth { username });
-        let scheme = header.or(query).or(self.auth_basic.map(basic))?;
+        let obtained = Scheme::ClientCredentials(v1::ClientCredentialsAuth {});
+        let scheme = header
+            .or(query)
+            .or(self.auth_basic.map(basic))
+            .or(self.auth_client_credentials.then_some(obtained))
+            .or(self.no_auth.then_some(Scheme::None(v1::NoAuth {})))?;
         Some(v1::ToolAuth {
             scheme: Some(scheme),
         })
@@ -243,6 +262,14 @@ async fn put(
     Ok(())
 }
 
+fn rate_limit(text: &str) -> Result<v1::ToolRateLimit, &'static str> {
+    const RULE: &str = "a number and minute, hour or day: 100/minute";
+    let (calls, per) = text.split_once('/').ok_or(RULE)?;
+    let calls = calls.parse().map_err(|_| RULE)?;
+    let per = per.to_owned();
+    Ok(v1::ToolRateLimit { calls, per })
+}
+
 /// A definition given in options.
 fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
     let schema = |path: Option<PathBuf>| match path {
@@ -255,7 +282,9 @@ fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
         method: arguments.method,
         base_url: arguments.base_url.unwrap_or_default(),
         path: arguments.path.unwrap_or_default(),
-        slot: arguments.slot,
+        slot: arguments.slot.unwrap_or_default(),
+        credential: arguments.credential.map(String::from).unwrap_or_default(),
+        rate_limit: arguments.rate_limit,
         auth: arguments.auth.wire(),
         tags: arguments.tags.into_iter().map(String::from).collect(),
         parameters_schema_json: schema(arguments.parameters_schema)?,

@@ -140,14 +140,14 @@ impl AuditSink for ControlPlane {
         &self,
         claims: &TaskClaims,
         tool: &ToolName,
-        slot: &Slot,
+        slot: Option<&Slot>,
         reason: &'static str,
     ) -> Result<(), PortError> {
         let entry = v1::NewAuditEntry {
             action: "tool.refused".to_owned(),
             // Failure types are dotted, audit reasons are not.
             reason: reason.trim_start_matches("xylem.").to_owned(),
-            slot: slot.to_string(),
+            slot: slot.map(Slot::to_string).unwrap_or_default(),
             tool: tool.to_string(),
             count: 1,
         };
@@ -218,8 +218,8 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
     let place = |(name, place): (String, i32)| Ok((name, place_of(place)?));
     let bytes = tool.max_response_bytes.map(usize::try_from).transpose();
     let slot = match tool.slot.is_empty() {
-        true => Slot::default_slot(),
-        false => id(tool.slot, "slot")?,
+        true => None,
+        false => Some(id(tool.slot, "slot")?),
     };
     Ok(Tool {
         name: id(tool.name, "name")?,
@@ -255,6 +255,8 @@ fn auth_of(scheme: v1::tool_auth::Scheme) -> Auth {
         v1::tool_auth::Scheme::Basic(basic) => Auth::Basic {
             username: (!basic.username.is_empty()).then_some(basic.username),
         },
+        v1::tool_auth::Scheme::ClientCredentials(_) => Auth::Bearer,
+        v1::tool_auth::Scheme::None(_) => Auth::None,
     }
 }
 
@@ -342,6 +344,8 @@ fn passes_after(reason: &str) -> Option<Duration> {
         "no_token" | "token_expired" | "token_revoked" => Some(Duration::from_secs(2)),
         // The tool waits for approval, or its change does.
         "tool_not_approved" | "tool_changed" => Some(Duration::from_secs(2)),
+        // The tool's stored credential waits to be made or rotated.
+        "unknown_credential" | "credential_ended" => Some(Duration::from_secs(2)),
         "revoking" | "leases_open" => Some(Duration::from_secs(2)),
         // Somebody has to approve.
         "approval_required" => Some(Duration::from_secs(10)),
@@ -397,6 +401,8 @@ mod tests {
             "owner_retired",
             "tool_not_approved",
             "tool_changed",
+            "unknown_credential",
+            "credential_ended",
         ] {
             for error in [
                 Error::Denied(answer(reason)),
@@ -461,7 +467,7 @@ mod tests {
             ..v1::Tool::default()
         };
         let tool = tool(registered).expect("understood");
-        assert_eq!(tool.slot, Slot::default_slot());
+        assert_eq!(tool.slot, None);
         assert_eq!(tool.auth, Auth::Header("X-Api-Key".into()));
         assert_eq!(tool.places["dry"], Place::Query);
         assert_eq!(tool.timeout, Some(Duration::from_secs(5)));

@@ -93,11 +93,11 @@ pub(crate) async fn list(arguments: List, session: &mut Session<'_>) -> Result<(
                 state(tool).to_owned(),
                 plain(&tool.method),
                 plain(&format!("{}{}", tool.base_url, tool.path)),
-                plain(&tool.slot),
+                source(tool),
                 plain(&tool.description),
             ]
         };
-        let head = ["TOOL", "STATE", "METHOD", "URL", "SLOT", "DOES"];
+        let head = ["TOOL", "STATE", "METHOD", "URL", "TOKEN OF", "DOES"];
         table(head, tools.iter().map(row).collect())
     })
 }
@@ -177,6 +177,9 @@ pub(super) fn short(hash: &str) -> String {
 
 fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
     let auth = auth(tool);
+    let limit = tool.rate_limit.as_ref();
+    let limit = limit.map(|limit| format!("{} per {}", limit.calls, limit.per));
+    let limit = limit.unwrap_or_default();
     let schema = match tool.parameters_schema_json.as_str() {
         "" => "any object",
         schema => schema,
@@ -197,9 +200,11 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
         ("base URL", &tool.base_url),
         ("path", &tool.path),
         ("slot", &tool.slot),
+        ("credential", &tool.credential),
         ("token", &auth),
         ("parameters", schema),
         ("answers", &tool.response_schema_json),
+        ("calls at most", &limit),
         ("apiUrl may be", &tool.allowed_api_urls.join(" ")),
         ("hash", &tool.hash),
     ];
@@ -211,6 +216,15 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
         .join("\n")
 }
 
+/// Whose token is sent.
+fn source(tool: &v1::Tool) -> String {
+    match (tool.slot.as_str(), tool.credential.as_str()) {
+        ("", "") => "nobody".to_owned(),
+        ("", credential) => format!("credential {}", plain(credential)),
+        (slot, _) => format!("slot {}", plain(slot)),
+    }
+}
+
 /// How the token is sent, for whoever approves that.
 fn auth(tool: &v1::Tool) -> String {
     match tool.auth.as_ref().and_then(|auth| auth.scheme.as_ref()) {
@@ -220,6 +234,10 @@ fn auth(tool: &v1::Tool) -> String {
             "in the query as {}: servers and proxies write queries into their logs",
             query.name
         ),
+        Some(Scheme::ClientCredentials(_)) => {
+            "bearer token of OAuth 2.0 client credentials".to_owned()
+        }
+        Some(Scheme::None(_)) => "none: the API takes anybody".to_owned(),
         Some(Scheme::Basic(basic)) if basic.username.is_empty() => {
             "basic authentication, as user:password".to_owned()
         }
