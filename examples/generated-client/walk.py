@@ -385,6 +385,11 @@ def ends(walk):
     walk.agents["publisher"].call("RetireTool", walk.tool, body={})
     for text in walk.agents:
         walk.admin.call("RetireAgent", walk.name(text), body={})
+    una = walk.name("una")
+    exported = walk.admin.first("ExportAgentData", una, accept="application/x-ndjson")
+    assert una in exported, exported
+    walk.admin.call("RetireAgent", una, body={})
+    walk.admin.call("EraseAgent", una, body={})
     walk.agents["caller"].refused("key_not_valid", "ListTrees")
     gone = walk.name("heir")
     kept = walk.admin.first("ExportAgentData", gone, accept="application/x-ndjson")
