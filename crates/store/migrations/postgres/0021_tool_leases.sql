@@ -1,16 +1,16 @@
 -- Calls of tools that take no token of the tree: those with a stored credential, and those without
 -- any. Beside the leases on versions of slots, for the same reasons.
 CREATE TABLE tool_leases (
-    id          TEXT    NOT NULL PRIMARY KEY,
-    start_id    TEXT    NOT NULL REFERENCES trees (start_id),
-    credential  TEXT,
+    id          TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    start_id    TEXT COLLATE "C" NOT NULL REFERENCES trees (start_id),
+    credential  TEXT COLLATE "C",
     version     BIGINT,
-    tool        TEXT    NOT NULL,
-    workflow_id TEXT    NOT NULL,
-    run_id      TEXT    NOT NULL,
-    activity_id TEXT    NOT NULL,
+    tool        TEXT COLLATE "C" NOT NULL,
+    workflow_id TEXT COLLATE "C" NOT NULL,
+    run_id      TEXT COLLATE "C" NOT NULL,
+    activity_id TEXT COLLATE "C" NOT NULL,
     attempt     BIGINT  NOT NULL,
-    agent       TEXT    NOT NULL,
+    agent       TEXT COLLATE "C" NOT NULL,
     opened_at   BIGINT  NOT NULL,
     expires_at  BIGINT  NOT NULL,
     released_at BIGINT
