@@ -6,7 +6,12 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use secrecy::{ExposeSecret, SecretString};
-use std::time::{Duration, Instant};
+use std::{
+    fs::File,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::task::JoinSet;
 use xylem::data::read_secret;
 use xylem_bench::{Bar, Measured, Timing};
@@ -44,6 +49,8 @@ enum Sent {
 }
 
 pub(crate) async fn measure() -> Result<Measured> {
+    let place = tempfile::tempdir()?;
+    log_to(&place.path().join("log"))?;
     let stack = Stack::start().await?;
     for number in 0..TOOLS {
         stack.control.register_tool(tool(number)).await?;
@@ -56,6 +63,16 @@ pub(crate) async fn measure() -> Result<Measured> {
     let measured = load.measure().await;
     stack.stop().await;
     measured
+}
+
+/// Logs what `xylem server` logs where nothing else is said: a line for each request, and of everybody
+/// else's rooms the warnings. Tests keep everything, in memory, which would be measured too.
+fn log_to(path: &Path) -> Result<()> {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter("warn,xylem=info,xylem_control=info,xylem_store=info,xylem_vault=info")
+        .with_ansi(false)
+        .with_writer(Arc::new(File::create(path)?));
+    log.try_init().map_err(anyhow::Error::from_boxed)
 }
 
 struct Load {
