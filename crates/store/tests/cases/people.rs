@@ -49,11 +49,10 @@ async fn retire(house: &House, name: &str) {
 
 async fn erase(house: &House, name: &str) -> Result<Agent, IdentityError> {
     let entry = entry(house, Kind::AgentErased).by(&agent("admin"));
-    let erased = house
+    house
         .identity
         .erase_agent(&namespace(), &agent(name), entry)
-        .await;
-    erased
+        .await
 }
 
 async fn data(house: &House, name: &str) -> Vec<Datum> {
