@@ -4,6 +4,7 @@ mod alerts;
 mod backup;
 mod credentials;
 mod database;
+mod fields;
 mod providers;
 mod restore;
 
@@ -11,13 +12,14 @@ use crate::{
     data::{self, DataDir, DataError},
     temporal::{TemporalError, TemporalOptions},
 };
-pub use alerts::{AlertsError, alerts};
+pub use alerts::alerts;
 pub use backup::BackupConfig;
 use backup::Copies;
 use credentials::Credentials;
 pub use database::{DATABASE_PASSWORD_VARIABLE, DATABASE_VARIABLE, Database, DatabaseError};
+pub use fields::FileError;
 use ipnet::IpNet;
-pub use providers::{ProvidersError, identity_providers};
+pub use providers::identity_providers;
 pub use restore::{RestoreError, Restored, restore};
 use secrecy::SecretString;
 use std::{
@@ -188,12 +190,9 @@ pub enum ServerError {
     /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] IdError),
-    /// What raises alerts.
+    /// A file beside the settings.
     #[error(transparent)]
-    Alerts(#[from] AlertsError),
-    /// Identity providers.
-    #[error(transparent)]
-    Providers(#[from] ProvidersError),
+    File(#[from] FileError),
     /// The control plane cannot ask anything outside.
     #[error(transparent)]
     New(#[from] NewError),

@@ -1,32 +1,16 @@
 //! The file that says what raises alerts and where they are sent.
 
-use crate::data::{DataError, read_secret};
+use super::fields::{FileError, read};
+use crate::data::read_secret;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 use url::Url;
 use xylem_audit::{Rule, Rules};
 use xylem_control::{Alerts, Webhook, WebhookSecret};
-
-/// Why the file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum AlertsError {
-    /// The file, or one with a secret, cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// It is not what it is to be. The text names the field and the rule.
-    #[error("{}: {rule}", .file.display())]
-    Field {
-        /// The file.
-        file: PathBuf,
-        /// What it says.
-        rule: String,
-    },
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -89,14 +73,9 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 ///
 /// # Errors
 /// It, or a file it names, cannot be read, or a field breaks its rule.
-pub fn alerts(file: &Path) -> Result<Alerts, AlertsError> {
-    let text = fs::read_to_string(file).map_err(|source| DataError::io("read", file, source))?;
-    let wrong = |rule: String| AlertsError::Field {
-        file: file.to_owned(),
-        rule,
-    };
-    let fields: Fields =
-        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+pub fn alerts(file: &Path) -> Result<Alerts, FileError> {
+    let fields: Fields = read(file)?;
+    let wrong = |rule: String| FileError::field(file, rule);
     let mut off = std::collections::BTreeSet::new();
     for code in &fields.off {
         let codes: Vec<_> = Rule::ALL.iter().map(|rule| rule.code()).collect();
@@ -127,10 +106,7 @@ pub fn alerts(file: &Path) -> Result<Alerts, AlertsError> {
     })
 }
 
-fn hook(
-    fields: WebhookFields,
-    wrong: &dyn Fn(String) -> AlertsError,
-) -> Result<Webhook, AlertsError> {
+fn hook(fields: WebhookFields, wrong: &dyn Fn(String) -> FileError) -> Result<Webhook, FileError> {
     let url = Url::parse(&fields.url).ok();
     let url = url.filter(|url| url.scheme() == "https");
     let url = url.ok_or_else(|| wrong("webhook.url must be an https URL".to_owned()))?;
@@ -154,7 +130,7 @@ fn hook(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     fn of(text: &str) -> Result<Alerts, String> {
         let folder = tempfile::tempdir().unwrap();

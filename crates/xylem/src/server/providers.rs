@@ -1,28 +1,9 @@
 //! The file that says which identity providers' tokens are accepted.
 
-use crate::data::DataError;
+use super::fields::{FileError, read};
 use serde::Deserialize;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 use xylem_identity::{Provider, ProviderSettings};
-
-/// Why the file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ProvidersError {
-    /// The file cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// It is not what it is to be. The text names the field and the rule.
-    #[error("{}: {rule}", .file.display())]
-    Field {
-        /// The file.
-        file: PathBuf,
-        /// What it says.
-        rule: String,
-    },
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,17 +15,11 @@ struct Fields {
 ///
 /// # Errors
 /// It cannot be read, or a field breaks its rule.
-pub fn identity_providers(file: &Path) -> Result<Vec<Provider>, ProvidersError> {
-    let text = fs::read_to_string(file).map_err(|source| DataError::io("read", file, source))?;
-    let wrong = |rule: String| ProvidersError::Field {
-        file: file.to_owned(),
-        rule,
-    };
-    let fields: Fields =
-        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+pub fn identity_providers(file: &Path) -> Result<Vec<Provider>, FileError> {
+    let fields: Fields = read(file)?;
     let checked = fields.provider.into_iter().zip(1..).map(|(given, number)| {
         let checked = Provider::new(given);
-        checked.map_err(|invalid| wrong(format!("provider {number}: {invalid}")))
+        checked.map_err(|invalid| FileError::field(file, format!("provider {number}: {invalid}")))
     });
     checked.collect()
 }
@@ -52,6 +27,7 @@ pub fn identity_providers(file: &Path) -> Result<Vec<Provider>, ProvidersError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const SOUND: &str = r#"
         [[provider]]
