@@ -85,8 +85,10 @@ pub struct CallEnd {
     pub status: Option<u16>,
     /// How long it took.
     pub duration: Duration,
-    /// Bytes of body that were sent, and that came back.
-    pub bytes: (u64, u64),
+    /// How many bytes of body were sent.
+    pub bytes_out: u64,
+    /// How many bytes of body came back.
+    pub bytes_in: u64,
 }
 
 /// What became of a release.
@@ -485,7 +487,7 @@ impl Vault {
         entry.reason = end.reason.clone();
         entry.status = end.status;
         entry.duration_ms = u64::try_from(end.duration.as_millis()).ok();
-        (entry.bytes_out, entry.bytes_in) = (Some(end.bytes.0), Some(end.bytes.1));
+        (entry.bytes_out, entry.bytes_in) = (Some(end.bytes_out), Some(end.bytes_in));
         self.of_lease(tx, entry, lease).await
     }
 

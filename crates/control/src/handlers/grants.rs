@@ -259,7 +259,8 @@ impl Handlers {
             reason: Some(Reason::of("tool_changed")),
             status: None,
             duration: Duration::ZERO,
-            bytes: (0, 0),
+            bytes_out: 0,
+            bytes_in: 0,
         };
         self.vault.release(lease, &worker(principal), &end).await?;
         Ok(())
@@ -410,7 +411,8 @@ fn call_end(given: v1::ReleaseRequest) -> Result<CallEnd, Fault> {
         reason: reason.map(Reason::of),
         status,
         duration: duration.unwrap_or_default(),
-        bytes: (given.bytes_out, given.bytes_in),
+        bytes_out: given.bytes_out,
+        bytes_in: given.bytes_in,
     })
 }
 

@@ -3,6 +3,10 @@
 //! Every caller has a lane that takes a request at a steady rate, and a few seconds' worth of them at
 //! once (the generic cell rate algorithm). All that is kept of a lane is one moment, and lanes that are
 //! at rest are forgotten.
+//!
+//! Written here because of the bound: `governor` has the same algorithm, but its keyed store neither ends
+//! at a size nor says whether it knows a caller, so that a flood of new ones would fill the memory or shut
+//! known ones out.
 
 use super::limits::Limits;
 use crate::fault::Fault;

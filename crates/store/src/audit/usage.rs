@@ -9,32 +9,35 @@ use crate::{
 use xylem_audit::{By, CLASSES, Called, Counts, LogError, Period, Usage, UsageKey, UsageQuery};
 use xylem_ids::Namespace;
 
-const ADD: &str = "INSERT INTO usage_hours (namespace, agent, tool, hour, hours, class,
-     calls, failures, denials, bytes_out, bytes_in)
- VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, $10)
- ON CONFLICT (namespace, hour, hours, agent, tool, class) DO UPDATE SET
-     calls = usage_hours.calls + excluded.calls,
-     failures = usage_hours.failures + excluded.failures,
-     denials = usage_hours.denials + excluded.denials,
-     bytes_out = usage_hours.bytes_out + excluded.bytes_out,
-     bytes_in = usage_hours.bytes_in + excluded.bytes_in";
+/// Adds rows to those that are there.
+macro_rules! add {
+    ($rows:literal) => {
+        concat!(
+            "INSERT INTO usage_hours (namespace, agent, tool, hour, hours, class,
+                 calls, failures, denials, bytes_out, bytes_in) ",
+            $rows,
+            " ON CONFLICT (namespace, hour, hours, agent, tool, class) DO UPDATE SET
+                 calls = usage_hours.calls + excluded.calls,
+                 failures = usage_hours.failures + excluded.failures,
+                 denials = usage_hours.denials + excluded.denials,
+                 bytes_out = usage_hours.bytes_out + excluded.bytes_out,
+                 bytes_in = usage_hours.bytes_in + excluded.bytes_in"
+        )
+    };
+}
+
+const ADD: &str = add!("VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, $10)");
 
 // `WHERE true` tells SQLite that ON belongs to the insertion and not to a join.
-const FOLD: &str = "INSERT INTO usage_hours (namespace, agent, tool, hour, hours, class,
-     calls, failures, denials, bytes_out, bytes_in)
- SELECT * FROM (
+const FOLD: &str = add!(
+    "SELECT * FROM (
      SELECT namespace, agent, tool, hour / 24 * 24 AS day, 24 AS hours, class,
          CAST(SUM(calls) AS BIGINT), CAST(SUM(failures) AS BIGINT), CAST(SUM(denials) AS BIGINT),
          CAST(SUM(bytes_out) AS BIGINT), CAST(SUM(bytes_in) AS BIGINT)
      FROM usage_hours WHERE namespace = $1 AND hours = 1 AND hour < $2
      GROUP BY namespace, agent, tool, hour / 24 * 24, class
- ) AS days WHERE true
- ON CONFLICT (namespace, hour, hours, agent, tool, class) DO UPDATE SET
-     calls = usage_hours.calls + excluded.calls,
-     failures = usage_hours.failures + excluded.failures,
-     denials = usage_hours.denials + excluded.denials,
-     bytes_out = usage_hours.bytes_out + excluded.bytes_out,
-     bytes_in = usage_hours.bytes_in + excluded.bytes_in";
+ ) AS days WHERE true"
+);
 
 const FOLDED: &str = "DELETE FROM usage_hours WHERE namespace = $1 AND hours = 1 AND hour < $2";
 
@@ -79,7 +82,7 @@ pub(super) async fn list(
     after: Option<&UsageKey>,
     limit: u32,
 ) -> Result<Vec<Usage>, LogError> {
-    // One row for each class of durations; what the last page lacks tells whether there is more.
+    // One row for each class of durations.
     let rows = limit.saturating_mul(CLASSES);
     let mut work = store.read().await.map_err(unavailable)?;
     let found = work.all(select(namespace, query, after, rows)).await;

@@ -91,7 +91,8 @@ async fn redeems(house: &House, tree: &TreeId) -> String {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(1),
-        bytes: (0, 0),
+        bytes_out: 0,
+        bytes_in: 0,
     };
     house.release(&redeemed, &end).await;
     redeemed.token.expose_secret().to_owned()

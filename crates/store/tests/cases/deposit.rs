@@ -472,7 +472,8 @@ fn ended() -> xylem_vault::CallEnd {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(1),
-        bytes: (0, 0),
+        bytes_out: 0,
+        bytes_in: 0,
     }
 }
 

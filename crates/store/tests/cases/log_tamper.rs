@@ -388,7 +388,8 @@ async fn a_life_of_a_tree_stands_in_an_intact_log() {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(12),
-        bytes: (0, 0),
+        bytes_out: 0,
+        bytes_in: 0,
     };
     house.release(&redeemed, &end).await;
     house.deposit(&tree, V1, "d1").await;

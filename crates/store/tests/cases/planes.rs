@@ -43,7 +43,8 @@ async fn a_lease_of_one_process_is_released_by_another() {
         reason: None,
         status: Some(200),
         duration: house::HOUR,
-        bytes: (0, 0),
+        bytes_out: 0,
+        bytes_in: 0,
     };
     beside
         .release(&redeemed.lease, &worker(), &end)

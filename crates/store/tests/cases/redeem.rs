@@ -16,7 +16,8 @@ fn call_end(status: u16) -> CallEnd {
         reason: (status == 401).then(|| Reason::of("refused_401")),
         status: Some(status),
         duration: Duration::from_millis(12),
-        bytes: (512, 2048),
+        bytes_out: 512,
+        bytes_in: 2048,
     }
 }
 

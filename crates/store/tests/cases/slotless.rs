@@ -51,7 +51,8 @@ async fn release(house: &House, slotless: &Slotless) -> Released {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(1),
-        bytes: (0, 0),
+        bytes_out: 0,
+        bytes_in: 0,
     };
     let released = house.vault.release(&slotless.lease, &worker(), &end).await;
     released.expect("releases")

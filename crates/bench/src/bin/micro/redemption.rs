@@ -138,7 +138,8 @@ impl House {
             reason: None,
             status: Some(200),
             duration: Duration::from_millis(10),
-            bytes: (512, 2048),
+            bytes_out: 512,
+            bytes_in: 2048,
         };
         let begin = Instant::now();
         let worker = &self.redemption.worker;
