@@ -10,8 +10,9 @@ use crate::{
     refusals::Refusals,
     request::{self, Request},
     status::{Verdict, verdict},
-    tool::ReadyTool,
+    tool::{KEY_HEADER, ReadyTool, RetryClass},
 };
+use http::HeaderValue;
 use secrecy::SecretString;
 use serde_json::Value;
 use std::{
@@ -19,6 +20,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
+use uuid::Uuid;
 use xylem_ids::{Order, ToolName};
 use xylem_outbound::{Answer, Outbound, SendError};
 use xylem_stateful::activity::{ToolAnswer, ToolCall};
@@ -85,7 +87,7 @@ impl ToolCaller {
             return Err(Failure::Local);
         }
         let ready = self.definitions.ready(claims, &call.tool).await?;
-        let request = match self.prepare(&ready, &call).await {
+        let request = match self.prepare(&ready, claims, &call).await {
             Ok(request) => request,
             Err(failure) => {
                 self.report(claims, &call, &failure).await;
@@ -98,7 +100,12 @@ impl ToolCaller {
     }
 
     /// Everything that needs no token.
-    async fn prepare(&self, ready: &ReadyTool, call: &ToolCall) -> Result<Request, Failure> {
+    async fn prepare(
+        &self,
+        ready: &ReadyTool,
+        claims: &TaskClaims,
+        call: &ToolCall,
+    ) -> Result<Request, Failure> {
         if ready.tool.slot != call.slot {
             return Err(Failure::WrongSlot {
                 tool: call.tool.clone(),
@@ -107,9 +114,12 @@ impl ToolCaller {
             });
         }
         ready.check(&call.parameters)?;
-        let request = request::build(ready, &call.parameters, call.api_url.as_deref())?;
+        let mut request = request::build(ready, &call.parameters, call.api_url.as_deref())?;
+        if ready.tool.retry == RetryClass::IdempotencyKey {
+            request.headers.insert(KEY_HEADER, key(ready, claims)?);
+        }
         let checked = self.outbound.check(&request.url).await;
-        checked.map_err(|error| unsent(ready, error))?;
+        checked.map_err(|error| no_answer(ready, error))?;
         Ok(request)
     }
 
@@ -150,7 +160,8 @@ impl ToolCaller {
             api_url: call.api_url,
             parameters: call.parameters,
         };
-        let redeemed = self.ports.tokens.redeem(claims, redeem).await?;
+        let redeemed = self.ports.tokens.redeem(claims, redeem).await;
+        let redeemed = redeemed.map_err(|error| refused(ready, error))?;
         let lease = Lease::new(self.ports.tokens.clone(), redeemed.lease.clone());
         let used = redeemed.order.map(|order| Used {
             tree: redeemed.tree.clone(),
@@ -200,19 +211,24 @@ impl ToolCaller {
         let limit = ready.max_response_bytes();
         let request = request.with(carried);
         lease.bytes.sent = length(request.body.as_deref());
-        let sent = tokio::select! {
+        let answered = tokio::select! {
             biased;
             () = cancelled => {
                 lease.end(Outcome::Cancelled, None).await;
                 return Err(Failure::Cancelled);
             }
-            sent = self.outbound.send(request, timeout, limit) => sent,
+            answered = self.outbound.send(request, timeout, limit) => answered,
         };
-        let answer = match sent {
+        let answer = match answered {
             Ok(answer) => answer,
             Err(error) => {
-                lease.end(outcome_of(error), None).await;
-                return Err(unsent(ready, error));
+                let outcome = outcome_of(error);
+                lease.end(outcome, None).await;
+                let failure = no_answer(ready, error);
+                return Err(match outcome {
+                    Outcome::NotSent => failure,
+                    _ => sent(ready, failure),
+                });
             }
         };
         lease.bytes.received = length(Some(&answer.body));
@@ -222,7 +238,7 @@ impl ToolCaller {
         let used = used.as_ref();
         let failure = failed(ready, verdict, status, used, refusals, released.newest);
         if let Some(failure) = failure {
-            return Err(failure);
+            return Err(sent(ready, failure));
         }
         let Clean {
             status,
@@ -335,6 +351,17 @@ fn fitting(ready: &ReadyTool, answer: ToolAnswer) -> Result<ToolAnswer, Failure>
     })
 }
 
+/// The same for every attempt of an activity, and for no other: runs and activities have ids, which
+/// anybody may know.
+fn key(ready: &ReadyTool, claims: &TaskClaims) -> Result<HeaderValue, Failure> {
+    let of = format!("{}/{}", claims.run_id, claims.activity_id);
+    let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, of.as_bytes()).to_string();
+    HeaderValue::try_from(key).map_err(|_| Failure::Definition {
+        tool: ready.tool.name.clone(),
+        what: "its idempotency key cannot be sent",
+    })
+}
+
 fn length(body: Option<&[u8]>) -> u64 {
     u64::try_from(body.map_or(0, <[u8]>::len)).unwrap_or(u64::MAX)
 }
@@ -367,7 +394,7 @@ fn outcome_of(error: SendError) -> Outcome {
     }
 }
 
-fn unsent(ready: &ReadyTool, error: SendError) -> Failure {
+fn no_answer(ready: &ReadyTool, error: SendError) -> Failure {
     let tool = ready.tool.name.clone();
     match error {
         SendError::Refused(why) => Failure::Address { tool, why },
@@ -376,6 +403,25 @@ fn unsent(ready: &ReadyTool, error: SendError) -> Failure {
             tool,
             limit: ready.max_response_bytes(),
         },
+    }
+}
+
+/// A refusal of the control plane.
+fn refused(ready: &ReadyTool, error: PortError) -> Failure {
+    match error {
+        PortError::Refused { reason, .. } if reason == "called_before" => Failure::OutcomeUnknown {
+            tool: ready.tool.name.clone(),
+            what: "an earlier attempt may have reached it".to_owned(),
+        },
+        error => error.into(),
+    }
+}
+
+/// The failure of a call that was sent.
+fn sent(ready: &ReadyTool, failure: Failure) -> Failure {
+    match ready.tool.retry {
+        RetryClass::AtMostOnce => failure.of_single_call(),
+        RetryClass::Idempotent | RetryClass::IdempotencyKey => failure,
     }
 }
 

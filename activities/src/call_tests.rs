@@ -5,7 +5,7 @@ use crate::{
     PortError, Released,
     fake::{claims, tree},
     ports::{AuditSink, Release, TokenSource, ToolDirectory},
-    tool::{Auth, Tool, tests::tool},
+    tool::{Auth, RetryClass, Tool, tests::tool},
 };
 use acme_api::{AcmeApi, Behaviour, Encoding};
 use async_trait::async_trait;
@@ -876,6 +876,96 @@ async fn a_tool_without_authentication_sends_no_token_and_is_decided_all_the_sam
     let answer = make(None).await.expect("a stored credential");
     assert_eq!(answer.order, Some(order(1)));
     assert_eq!(stage.acme.stats_of("unknown").refusals, 1);
+}
+
+#[tokio::test]
+async fn a_single_call_is_not_made_again_where_the_api_may_have_done_it() {
+    let stage = Stage::new().await;
+    let retry = RetryClass::AtMostOnce;
+    stage.vault.change(|tool| {
+        tool.retry = retry;
+        tool.timeout = Some(Duration::from_millis(300));
+    });
+    for behaviour in [
+        Behaviour::Status { status: 500 },
+        Behaviour::Status { status: 503 },
+        Behaviour::Status { status: 408 },
+        Behaviour::Slow { ms: 60_000 },
+    ] {
+        stage.acme.behave(None, behaviour);
+        let failure = stage.failure().await;
+        assert_eq!(failure.kind(), "xylem.outcome_unknown", "{failure:?}");
+        assert!(failure.message().contains("find out"), "{failure:?}");
+    }
+    // What says that nothing was done is as with other tools.
+    for (behaviour, kind) in [
+        (Behaviour::Refuse, "xylem.api_unauthorized"),
+        (
+            Behaviour::Throttle { retry_after: None },
+            "xylem.api_throttled",
+        ),
+        (Behaviour::Status { status: 422 }, "xylem.api_rejected"),
+    ] {
+        stage.acme.behave(None, behaviour);
+        assert_eq!(stage.failure().await.kind(), kind);
+    }
+    let absent = Stage::new().await;
+    let nowhere = "http://127.0.0.1:9";
+    absent.vault.change(|tool| {
+        tool.retry = retry;
+        tool.base_url = nowhere.to_owned();
+    });
+    *absent.vault.audiences.lock().expect("not poisoned") = vec![nowhere.to_owned()];
+    assert_eq!(absent.failure().await.kind(), "xylem.no_answer");
+    // An earlier attempt, of which only the vault knows.
+    *stage.vault.refuses.lock().expect("not poisoned") = Some(PortError::Refused {
+        reason: "called_before".to_owned(),
+        why: "it was".to_owned(),
+    });
+    assert_eq!(stage.failure().await.kind(), "xylem.outcome_unknown");
+}
+
+#[tokio::test]
+async fn attempts_of_one_call_have_one_key_and_other_calls_another() {
+    let stage = Stage::new().await;
+    let (encoding, status) = (Encoding::Plain, 200);
+    stage
+        .acme
+        .behave(None, Behaviour::Echo { encoding, status });
+    let sent = async |run: &str, activity: &str, attempt: u32| {
+        let call = ToolCall {
+            tool: "acme.deploy".parse().expect("a tool name"),
+            slot: Some(Slot::default_slot()),
+            parameters: json!({}),
+            api_url: None,
+            grant: "xylem1.presented".to_owned(),
+        };
+        let claims = TaskClaims {
+            run_id: run.to_owned(),
+            activity_id: activity.to_owned(),
+            attempt,
+            ..claims()
+        };
+        let never = std::future::pending();
+        let called = stage.caller.call(&claims, call, Attempt::default(), never);
+        let body = called.await.expect("an answer").body;
+        let key = body["headers"]["idempotency-key"].as_str();
+        key.map(str::to_owned)
+    };
+    assert_eq!(sent("run", "7", 1).await, None);
+    let retry = RetryClass::IdempotencyKey;
+    let hash = "h2".to_owned();
+    stage
+        .vault
+        .change(|tool| (tool.retry, tool.hash) = (retry, hash));
+    // The definition is known for some seconds: a call learns of the new one.
+    assert_eq!(stage.failure().await.kind(), "xylem.tool_changed");
+    let first = sent("run", "7", 1).await.expect("a key");
+    assert_eq!(first.len(), 36);
+    stage.rotate();
+    assert_eq!(sent("run", "7", 2).await.as_ref(), Some(&first));
+    assert_ne!(sent("run", "8", 1).await.as_ref(), Some(&first));
+    assert_ne!(sent("other", "7", 1).await.as_ref(), Some(&first));
 }
 
 #[tokio::test]

@@ -110,6 +110,8 @@ pub(crate) enum Failure {
     },
     /// No answer, or not a whole one.
     NoAnswer { tool: ToolName, what: &'static str },
+    /// A call that is made at most once, and nobody knows whether the API did what it was asked.
+    OutcomeUnknown { tool: ToolName, what: String },
     /// Temporal did not answer as expected.
     Temporal { what: &'static str },
 }
@@ -127,6 +129,21 @@ enum Retry {
 }
 
 impl Failure {
+    /// The same of a call that is made at most once and was sent: it is not made again where the API
+    /// may have done what it was asked. 401 says that it did not (RFC 9110, section 15.5.2), and 429
+    /// that it refused to (RFC 6585, section 4); other errors may come after the fact.
+    pub(crate) fn of_single_call(self) -> Self {
+        let (tool, what) = match self {
+            Self::NoAnswer { tool, what } => (tool, what.to_owned()),
+            Self::ApiUnavailable { tool, status } => (tool, format!("it answered {status}")),
+            Self::Throttled { tool, status, .. } if status != 429 => {
+                (tool, format!("it answered {status}"))
+            }
+            failure => return failure,
+        };
+        Self::OutcomeUnknown { tool, what }
+    }
+
     /// The stable type that workflows can tell failures apart by.
     pub(crate) fn kind(&self) -> &'static str {
         self.treatment().kind
@@ -167,6 +184,7 @@ impl Failure {
             Self::TooLarge { .. } => ("xylem.response_too_large", Never),
             Self::Response { .. } => ("xylem.response_schema", Never),
             Self::NoAnswer { .. } => ("xylem.no_answer", ByPolicy),
+            Self::OutcomeUnknown { .. } => ("xylem.outcome_unknown", Never),
             Self::Temporal { .. } => ("xylem.temporal", ByPolicy),
         };
         Treatment { kind, retry }
@@ -254,6 +272,10 @@ impl Failure {
                  registered with another schema"
             ),
             Self::NoAnswer { tool, what } => format!("tool '{tool}' gave no answer: {what}"),
+            Self::OutcomeUnknown { tool, what } => format!(
+                "tool '{tool}' is called at most once, and nobody knows whether the API did what it \
+                 was asked: {what}; find out, and call it anew if not"
+            ),
             Self::Temporal { what } => format!("Temporal did not answer: {what}; tried again"),
         }
     }

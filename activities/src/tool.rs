@@ -22,6 +22,9 @@ pub const DEFAULT_RESPONSE_BYTES: usize = 1024 * 1024;
 /// The largest response at most, in bytes: what the registry takes.
 pub const MAX_RESPONSE_BYTES: usize = xylem_ids::MAX_RESPONSE_BYTES as usize;
 
+/// What all attempts of one call have in common, for an API that asks for it.
+pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// Where in an answer something is wrong is told in so many characters at most.
 const MAX_PLACE: usize = 200;
 
@@ -44,6 +47,8 @@ pub struct Tool {
     pub auth: Auth,
     /// The JSON Schema of the parameters; any object where absent.
     pub parameters_schema: Option<Value>,
+    /// Whether a call is made again that may have reached the API.
+    pub retry: RetryClass,
     /// The JSON Schema of successful answers; anything where absent.
     pub response_schema: Option<Value>,
     /// Where parameters go that are not named in the path. Without an entry: into the query for
@@ -77,6 +82,18 @@ pub enum Auth {
     },
     /// Nothing: the API takes anybody.
     None,
+}
+
+/// Whether a call is made again where nobody knows whether the API did what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetryClass {
+    /// Yes.
+    #[default]
+    Idempotent,
+    /// Yes, and all attempts carry the same `Idempotency-Key`.
+    IdempotencyKey,
+    /// No.
+    AtMostOnce,
 }
 
 /// Where a parameter goes in the request.
@@ -237,17 +254,21 @@ pub(crate) fn header(name: &str, may: fn(&str) -> bool) -> Option<HeaderName> {
     name.parse().ok().filter(|_| may(name))
 }
 
-/// Whether no parameter goes where the token or another parameter does.
+/// Whether token, idempotency key and each parameter have their header for themselves.
 fn check_apart(tool: &Tool, carrier: &Carrier) -> Result<(), &'static str> {
     let mut headers = BTreeSet::new();
     headers.extend(carrier.header().map(|name| name.as_str().to_owned()));
+    let keyed = tool.retry == RetryClass::IdempotencyKey;
+    if keyed && !headers.insert(KEY_HEADER.as_str().to_owned()) {
+        return Err("its token goes into the header of the idempotency key");
+    }
     for (name, place) in &tool.places {
         if *place == Place::Header {
             let name = header(name, may_carry_parameter)
                 .ok_or("a parameter goes into a header that is reserved or has no valid name")?;
             if !headers.insert(name.as_str().to_owned()) {
                 return Err(
-                    "a parameter goes into the header of the token or of another parameter",
+                    "a parameter goes into the header of the token, the idempotency key or another parameter",
                 );
             }
         }
@@ -270,6 +291,7 @@ pub(crate) mod tests {
             slot: Some(Slot::default_slot()),
             auth: Auth::Bearer,
             parameters_schema: None,
+            retry: RetryClass::default(),
             response_schema: None,
             places: BTreeMap::new(),
             timeout: None,
@@ -380,6 +402,23 @@ pub(crate) mod tests {
             ..tool()
         });
         assert!(both.is_err(), "the token's header is not a parameter's");
+        for (header, auth) in [
+            ("X-Trace", Auth::Header("idempotency-key".to_owned())),
+            ("Idempotency-Key", Auth::Bearer),
+        ] {
+            for (retry, fine) in [
+                (RetryClass::AtMostOnce, true),
+                (RetryClass::IdempotencyKey, false),
+            ] {
+                let made = ReadyTool::new(Tool {
+                    places: BTreeMap::from([(header.to_owned(), Place::Header)]),
+                    auth: auth.clone(),
+                    retry,
+                    ..tool()
+                });
+                assert_eq!(made.is_ok(), fine, "the key's header is its own");
+            }
+        }
         let places = ["X-Trace", "x-trace"].map(|name| (name.to_owned(), Place::Header));
         let places = BTreeMap::from(places);
         let twice = ReadyTool::new(Tool { places, ..tool() });

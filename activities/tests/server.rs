@@ -23,7 +23,7 @@ use temporalio_sdk::{
 };
 use xylem_activities::{
     Activities, AddressPolicy, AuditSink, Auth, Outcome, PortError, Ports, Redeem, Redeemed,
-    Release, Released, Settings, TaskClaims, TokenSource, Tool, ToolDirectory,
+    Release, Released, RetryClass, Settings, TaskClaims, TokenSource, Tool, ToolDirectory,
 };
 use xylem_ids::{Epoch, NodeId, Order, Serial, Slot, ToolName, TreeId, Version};
 use xylem_stateful::activity::{
@@ -72,6 +72,7 @@ impl Plane {
                 auth: Auth::Bearer,
                 parameters_schema: None,
                 response_schema: None,
+                retry: RetryClass::default(),
                 places: BTreeMap::new(),
                 timeout: None,
                 max_response_bytes: None,

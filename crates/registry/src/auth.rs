@@ -60,7 +60,7 @@ impl Auth {
     }
 
     /// The header that carries the token.
-    fn header(&self) -> Option<&str> {
+    pub(crate) fn header(&self) -> Option<&str> {
         match self {
             Self::Bearer | Self::Basic { .. } | Self::ClientCredentials => Some("authorization"),
             Self::Header { name } => Some(name),

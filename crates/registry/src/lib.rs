@@ -18,6 +18,7 @@ mod definition;
 pub mod openapi;
 mod record;
 mod registry;
+mod retry;
 mod schema;
 mod storage;
 mod tool;
@@ -30,6 +31,7 @@ pub use record::{
     ToolSeal, ToolState, Unchanged,
 };
 pub use registry::{Registry, RegistryError};
+pub use retry::RetryClass;
 pub use schema::MAX_SCHEMA_BYTES;
 pub use storage::{Storage, StorageError};
 pub use tool::{DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};

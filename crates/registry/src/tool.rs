@@ -2,6 +2,7 @@
 
 use crate::{
     auth::{Auth, check_apart, check_source},
+    retry::{self, RetryClass},
     schema,
 };
 use aws_lc_rs::digest::{SHA256, digest};
@@ -138,6 +139,9 @@ pub struct ToolDefinition {
     /// How many calls all trees together may make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Whether a call is made again that may have reached the API.
+    #[serde(default, skip_serializing_if = "RetryClass::is_default")]
+    pub retry: RetryClass,
     /// A JSON Schema with `"type": "object"`.
     pub parameters: Value,
     /// A JSON Schema that the body of every successful answer fits; anything where absent.
@@ -417,6 +421,7 @@ fn places(
         })
         .collect::<Result<_, _>>()?;
     check_apart(&definition.auth, &places)?;
+    retry::check_key(definition, &places)?;
     Ok(places)
 }
 
@@ -680,6 +685,8 @@ mod tests {
             hash(|d| (d.slot, d.auth) = (None, Auth::None)),
             hash(|d| d.rate_limit = Some(limit(10, Period::Minute))),
             hash(|d| d.rate_limit = Some(limit(10, Period::Hour))),
+            hash(|d| d.retry = RetryClass::IdempotencyKey),
+            hash(|d| d.retry = RetryClass::AtMostOnce),
         ];
         let different: BTreeSet<&DefinitionHash> = all.iter().collect();
         assert_eq!(different.len(), all.len(), "every field is in it");

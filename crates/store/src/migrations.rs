@@ -39,6 +39,7 @@ macro_rules! folder {
             14 "0014_federated_agents",
             20 "0020_tools",
             21 "0021_tool_leases",
+            22 "0022_attempts",
             30 "0030_policies",
             31 "0031_access",
             40 "0040_credentials",

@@ -18,7 +18,8 @@ use read::{
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
-    KeyId, LeaseId, Namespace, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId, WorkflowType,
+    KeyId, LeaseId, Namespace, RunId, Slot, TaskQueue, ToolName, TreeId, Version, WorkflowId,
+    WorkflowType,
 };
 use xylem_vault::{
     CredentialMark, EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId,
@@ -346,6 +347,41 @@ impl Transaction for StoreTransaction {
         .bind(text(namespace));
         let open = self.one(query, open_leases).await?;
         Ok(open.unwrap_or_default())
+    }
+
+    async fn called_once(&mut self, run: &RunId, activity: &str) -> Stored<bool> {
+        let query = statement(
+            "SELECT 1 AS called FROM single_calls WHERE run_id = $1 AND activity_id = $2",
+        );
+        let query = query.bind(text(run)).bind(activity);
+        Ok(self.work.one(query).await.map_err(unavailable)?.is_some())
+    }
+
+    async fn put_single_call(&mut self, lease: &LeaseRow) -> Stored<()> {
+        let query = statement(
+            "INSERT INTO single_calls (run_id, activity_id, lease_id, began_at)
+             VALUES ($1, $2, $3, $4)",
+        )
+        .bind(text(&lease.run_id))
+        .bind(lease.activity.id())
+        .bind(text(&lease.id))
+        .bind(integer(lease.opened_at.0));
+        self.run(query).await.map(drop)
+    }
+
+    async fn delete_single_call(&mut self, lease: &LeaseRow) -> Stored<()> {
+        let query = statement(
+            "DELETE FROM single_calls WHERE run_id = $1 AND activity_id = $2 AND lease_id = $3",
+        )
+        .bind(text(&lease.run_id))
+        .bind(lease.activity.id())
+        .bind(text(&lease.id));
+        self.run(query).await.map(drop)
+    }
+
+    async fn delete_single_calls(&mut self, before: UnixSeconds) -> Stored<()> {
+        let query = statement("DELETE FROM single_calls WHERE began_at < $1");
+        self.run(query.bind(integer(before.0))).await.map(drop)
     }
 
     async fn lapsed_leases(&mut self, before: UnixSeconds, limit: u32) -> Stored<Vec<LeaseRow>> {

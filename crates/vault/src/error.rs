@@ -53,6 +53,12 @@ pub enum Refusal {
          audience, or correct the tool"
     )]
     OtherAudience,
+    /// The tool is called at most once, and was.
+    #[error(
+        "the tool is called at most once, and an earlier attempt may have reached the API: find out \
+         whether it did what it was asked, and call it anew if not"
+    )]
+    CalledBefore,
     /// There is no credential of the name that the tool says.
     #[error("the tool's stored credential does not exist: create it, or correct the tool")]
     UnknownCredential,
@@ -113,6 +119,7 @@ impl Refusal {
             Self::UnknownTool => "unknown_tool",
             Self::Tool(why) => why.code(),
             Self::OtherAudience => "other_audience",
+            Self::CalledBefore => "called_before",
             Self::UnknownCredential => "unknown_credential",
             Self::CredentialEnded => "credential_ended",
             Self::NotClientCredentials => "not_client_credentials",

@@ -13,11 +13,14 @@ use xylem_ids::{
     AgentId, Audience, Fingerprint, LeaseId, Order, Origin, Slot, TaskQueue, ToolName,
 };
 use xylem_policy::{Bounds, Call, CallFacts, Denied, Permit, Policies, PolicyError, Refused};
-use xylem_registry::{Callable, DefinitionHash, Edited, ToolDefinition};
+use xylem_registry::{Callable, DefinitionHash, Edited, RetryClass, ToolDefinition};
 use xylem_seal::random_id;
 
 /// Leases that get their outcome in one transaction when nobody released them.
 const LAPSED: u32 = 200;
+/// That a call was made which is made at most once is known for so long, in seconds. Attempts of one
+/// activity are not further apart, unless no worker runs for a season.
+const SINGLE_CALLS: u64 = 90 * 24 * 60 * 60;
 /// No lease lasts longer.
 pub const MAX_LEASE: Duration = Duration::from_secs(15 * 60);
 
@@ -85,6 +88,8 @@ pub struct CallEnd {
     pub status: Option<u16>,
     /// How long it took.
     pub duration: Duration,
+    /// Whether the API is known to have done nothing: it was not reached, or refused to.
+    pub undone: bool,
     /// How many bytes of body were sent.
     pub bytes_out: u64,
     /// How many bytes of body came back.
@@ -109,6 +114,35 @@ pub(crate) struct ApprovedTool {
 }
 
 impl ApprovedTool {
+    /// Whether an activity may call it: where that is at most once, not after an attempt that may have
+    /// reached the API.
+    pub(crate) async fn check_attempts(
+        &self,
+        tx: &mut dyn Transaction,
+        claims: &Claims,
+    ) -> Result<(), VaultError> {
+        if self.is_called_once() && tx.called_once(&claims.run_id, claims.activity.id()).await? {
+            return Err(Refusal::CalledBefore.into());
+        }
+        Ok(())
+    }
+
+    /// Notes that an attempt may reach the API from now on. The last of what can fail.
+    pub(crate) async fn note_attempt(
+        &self,
+        tx: &mut dyn Transaction,
+        lease: &LeaseRow,
+    ) -> Result<(), VaultError> {
+        if self.is_called_once() {
+            tx.put_single_call(lease).await?;
+        }
+        Ok(())
+    }
+
+    fn is_called_once(&self) -> bool {
+        self.definition.retry == RetryClass::AtMostOnce
+    }
+
     pub(crate) fn bounds<'a>(&'a self, owner: &'a TreeRow) -> Bounds<'a> {
         Bounds {
             allowed: &owner.tree.tools,
@@ -186,6 +220,9 @@ impl Vault {
         let entry = self.outcome(&mut *tx, &row, end).await?;
         row.released_at = Some(self.seconds());
         tx.put_lease(&row).await?;
+        if end.undone {
+            tx.delete_single_call(&row).await?;
+        }
         tx.audit(&entry).await?;
         tx.commit().await?;
         Ok(Released::Now)
@@ -208,6 +245,8 @@ impl Vault {
                 // No window of calls is longer than a day.
                 let ended = before.0.saturating_sub(DAY);
                 tx.delete_usage(ended).await.map_err(PolicyError::from)?;
+                let called = UnixSeconds(self.seconds().0.saturating_sub(SINGLE_CALLS));
+                tx.delete_single_calls(called).await?;
                 tx.commit().await?;
                 return Ok(forgotten);
             }
@@ -259,6 +298,7 @@ impl Vault {
         self.check_entitled(tx, &owner, claims, grant.slot())
             .await?;
         let tool = self.callable(tx, &owner, &redemption.tool).await?;
+        tool.check_attempts(tx, claims.claims()).await?;
         let version = self.redeemable(tx, &owner, grant.slot()).await;
         let deposited = version.as_ref().ok().map(|row| row.info.deposited_at);
         let facts = self.facts(redemption, claims, &owner, &tool.about, deposited);
@@ -282,6 +322,7 @@ impl Vault {
         let redeemed = self
             .hand_out(tx, &owner, version, &lease, &grant, tool.callable.hash())
             .await?;
+        tool.note_attempt(tx, &lease).await?;
         Ok((lease, redeemed, permit))
     }
 

@@ -99,6 +99,7 @@ impl Vault {
         let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
         entry.owner = Some(owner.tree.owner.clone());
         let tool = self.callable(tx, &owner, &redemption.tool).await?;
+        tool.check_attempts(tx, claims.claims()).await?;
         let stored = self.stored(tx, &owner, &tool).await;
         let version = stored.as_ref().ok().and_then(Option::as_ref);
         let deposited = version.map(|(_, version)| version.info.deposited_at);
@@ -129,6 +130,7 @@ impl Vault {
             Leased::Credential(token.mark.clone())
         });
         let lease = self.lease(redemption, claims, &owner, of, &permit)?;
+        tool.note_attempt(tx, &lease).await?;
         let slotless = Slotless {
             token,
             lease: lease.id.clone(),

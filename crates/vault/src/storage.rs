@@ -345,6 +345,14 @@ pub trait Transaction: CredentialRows + xylem_policy::Rows {
         mark: &CredentialMark,
         now: UnixSeconds,
     ) -> Stored<OpenLeases>;
+    /// Whether an activity may have reached the API of a tool that it calls at most once.
+    async fn called_once(&mut self, run: &RunId, activity: &str) -> Stored<bool>;
+    /// Notes that it may, under its lease.
+    async fn put_single_call(&mut self, lease: &LeaseRow) -> Stored<()>;
+    /// Forgets it: under this lease the API did nothing.
+    async fn delete_single_call(&mut self, lease: &LeaseRow) -> Stored<()>;
+    /// Forgets those that began before `before`.
+    async fn delete_single_calls(&mut self, before: UnixSeconds) -> Stored<()>;
     /// Leases that ended by themselves before `before` and were never released, oldest first.
     async fn lapsed_leases(&mut self, before: UnixSeconds, limit: u32) -> Stored<Vec<LeaseRow>>;
     /// Forgets leases that ended before `before`; answers how many.

@@ -259,6 +259,7 @@ impl Handlers {
             reason: Some(Reason::of("tool_changed")),
             status: None,
             duration: Duration::ZERO,
+            undone: true,
             bytes_out: 0,
             bytes_in: 0,
         };
@@ -383,7 +384,8 @@ fn wire_slotless(decided: Slotless, tool: &Tool, destination: &Origin) -> v1::Re
 }
 
 fn call_end(given: v1::ReleaseRequest) -> Result<CallEnd, Fault> {
-    let reason = match given.outcome() {
+    let outcome = given.outcome();
+    let reason = match outcome {
         CallOutcome::Unspecified => {
             return Err(Fault::invalid("outcome", "outcome must be stated"));
         }
@@ -411,6 +413,8 @@ fn call_end(given: v1::ReleaseRequest) -> Result<CallEnd, Fault> {
         reason: reason.map(Reason::of),
         status,
         duration: duration.unwrap_or_default(),
+        undone: matches!(outcome, CallOutcome::NotSent | CallOutcome::Refused401)
+            || status == Some(429),
         bytes_out: given.bytes_out,
         bytes_in: given.bytes_in,
     })

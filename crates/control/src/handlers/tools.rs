@@ -20,8 +20,8 @@ use xylem_ids::{CredentialName, Slot, ToolName, ToolTag};
 use xylem_policy::{Change, Denied, Period, RateLimit, Refused};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
-    Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, Tool, ToolDefinition,
-    ToolFilter, ToolState, ToolVersion,
+    Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, RetryClass, Tool,
+    ToolDefinition, ToolFilter, ToolState, ToolVersion,
 };
 
 /// Tools that are looked at together, where a caller does not see all of them.
@@ -408,6 +408,7 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
         auth,
         credential,
         rate_limit: given.rate_limit.map(rate_limit).transpose()?,
+        retry: retry_class(given.retry)?,
         parameters: parameters.unwrap_or_else(|| serde_json::json!({ "type": "object" })),
         response,
         places: given
@@ -464,6 +465,27 @@ fn slot(
         return Ok(None);
     }
     convert::slot(given, "slot").map(Some)
+}
+
+fn retry_class(code: i32) -> Result<RetryClass, Fault> {
+    match v1::RetryClass::try_from(code) {
+        Ok(v1::RetryClass::Unspecified) => Ok(RetryClass::default()),
+        Ok(v1::RetryClass::Idempotent) => Ok(RetryClass::Idempotent),
+        Ok(v1::RetryClass::IdempotencyKey) => Ok(RetryClass::IdempotencyKey),
+        Ok(v1::RetryClass::AtMostOnce) => Ok(RetryClass::AtMostOnce),
+        Err(_) => {
+            let rule = "retry must be one of the classes";
+            Err(Fault::invalid("retry", rule))
+        }
+    }
+}
+
+fn wire_retry_class(class: RetryClass) -> v1::RetryClass {
+    match class {
+        RetryClass::Idempotent => v1::RetryClass::Idempotent,
+        RetryClass::IdempotencyKey => v1::RetryClass::IdempotencyKey,
+        RetryClass::AtMostOnce => v1::RetryClass::AtMostOnce,
+    }
 }
 
 fn rate_limit(given: v1::ToolRateLimit) -> Result<RateLimit, Fault> {
@@ -589,6 +611,7 @@ pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
             .clone()
             .map(String::from)
             .unwrap_or_default(),
+        retry: wire_retry_class(definition.retry).into(),
         rate_limit: definition.rate_limit.map(|limit| v1::ToolRateLimit {
             calls: limit.calls,
             per: limit.per.to_string(),

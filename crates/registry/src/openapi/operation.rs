@@ -7,7 +7,9 @@ use super::{
     response,
     schema::Definitions,
 };
-use crate::{Auth, Method, Place, Tool, ToolDefinition, schema::MAX_SCHEMA_BYTES, tool};
+use crate::{
+    Auth, Method, Place, RetryClass, Tool, ToolDefinition, schema::MAX_SCHEMA_BYTES, tool,
+};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use xylem_ids::{PathTemplate, ToolTag, is_parameter_name, may_carry_parameter, may_carry_token};
@@ -53,6 +55,8 @@ struct Inputs {
     required: BTreeSet<String>,
     places: BTreeMap<String, Place>,
     definitions: Definitions,
+    /// Whether the API takes a key that attempts have in common.
+    keyed: bool,
     changed: Vec<Stop>,
 }
 
@@ -148,6 +152,10 @@ impl<'a> Operation<'a> {
                 .push(Stop::of(&place, Why::Renamed, name.as_str()));
         }
         let response = self.response(walk, &mut inputs.changed);
+        let retry = match inputs.keyed {
+            true => RetryClass::IdempotencyKey,
+            false => RetryClass::of(method),
+        };
         let (parameters, places, changed) = inputs.finish(walk, &self.place)?;
         let definition = ToolDefinition {
             name,
@@ -160,6 +168,7 @@ impl<'a> Operation<'a> {
             auth,
             credential: None,
             rate_limit: None,
+            retry,
             parameters,
             response,
             places,
@@ -361,6 +370,7 @@ impl Inputs {
             required: BTreeSet::new(),
             places: BTreeMap::new(),
             definitions: Definitions::new(),
+            keyed: false,
             changed: Vec::new(),
         }
     }
@@ -378,6 +388,11 @@ impl Inputs {
             "query" => Place::Query,
             // What the specification says to ignore: the request has its own.
             "header" if is_of_request(name) => return Ok(()),
+            // The worker's to say, once for all attempts.
+            "header" if name.eq_ignore_ascii_case(RetryClass::KEY_HEADER) => {
+                self.keyed = true;
+                return Ok(());
+            }
             "header" if !may_carry_parameter(name) => return Err(Why::ParameterHeader),
             "header" => Place::Header,
             "cookie" => return Err(Why::Cookie),

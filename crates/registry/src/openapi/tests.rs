@@ -1,7 +1,7 @@
 //! Documents, and what becomes of them.
 
 use super::*;
-use crate::{Auth, Tool};
+use crate::{Auth, RetryClass, Tool};
 use proptest::prelude::*;
 use serde_json::json;
 use std::fmt::Write;
@@ -208,6 +208,47 @@ fn a_key_in_the_query_and_a_password_are_taken_over() {
         let report = report(&document.to_string(), None);
         let definition = report.tools[0].definition();
         assert_eq!((&definition.auth, &definition.slot), (&Auth::None, &None));
+    }
+}
+
+#[test]
+fn calls_are_made_again_as_the_method_and_the_document_say() {
+    let key = json!([{
+        "name": "Idempotency-Key", "in": "header", "required": true, "schema": {"type": "string"},
+    }]);
+    let given = json!({
+        "openapi": "3.1.0",
+        "servers": [{"url": "https://api.example"}],
+        "paths": {
+            "/a": {"get": {}, "head": {}, "put": {}, "delete": {}, "post": {}, "patch": {}},
+            "/b": {"post": {"parameters": key}},
+        },
+    });
+    let report = report(&given.to_string(), None);
+    let classes: Vec<_> = report
+        .tools
+        .iter()
+        .map(|tool| {
+            let definition = tool.definition();
+            (definition.method.as_str(), definition.retry)
+        })
+        .collect();
+    use RetryClass::{AtMostOnce, IdempotencyKey, Idempotent};
+    let of_a = ["GET", "HEAD", "PUT", "DELETE"].map(|method| (method, Idempotent));
+    for class in of_a {
+        assert!(classes.contains(&class), "{classes:?}");
+    }
+    for class in ["POST", "PATCH"].map(|method| (method, AtMostOnce)) {
+        assert!(classes.contains(&class), "{classes:?}");
+    }
+    assert!(classes.contains(&("POST", IdempotencyKey)), "{classes:?}");
+    assert_eq!(classes.len(), 7);
+    assert!(report.changed.is_empty(), "{:?}", report.changed);
+    // The worker says the key, no workflow does.
+    let keyed = report.tools.iter().map(Tool::definition);
+    let keyed = keyed.filter(|definition| definition.retry == IdempotencyKey);
+    for definition in keyed {
+        assert!(definition.places.is_empty());
     }
 }
 

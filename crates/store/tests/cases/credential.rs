@@ -91,6 +91,7 @@ async fn redeems(house: &House, tree: &TreeId) -> String {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(1),
+        undone: false,
         bytes_out: 0,
         bytes_in: 0,
     };

@@ -472,6 +472,7 @@ fn ended() -> xylem_vault::CallEnd {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(1),
+        undone: false,
         bytes_out: 0,
         bytes_in: 0,
     }

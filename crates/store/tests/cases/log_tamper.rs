@@ -388,6 +388,7 @@ async fn a_life_of_a_tree_stands_in_an_intact_log() {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(12),
+        undone: false,
         bytes_out: 0,
         bytes_in: 0,
     };

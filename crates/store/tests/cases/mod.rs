@@ -21,6 +21,7 @@ pub(crate) mod restart;
 pub(crate) mod reveal;
 pub(crate) mod schema;
 pub(crate) mod second_factor;
+pub(crate) mod single_call;
 pub(crate) mod slotless;
 pub(crate) mod tamper;
 pub(crate) mod tools;

@@ -43,6 +43,7 @@ async fn a_lease_of_one_process_is_released_by_another() {
         reason: None,
         status: Some(200),
         duration: house::HOUR,
+        undone: false,
         bytes_out: 0,
         bytes_in: 0,
     };

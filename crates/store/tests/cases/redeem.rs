@@ -16,6 +16,7 @@ fn call_end(status: u16) -> CallEnd {
         reason: (status == 401).then(|| Reason::of("refused_401")),
         status: Some(status),
         duration: Duration::from_millis(12),
+        undone: false,
         bytes_out: 512,
         bytes_in: 2048,
     }

@@ -51,6 +51,7 @@ async fn release(house: &House, slotless: &Slotless) -> Released {
         reason: None,
         status: Some(200),
         duration: Duration::from_millis(1),
+        undone: false,
         bytes_out: 0,
         bytes_in: 0,
     };

@@ -154,12 +154,35 @@ struct Given {
     /// How many calls it takes of all trees together: 100/minute, 1000/hour, 5000/day
     #[arg(long, value_name = "CALLS/PERIOD", value_parser = rate_limit)]
     rate_limit: Option<v1::ToolRateLimit>,
+    /// Whether a call is made again that may have reached the API
+    #[arg(long, value_name = "CLASS", default_value = "idempotent")]
+    retry: RetryClass,
     /// A file with the JSON Schema of the parameters
     #[arg(long, value_name = "FILE")]
     parameters_schema: Option<PathBuf>,
     /// A file with the JSON Schema of successful answers: one that does not fit fails the call
     #[arg(long, value_name = "FILE")]
     response_schema: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RetryClass {
+    /// Yes: to make it twice does what making it once does
+    Idempotent,
+    /// Yes, and all attempts carry the same Idempotency-Key header
+    IdempotencyKey,
+    /// No
+    AtMostOnce,
+}
+
+impl RetryClass {
+    fn wire(self) -> v1::RetryClass {
+        match self {
+            Self::Idempotent => v1::RetryClass::Idempotent,
+            Self::IdempotencyKey => v1::RetryClass::IdempotencyKey,
+            Self::AtMostOnce => v1::RetryClass::AtMostOnce,
+        }
+    }
 }
 
 /// How the token is sent; as a bearer token where nothing is said.
@@ -285,6 +308,7 @@ fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
         slot: arguments.slot.unwrap_or_default(),
         credential: arguments.credential.map(String::from).unwrap_or_default(),
         rate_limit: arguments.rate_limit,
+        retry: arguments.retry.wire().into(),
         auth: arguments.auth.wire(),
         tags: arguments.tags.into_iter().map(String::from).collect(),
         parameters_schema_json: schema(arguments.parameters_schema)?,

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 use xylem_activities::{
-    AuditSink, Auth, Outcome, Place, PortError, Redeem, Redeemed, Release, Released, TaskClaims,
-    TokenSource, Tool, ToolDirectory,
+    AuditSink, Auth, Outcome, Place, PortError, Redeem, Redeemed, Release, Released, RetryClass,
+    TaskClaims, TokenSource, Tool, ToolDirectory,
 };
 use xylem_client::{ActivityClaims, CallEnd, Client, Error, v1};
 use xylem_grant::IssuerPublicKey;
@@ -230,6 +230,7 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
         slot,
         auth,
         parameters_schema,
+        retry: retry_class(tool.retry)?,
         response_schema,
         places: tool
             .places
@@ -257,6 +258,16 @@ fn auth_of(scheme: v1::tool_auth::Scheme) -> Auth {
         },
         v1::tool_auth::Scheme::ClientCredentials(_) => Auth::Bearer,
         v1::tool_auth::Scheme::None(_) => Auth::None,
+    }
+}
+
+fn retry_class(code: i32) -> Result<RetryClass, PortError> {
+    match v1::RetryClass::try_from(code) {
+        Ok(v1::RetryClass::Unspecified) => Ok(RetryClass::default()),
+        Ok(v1::RetryClass::Idempotent) => Ok(RetryClass::Idempotent),
+        Ok(v1::RetryClass::IdempotencyKey) => Ok(RetryClass::IdempotencyKey),
+        Ok(v1::RetryClass::AtMostOnce) => Ok(RetryClass::AtMostOnce),
+        Err(_) => Err(unreadable("retry class")),
     }
 }
 

@@ -138,6 +138,7 @@ impl House {
             reason: None,
             status: Some(200),
             duration: Duration::from_millis(10),
+            undone: false,
             bytes_out: 512,
             bytes_in: 2048,
         };

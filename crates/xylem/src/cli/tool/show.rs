@@ -180,6 +180,11 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
     let limit = tool.rate_limit.as_ref();
     let limit = limit.map(|limit| format!("{} per {}", limit.calls, limit.per));
     let limit = limit.unwrap_or_default();
+    let retry = match tool.retry() {
+        v1::RetryClass::Unspecified | v1::RetryClass::Idempotent => "",
+        v1::RetryClass::IdempotencyKey => "with the same Idempotency-Key",
+        v1::RetryClass::AtMostOnce => "never, where the API may have done it",
+    };
     let schema = match tool.parameters_schema_json.as_str() {
         "" => "any object",
         schema => schema,
@@ -205,6 +210,7 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
         ("parameters", schema),
         ("answers", &tool.response_schema_json),
         ("calls at most", &limit),
+        ("tried again", retry),
         ("apiUrl may be", &tool.allowed_api_urls.join(" ")),
         ("hash", &tool.hash),
     ];

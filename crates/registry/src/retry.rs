@@ -1,0 +1,103 @@
+//! Whether a call is made again that may have reached the API.
+
+use crate::{Invalid, Method, Place, ToolDefinition};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Whether a call is made again where nobody knows whether the API did what it was asked: the answer got
+/// lost, or says that the server failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryClass {
+    /// Yes: to make it twice does what making it once does (RFC 9110, section 9.2.2).
+    #[default]
+    Idempotent,
+    /// Yes, and all attempts carry the same `Idempotency-Key`, by which the API knows them for one call.
+    IdempotencyKey,
+    /// No.
+    AtMostOnce,
+}
+
+impl RetryClass {
+    /// The header of the key.
+    pub(crate) const KEY_HEADER: &str = "idempotency-key";
+
+    /// What is safe to say of an operation of which only the method is known (RFC 9110, section 9.2.2).
+    pub(crate) fn of(method: Method) -> Self {
+        match method {
+            Method::Get | Method::Head | Method::Put | Method::Delete => Self::Idempotent,
+            Method::Post | Method::Patch => Self::AtMostOnce,
+        }
+    }
+
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Whether the key has its header for itself.
+pub(crate) fn check_key(
+    definition: &ToolDefinition,
+    places: &BTreeMap<String, Place>,
+) -> Result<(), Invalid> {
+    let headers = places.iter().filter(|(_, place)| **place == Place::Header);
+    let mut taken = headers
+        .map(|(name, _)| name.as_str())
+        .chain(definition.auth.header());
+    if definition.retry == RetryClass::IdempotencyKey
+        && taken.any(|name| name.eq_ignore_ascii_case(RetryClass::KEY_HEADER))
+    {
+        return Err(Invalid::new(
+            "retry",
+            "another class where the token or a parameter goes into the header Idempotency-Key",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Auth, Tool};
+    use serde_json::json;
+
+    fn definition(auth: Auth, header: &str, retry: RetryClass) -> ToolDefinition {
+        let definition = json!({
+            "name": "acme.pay",
+            "base_url": "https://api.acme.example",
+            "path": "/payments",
+            "method": "POST",
+            "auth": {"type": "bearer"},
+            "slot": "default",
+            "parameters": {"type": "object", "properties": {header: {"type": "string"}}},
+            "places": {header: "header"},
+            "timeout_seconds": 10,
+            "max_response_bytes": 65536,
+        });
+        let definition: ToolDefinition = serde_json::from_value(definition).unwrap();
+        ToolDefinition {
+            auth,
+            retry,
+            ..definition
+        }
+    }
+
+    #[test]
+    fn the_key_has_its_header_for_itself() {
+        let key = || "Idempotency-Key".to_owned();
+        let own = || Auth::Header { name: key() };
+        for (auth, header) in [(Auth::Bearer, "idempotency-KEY"), (own(), "X-Trace")] {
+            for (retry, fine) in [
+                (RetryClass::Idempotent, true),
+                (RetryClass::AtMostOnce, true),
+                (RetryClass::IdempotencyKey, false),
+            ] {
+                let checked = Tool::new(definition(auth.clone(), header, retry));
+                let field = checked.err().map(|invalid| invalid.field());
+                assert_eq!(field, (!fine).then_some("retry"), "{header} {retry:?}");
+            }
+        }
+        let apart = definition(Auth::Bearer, "X-Trace", RetryClass::IdempotencyKey);
+        assert!(Tool::new(apart).is_ok());
+    }
+}
