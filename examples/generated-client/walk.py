@@ -137,7 +137,9 @@ def accounts(walk):
     user.call("ChangePassword", body={"password": first, "newPassword": second})
     session = walk.nobody.call("OAuth.Token", body={**sign_in, "password": second})
     user = walk.bearer(session["access_token"])
-    first_code, second_code = enrol(user, second)[:2]
+    secret, _ = enrol(user, second)
+    shown = {"password": second, "code": one_time_code(secret, ahead=1)}
+    first_code, second_code = user.call("RenewRecoveryCodes", body=shown)["recoveryCodes"][:2]
     walk.nobody.refused("invalid_grant", "OAuth.Token", body={**sign_in, "password": second})
     with_code = {**sign_in, "password": second, "otp": first_code}
     session = walk.nobody.call("OAuth.Token", body=with_code)
@@ -160,16 +162,16 @@ def accounts(walk):
 
 
 def enrol(user, password):
-    """Enrols a second factor and answers with its recovery codes."""
+    """Enrols a second factor and answers with its secret and its recovery codes."""
     secret = user.call("EnrolSecondFactor", body={"password": password})["secret"]
     confirmed = user.call("ConfirmSecondFactor", body={"code": one_time_code(secret)})
-    return confirmed["recoveryCodes"]
+    return secret, confirmed["recoveryCodes"]
 
 
-def one_time_code(secret):
-    """The code of this moment (RFC 6238): six digits, 30 seconds, SHA-1."""
+def one_time_code(secret, ahead=0):
+    """The code of this moment, or of some steps later (RFC 6238): six digits, 30 seconds, SHA-1."""
     key = base64.b32decode(secret + "=" * (-len(secret) % 8))
-    digest = hmac.digest(key, struct.pack(">Q", int(time.time()) // 30), hashlib.sha1)
+    digest = hmac.digest(key, struct.pack(">Q", int(time.time()) // 30 + ahead), hashlib.sha1)
     at = digest[-1] & 15
     return f"{(struct.unpack_from('>I', digest, at)[0] & 0x7FFFFFFF) % 10**6:06}"
 
@@ -360,7 +362,7 @@ def work(walk):
 
 
 def audit(walk):
-    """the audit log, alerts, backups"""
+    """the audit log, alerts, backups, keys"""
     reader = walk.agents["reader"]
     entries = reader.call("ListAudit", filter_agent=walk.name("caller"), page_size=200)["entries"]
     assert entries, "nothing is in the log"
@@ -375,6 +377,9 @@ def audit(walk):
         time.sleep(1)
     walk.admin.refused("backups_not_configured", "BackUp", body={})
     walk.admin.refused("not_found", "ConfirmRestore", body={"reason": "the walk"})
+    next_key = walk.admin.call("RotateSigningKey", body={})["key"]
+    assert next_key in [key["kid"] for key in walk.nobody.call("OAuth.Keys")["keys"]]
+    walk.admin.call("RotateIssuerKey", body={})
     walk.admin.call("GetStatus")
 
 

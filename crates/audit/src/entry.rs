@@ -108,6 +108,8 @@ codes!(
         SecondFactorReset = "second_factor_reset",
         /// A recovery code was shown instead of a one-time code.
         RecoveryCodeUsed = "recovery_code_used",
+        /// Recovery codes were made anew: the ones before are good no more.
+        RecoveryCodesRenewed = "recovery_codes_renewed",
         /// The next key that signs access tokens was made.
         SigningKeyMade = "signing_key_made",
         /// An API key was created.

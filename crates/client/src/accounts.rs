@@ -92,6 +92,28 @@ impl Client {
         Ok(codes.into_iter().map(SecretString::from).collect())
     }
 
+    /// Makes the caller's recovery codes anew; the ones before are good no more.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the password or the code is another, [`Error::NotFound`] where there is no
+    /// second factor.
+    pub async fn renew_recovery_codes(
+        &self,
+        password: &SecretString,
+        code: &SecretString,
+    ) -> Result<Vec<SecretString>, Error> {
+        let message = v1::RenewRecoveryCodesRequest {
+            password: password.expose_secret().to_owned(),
+            code: code.expose_secret().to_owned(),
+        };
+        let mut accounts = AccountsClient::new(self.channel.clone());
+        let renewed = call(message, CALL_TIMEOUT, |request| {
+            accounts.renew_recovery_codes(request)
+        });
+        let codes = renewed.await?.recovery_codes;
+        Ok(codes.into_iter().map(SecretString::from).collect())
+    }
+
     /// Removes the caller's second factor.
     ///
     /// # Errors

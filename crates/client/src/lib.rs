@@ -14,6 +14,7 @@ mod error;
 mod operate;
 mod policies;
 mod usage;
+mod vault;
 mod work;
 
 pub use client::{Client, ConnectError, Tls, check_address};

@@ -21,8 +21,6 @@ use xylem_proto::v1;
 
 /// An import fetches a document and stores what may be hundreds of tools.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
-/// A backup may take so long.
-const BACKUP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// A token that a tree is started with.
 #[derive(Debug)]
@@ -797,29 +795,6 @@ impl Client {
         let mut system = SystemClient::new(self.channel.clone());
         let message = v1::GetStatusRequest {};
         call(message, CALL_TIMEOUT, |request| system.get_status(request)).await
-    }
-
-    /// Makes a backup now. It takes as long as the database is large.
-    ///
-    /// # Errors
-    /// As the control plane's status maps.
-    pub async fn back_up(&self) -> Result<v1::Backup, Error> {
-        let mut system = SystemClient::new(self.channel.clone());
-        let message = v1::BackUpRequest {};
-        call(message, BACKUP_TIMEOUT, |request| system.back_up(request)).await
-    }
-
-    /// Hands tokens out again after a restore.
-    ///
-    /// # Errors
-    /// As the control plane's status maps.
-    pub async fn confirm_restore(&self, reason: String) -> Result<(), Error> {
-        let mut system = SystemClient::new(self.channel.clone());
-        let message = v1::ConfirmRestoreRequest { reason };
-        let confirmed = call(message, CALL_TIMEOUT, |request| {
-            system.confirm_restore(request)
-        });
-        confirmed.await.map(drop)
     }
 }
 

@@ -115,10 +115,13 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         Rpc::ChangePassword
         | Rpc::EnrolSecondFactor
         | Rpc::ConfirmSecondFactor
+        | Rpc::RenewRecoveryCodes
         | Rpc::RemoveSecondFactor
         | Rpc::ListSessions
         | Rpc::EndSession => of(Scope::Account, &[], PEOPLE),
-        Rpc::BackUp | Rpc::ConfirmRestore => of(Scope::Vault, &[Admin], &[]),
+        Rpc::BackUp | Rpc::ConfirmRestore | Rpc::RotateSigningKey | Rpc::RotateIssuerKey => {
+            of(Scope::Vault, &[Admin], &[])
+        }
         Rpc::GetStatus => Rule {
             scope: None,
             all: &Role::ALL,

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tower::ServiceExt;
-use xylem_client::{Client, Error};
+use xylem_client::{Client, Error, v1};
 use xylem_ids::{Role, Scope};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -213,6 +213,43 @@ async fn a_token_ends_at_once_when_it_or_its_key_is_revoked() {
         .expect("a key");
     admin.revoke_api_key(&id.id).await.expect("revoked");
     assert!(!works(&stack, &second).await);
+}
+
+#[tokio::test]
+async fn an_administrator_replaces_the_key_that_signs() {
+    let stack = Stack::start().await;
+    let (_, token) = exchanged(&stack).await;
+    let published = async || {
+        let (_, _, body) = ask(&stack, get("/.well-known/jwks.json")).await;
+        let keys = body["keys"].as_array().expect("keys").clone();
+        keys.into_iter().map(|key| key["kid"].clone())
+    };
+    let one = client(&stack, &token).await;
+    let refused = one.rotate_signing_key(true).await;
+    assert_eq!(refused.expect_err("no role").reason(), Some("role"));
+    let admin = stack.admin().await;
+    let next = admin.rotate_signing_key(false).await.expect("rotated");
+    assert_eq!(published().await.count(), 2);
+    assert!(works(&stack, &token).await);
+    let last = admin.rotate_signing_key(true).await.expect("rotated");
+    assert!(published().await.eq([json!(last.key)]));
+    assert!(!works(&stack, &token).await);
+    let page = admin.list_audit(v1::ListAuditRequest {
+        filter: Some(v1::AuditFilter {
+            agent: "admin".to_owned(),
+            action: "signing_key_made".to_owned(),
+            ..v1::AuditFilter::default()
+        }),
+        ..v1::ListAuditRequest::default()
+    });
+    let entries = page.await.expect("entries").entries;
+    let noted: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.subject.clone(), entry.reason.as_str()))
+        .collect();
+    let of = |key: &str| format!("key:{key}");
+    let expected = [(of(&next.key), ""), (of(&last.key), "compromised")];
+    assert_eq!(noted, expected);
 }
 
 #[tokio::test]

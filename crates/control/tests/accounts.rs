@@ -324,6 +324,31 @@ async fn an_account_with_a_second_factor_signs_in_with_a_code_that_is_good_once(
 }
 
 #[tokio::test]
+async fn recovery_codes_are_made_anew_by_whoever_has_password_and_device() {
+    let stack = open().await;
+    let factor = enrolled(&stack, &by_password(&stack, "one").await).await;
+    let (_, body) = with_code(&stack, "one", &factor.recovery[0]).await;
+    let one = client(&stack, &body).await;
+    let (good, other) = (SecretString::from(GOOD), SecretString::from(OTHER));
+    let device = code(&factor.secret, stack.clock.now());
+    for (password, code, reason) in [
+        (&other, &device, "password_wrong"),
+        (&good, &factor.recovery[1], "code_wrong"),
+    ] {
+        let refused = one.renew_recovery_codes(password, code).await;
+        assert_eq!(refused.expect_err(reason).reason(), Some(reason));
+    }
+    let codes = one.renew_recovery_codes(&good, &device).await;
+    let codes = codes.expect("other codes");
+    let (old, _) = with_code(&stack, "one", &factor.recovery[1]).await;
+    let (new, _) = with_code(&stack, "one", &codes[0]).await;
+    assert_eq!((old.as_u16(), new.as_u16()), (400, 200));
+    let nobodys = stack.client(Role::User).await;
+    let refused = nobodys.renew_recovery_codes(&good, &device).await;
+    assert!(refused.is_err(), "a key has no password");
+}
+
+#[tokio::test]
 async fn a_second_factor_is_enrolled_removed_and_reset_by_whom_it_concerns() {
     let stack = open().await;
     let one = by_password(&stack, "one").await;

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Stack, TOKEN_2, deposit, eventually, id, temporal::Mood, tree};
 use xylem_client::{Client, Deposit, Error, Redeem, v1};
+use xylem_ids::Role;
 
 fn rotation(token: &str) -> Deposit {
     let mut rotation = deposit(token);
@@ -187,6 +188,29 @@ async fn a_reissue_makes_no_version() {
         .expect("an order");
     assert_eq!((order.version, order.serial), (2, 2));
     assert_eq!(states(&admin).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_new_issuer_key_is_signalled_to_every_tree() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    let before = stack.temporal.signals("train").len();
+    let user = stack.client(Role::User).await.rotate_issuer_key().await;
+    assert_eq!(user.expect_err("no role").reason(), Some("role"));
+    let made = admin.rotate_issuer_key().await.expect("rotated");
+    assert_eq!(made.trees, 1);
+    let (stack, made) = (&stack, &made);
+    eventually("the new grant is signalled", || async {
+        let signals = stack.temporal.signals("train");
+        let mut keys = Vec::new();
+        for text in signals.iter().skip(before) {
+            let grant = stack.vault.verify(text).await.expect("a grant");
+            keys.push(grant.key_id().to_string());
+        }
+        let told = keys.contains(&made.key);
+        told.then_some(()).ok_or_else(|| format!("{keys:?}"))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -56,4 +56,4 @@ pub use session::{REFRESH_PREFIX, Session};
 pub use sign_in::{FoundSession, SignIn, SignedIn};
 pub use signing::{PublishedKey, SigningKeyRow};
 pub use storage::{Storage, StorageError};
-pub use tokens::{AccessToken, NoToken, RevokedToken};
+pub use tokens::{AccessToken, NextSigningKey, NoToken, RevokedToken};

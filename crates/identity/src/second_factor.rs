@@ -12,7 +12,6 @@ use std::{
 use xylem_audit::{Entry, Kind, SubjectKind};
 use xylem_ids::{AgentId, Namespace};
 use xylem_seal::{Fields, Mac};
-use zeroize::Zeroizing;
 
 /// How long the first code may take.
 const PENDING: Duration = Duration::from_secs(15 * 60);
@@ -94,19 +93,61 @@ impl Identity {
         let step = step.ok_or(IdentityError::CodeWrong)?;
         factor.confirmed_at = Some(now);
         let factor = self.secrets.seal_factor(factor);
-        let codes = (0..RECOVERY_CODES).map(|_| recovery_code());
-        let codes: Vec<Zeroizing<String>> = codes.collect::<Result<_, _>>()?;
-        let hashes = codes
-            .iter()
-            .map(|code| self.recovery_hash(namespace, id, code));
-        let hashes: Vec<[u8; 32]> = hashes.collect();
+        let (codes, hashes) = self.recovery_codes(namespace, id)?;
         let entry = entry.regarding(SubjectKind::Agent, id);
         let confirmed = Some((step, hashes.as_slice()));
         self.storage
             .put_factor(&factor, confirmed, &[entry])
             .await?;
-        let shown = codes.iter().map(|code| SecretString::from(code.as_str()));
-        Ok(shown.collect())
+        Ok(codes)
+    }
+
+    /// Makes the recovery codes anew, for whoever knows the password and has the device: the ones before
+    /// are good no more. A recovery code does not do, or one that was found would be good for ever.
+    ///
+    /// # Errors
+    /// The password or the code is wrong, or there is no second factor.
+    pub async fn renew_recovery_codes(
+        &self,
+        namespace: &Namespace,
+        id: &AgentId,
+        shown: (&SecretString, &str),
+        address: Option<IpAddr>,
+        entry: Entry,
+    ) -> Result<Vec<SecretString>, IdentityError> {
+        let (password, code) = shown;
+        let now = entry.at;
+        let account = self.prove(namespace, id, password, address, now).await?;
+        let counts = account
+            .factor
+            .filter(|factor| factor.confirmed_at.is_some());
+        let factor = counts.ok_or(IdentityError::NotFound {
+            what: "second factor",
+        })?;
+        let step = self.secret(&factor)?.step_of(&typed(code), now);
+        let step = step.ok_or(IdentityError::CodeWrong)?;
+        let (codes, hashes) = self.recovery_codes(namespace, id)?;
+        let entries = [entry.regarding(SubjectKind::Agent, id)];
+        let renewed = self
+            .storage
+            .renew_recovery(namespace, id, step, &hashes, &entries);
+        let fresh = renewed.await?;
+        fresh.then_some(codes).ok_or(IdentityError::CodeWrong)
+    }
+
+    /// Fresh recovery codes, and what is kept of them.
+    fn recovery_codes(
+        &self,
+        namespace: &Namespace,
+        id: &AgentId,
+    ) -> Result<(Vec<SecretString>, Vec<[u8; 32]>), IdentityError> {
+        let codes = (0..RECOVERY_CODES).map(|_| {
+            let code = recovery_code()?;
+            let hash = self.recovery_hash(namespace, id, &code);
+            Ok((SecretString::from(code.as_str()), hash))
+        });
+        let codes: Vec<_> = codes.collect::<Result<_, IdentityError>>()?;
+        Ok(codes.into_iter().unzip())
     }
 
     /// Removes a second factor, for whoever shows it.

@@ -37,6 +37,13 @@ pub struct SigningKeyRow {
     pub sealed: Sealed,
 }
 
+impl SigningKeyRow {
+    /// From when on it signs, unless it is the only one.
+    pub(crate) fn signs_from(&self) -> SystemTime {
+        self.created_at + LEAD
+    }
+}
+
 /// A public key as it is published (RFC 7517, RFC 8037).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PublishedKey {
@@ -130,7 +137,8 @@ pub(crate) struct KeySet(Vec<SigningKey>);
 
 impl KeySet {
     pub(crate) fn new(mut keys: Vec<SigningKey>) -> Self {
-        keys.sort_by_key(|key| key.created_at);
+        // Of two that were made in the same second, every instance takes the same one.
+        keys.sort_by(|one, two| (one.created_at, &one.id).cmp(&(two.created_at, &two.id)));
         Self(keys)
     }
 

@@ -169,13 +169,14 @@ pub trait Storage: Send + Sync {
     /// The storage did not answer, or a row cannot be read.
     async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StorageError>;
 
-    /// Stores a key that signs access tokens.
+    /// Stores a key that signs access tokens, and removes every other one where it is to be `alone`.
     ///
     /// # Errors
     /// The storage did not answer.
     async fn insert_signing_key(
         &self,
         key: &SigningKeyRow,
+        alone: bool,
         entries: &[Entry],
     ) -> Result<(), StorageError>;
 
@@ -255,6 +256,20 @@ pub trait Storage: Send + Sync {
         namespace: &Namespace,
         agent: &AgentId,
         hash: &[u8; 32],
+        entries: &[Entry],
+    ) -> Result<bool, StorageError>;
+
+    /// Stores the hashes of recovery codes instead of those there are, and uses up the step of a second
+    /// factor that counts; neither where the step was used, and then the answer is `false`.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn renew_recovery(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        step: u64,
+        hashes: &[[u8; 32]],
         entries: &[Entry],
     ) -> Result<bool, StorageError>;
 

@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
+use xylem_audit::{Entry, Kind, Reason, SubjectKind, Verdict};
 use xylem_ids::{KeyId, Namespace};
 use xylem_seal::{CryptoError, random_id};
 
@@ -75,6 +75,15 @@ pub enum RevokedToken {
     Done,
     /// It is an API key, which is revoked by its id.
     Unsupported,
+}
+
+/// The signing key that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextSigningKey {
+    /// Its id, which tokens name as their `kid`.
+    pub id: KeyId,
+    /// From when on it signs.
+    pub signs_from: SystemTime,
 }
 
 /// The key set as it was last read.
@@ -286,16 +295,42 @@ impl Identity {
     }
 
     /// Makes the next signing key. It is published at once, and signs when whoever keeps a key set for
-    /// a while knows it.
+    /// a while knows it; the ones before are published as long as tokens of theirs are good.
     ///
     /// # Errors
     /// The storage failed.
-    pub async fn rotate_signing_key(&self, entry: Entry) -> Result<KeyId, IdentityError> {
+    pub async fn rotate_signing_key(&self, entry: Entry) -> Result<NextSigningKey, IdentityError> {
+        self.next_signing_key(false, entry).await
+    }
+
+    /// The same where somebody else may have the key that signs: the next one signs at once, and what
+    /// the ones before have signed is good no more. Another process notices within a minute.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub async fn replace_signing_keys(
+        &self,
+        mut entry: Entry,
+    ) -> Result<NextSigningKey, IdentityError> {
+        entry.reason = Some(Reason::of("compromised"));
+        self.next_signing_key(true, entry).await
+    }
+
+    async fn next_signing_key(
+        &self,
+        alone: bool,
+        entry: Entry,
+    ) -> Result<NextSigningKey, IdentityError> {
         let row = generate(&self.secrets.cipher, entry.at)?;
-        let entry = entry.regarding(SubjectKind::Key, &row.id);
-        self.storage.insert_signing_key(&row, &[entry]).await?;
+        let signs_from = if alone { entry.at } else { row.signs_from() };
+        let entries = [entry.regarding(SubjectKind::Key, &row.id)];
+        let stored = self.storage.insert_signing_key(&row, alone, &entries);
+        stored.await?;
         self.cached.forget();
-        Ok(row.id)
+        Ok(NextSigningKey {
+            id: row.id,
+            signs_from,
+        })
     }
 
     /// The keys as they are now: read again where they may have changed. The next one is made where it

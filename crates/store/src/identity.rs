@@ -213,8 +213,17 @@ impl Storage for Store {
         self.find_all(query, signing_key).await
     }
 
-    async fn insert_signing_key(&self, key: &SigningKeyRow, entries: &[Entry]) -> Stored<()> {
+    async fn insert_signing_key(
+        &self,
+        key: &SigningKeyRow,
+        alone: bool,
+        entries: &[Entry],
+    ) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
+        if alone {
+            let others = statement("DELETE FROM signing_keys");
+            work.run(others).await.map_err(unavailable)?;
+        }
         let query = statement(
             "INSERT INTO signing_keys (id, created_at, nonce, ciphertext) VALUES ($1, $2, $3, $4)",
         )
@@ -275,6 +284,18 @@ impl Storage for Store {
         entries: &[Entry],
     ) -> Stored<bool> {
         self.take_recovery(namespace, agent, hash, entries).await
+    }
+
+    async fn renew_recovery(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        step: u64,
+        hashes: &[[u8; 32]],
+        entries: &[Entry],
+    ) -> Stored<bool> {
+        self.replace_recovery(namespace, agent, step, hashes, entries)
+            .await
     }
 
     async fn put_invitation(

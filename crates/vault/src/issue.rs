@@ -156,6 +156,15 @@ async fn issuer_row(
     })
 }
 
+/// An issuer key that replaced the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotatedIssuer {
+    /// Its id.
+    pub key: KeyId,
+    /// The trees that have new grants.
+    pub trees: Vec<TreeId>,
+}
+
 /// What makes a grant new although its token stays.
 enum Renewal {
     /// A lifetime that begins now.
@@ -210,11 +219,11 @@ impl Vault {
     }
 
     /// Retires the issuer key and signs every active grant again under a new one. The new grants
-    /// tell nodes to trust the old key no more. Answers the trees that have new grants.
+    /// tell nodes to trust the old key no more.
     ///
     /// # Errors
     /// The storage or key provider failed, or a row was edited; then nothing has changed.
-    pub async fn rotate_issuer(&self, by: &AgentId) -> Result<Vec<TreeId>, VaultError> {
+    pub async fn rotate_issuer(&self, by: &AgentId) -> Result<RotatedIssuer, VaultError> {
         let mut tx = self.begin().await?;
         for row in tx.keys(Purpose::Issuer).await? {
             let key = unwrap_issuer(self.provider(), &row).await?;
@@ -226,8 +235,9 @@ impl Vault {
         let entry = self.entry(Kind::IssuerRotated, Verdict::Succeeded, by);
         tx.audit(&entry).await?;
         tx.commit().await?;
+        let key = issuers.key().public().key_id.clone();
         self.set_issuers(Arc::new(issuers));
-        Ok(trees)
+        Ok(RotatedIssuer { key, trees })
     }
 
     pub(crate) async fn renew_all(

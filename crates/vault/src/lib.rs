@@ -53,6 +53,7 @@ pub use deposit::{
 pub use derived::Room;
 pub use error::{Place, Refusal, VaultError};
 pub use exclusion::{ExcludedBy, Exclusion, SelectedBy, Selection};
+pub use issue::RotatedIssuer;
 pub use keys::{KeyError, KeyProvider, KeyRing};
 pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
 pub use restore::is_attested;

@@ -44,6 +44,13 @@ impl Accounts for Handlers {
         answer(self.confirm_factor(request.into_inner()).await)
     }
 
+    async fn renew_recovery_codes(
+        &self,
+        request: Request<v1::RenewRecoveryCodesRequest>,
+    ) -> Result<Response<v1::RenewRecoveryCodesResponse>, Status> {
+        answer(self.renew_recovery(request.into_inner()).await)
+    }
+
     async fn remove_second_factor(
         &self,
         request: Request<v1::RemoveSecondFactorRequest>,
@@ -148,9 +155,27 @@ impl Handlers {
             .identity
             .confirm_factor(namespace, agent, &request.code, address, entry);
         let codes = self.proven(codes.await)?;
-        let codes = codes.iter().map(|code| code.expose_secret().to_owned());
         Ok(v1::ConfirmSecondFactorResponse {
-            recovery_codes: codes.collect(),
+            recovery_codes: shown(&codes),
+        })
+    }
+
+    async fn renew_recovery(
+        &self,
+        request: v1::RenewRecoveryCodesRequest,
+    ) -> Result<v1::RenewRecoveryCodesResponse, Fault> {
+        let caller = caller()?;
+        let password = SecretString::from(request.password);
+        let entry = self.change(Kind::RecoveryCodesRenewed);
+        let namespace = &self.settings.namespace;
+        let (agent, address) = (caller.agent(), caller_address());
+        let given = (&password, request.code.as_str());
+        let codes = self
+            .identity
+            .renew_recovery_codes(namespace, agent, given, address, entry);
+        let codes = self.proven(codes.await)?;
+        Ok(v1::RenewRecoveryCodesResponse {
+            recovery_codes: shown(&codes),
         })
     }
 
@@ -213,6 +238,11 @@ impl Handlers {
         ended.await?;
         Ok(v1::EndSessionResponse {})
     }
+}
+
+fn shown(codes: &[SecretString]) -> Vec<String> {
+    let codes = codes.iter().map(|code| code.expose_secret().to_owned());
+    codes.collect()
 }
 
 fn wire_session(session: &Session, current: bool) -> v1::Session {

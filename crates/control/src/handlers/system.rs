@@ -2,9 +2,15 @@
 
 use super::{Handlers, answer};
 use crate::{caller::caller, convert, fault::Fault};
+use futures::{StreamExt, stream};
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use v1::system_server::System;
+use xylem_audit::Kind;
 use xylem_proto::v1;
+
+/// Trees that are told of a new key at a time.
+const ANNOUNCED: usize = 8;
 
 #[tonic::async_trait]
 impl System for Handlers {
@@ -24,6 +30,20 @@ impl System for Handlers {
         request: Request<v1::ConfirmRestoreRequest>,
     ) -> Result<Response<v1::ConfirmRestoreResponse>, Status> {
         answer(self.confirm(request.into_inner()).await)
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        request: Request<v1::RotateSigningKeyRequest>,
+    ) -> Result<Response<v1::RotateSigningKeyResponse>, Status> {
+        answer(self.rotate_signing(request.into_inner()).await)
+    }
+
+    async fn rotate_issuer_key(
+        &self,
+        _: Request<v1::RotateIssuerKeyRequest>,
+    ) -> Result<Response<v1::RotateIssuerKeyResponse>, Status> {
+        answer(self.rotate_issuer().await)
     }
 }
 
@@ -67,5 +87,39 @@ impl Handlers {
         let note = convert::note(&given.reason, "reason")?;
         self.vault.confirm_restore(principal.agent(), note).await?;
         Ok(v1::ConfirmRestoreResponse {})
+    }
+
+    async fn rotate_signing(
+        &self,
+        given: v1::RotateSigningKeyRequest,
+    ) -> Result<v1::RotateSigningKeyResponse, Fault> {
+        let entry = self.change(Kind::SigningKeyMade);
+        let made = if given.compromised {
+            self.identity.replace_signing_keys(entry).await?
+        } else {
+            self.identity.rotate_signing_key(entry).await?
+        };
+        Ok(v1::RotateSigningKeyResponse {
+            key: made.id.to_string(),
+            signs_from: Some(convert::time(made.signs_from)),
+        })
+    }
+
+    /// Nobody waits for the trees to hear of it: a worker that redeems a grant of before is handed the
+    /// new one, and the sweep tells whoever does not ask.
+    async fn rotate_issuer(&self) -> Result<v1::RotateIssuerKeyResponse, Fault> {
+        let rotated = self.vault.rotate_issuer(caller()?.agent()).await?;
+        let trees = u32::try_from(rotated.trees.len()).unwrap_or(u32::MAX);
+        let plane = Arc::clone(&self.0);
+        self.tasks.spawn(async move {
+            let told = stream::iter(rotated.trees).for_each_concurrent(ANNOUNCED, async |tree| {
+                plane.announce(&tree).await;
+            });
+            told.await;
+        });
+        Ok(v1::RotateIssuerKeyResponse {
+            key: rotated.key.to_string(),
+            trees,
+        })
     }
 }

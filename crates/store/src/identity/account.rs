@@ -281,17 +281,25 @@ impl Store {
         if run(&mut work, query).await? == 0 {
             return Err(StorageError::Changed);
         }
-        forget_recovery(&mut work, &factor.namespace, &factor.agent).await?;
-        for hash in recovery {
-            let query = statement(
-                "INSERT INTO recovery_codes (hash, namespace, agent) VALUES ($1, $2, $3)",
-            )
-            .bind(hash.as_slice())
-            .bind(factor.namespace.as_str())
-            .bind(factor.agent.as_str());
-            run(&mut work, query).await?;
-        }
+        put_recovery(&mut work, &factor.namespace, &factor.agent, recovery).await?;
         self.note(work, entries).await
+    }
+
+    pub(super) async fn replace_recovery(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        step: u64,
+        hashes: &[[u8; 32]],
+        entries: &[Entry],
+    ) -> Stored<bool> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        if run(&mut work, use_step(namespace, agent, step)).await? == 0 {
+            return Ok(false);
+        }
+        put_recovery(&mut work, namespace, agent, hashes).await?;
+        self.note(work, entries).await?;
+        Ok(true)
     }
 
     pub(super) async fn delete_factor(
@@ -321,14 +329,7 @@ impl Store {
         step: u64,
     ) -> Stored<bool> {
         let mut work = self.write().await.map_err(unavailable)?;
-        let query = statement(
-            "UPDATE second_factors SET last_step = $3
-             WHERE namespace = $1 AND agent = $2 AND confirmed_at IS NOT NULL AND last_step < $3",
-        )
-        .bind(namespace.as_str())
-        .bind(agent.as_str())
-        .bind(integer(step));
-        let used = run(&mut work, query).await? == 1;
+        let used = run(&mut work, use_step(namespace, agent, step)).await? == 1;
         work.commit().await.map_err(unavailable)?;
         Ok(used)
     }
@@ -353,6 +354,36 @@ impl Store {
         self.note(work, entries).await?;
         Ok(true)
     }
+}
+
+/// Uses up a step of a second factor that counts, and those before it.
+fn use_step(namespace: &Namespace, agent: &AgentId, step: u64) -> Statement {
+    statement(
+        "UPDATE second_factors SET last_step = $3
+         WHERE namespace = $1 AND agent = $2 AND confirmed_at IS NOT NULL AND last_step < $3",
+    )
+    .bind(namespace.as_str())
+    .bind(agent.as_str())
+    .bind(integer(step))
+}
+
+/// Stores the hashes of recovery codes instead of those there are.
+async fn put_recovery(
+    work: &mut Work,
+    namespace: &Namespace,
+    agent: &AgentId,
+    hashes: &[[u8; 32]],
+) -> Stored<()> {
+    forget_recovery(work, namespace, agent).await?;
+    for hash in hashes {
+        let query =
+            statement("INSERT INTO recovery_codes (hash, namespace, agent) VALUES ($1, $2, $3)")
+                .bind(hash.as_slice())
+                .bind(namespace.as_str())
+                .bind(agent.as_str());
+        run(work, query).await?;
+    }
+    Ok(())
 }
 
 async fn forget_recovery(work: &mut Work, namespace: &Namespace, agent: &AgentId) -> Stored<()> {

@@ -103,6 +103,33 @@ async fn a_new_signing_key_is_known_everywhere_before_it_signs() {
 }
 
 #[tokio::test]
+async fn a_signing_key_that_others_may_have_is_gone_at_once_and_elsewhere_in_a_minute() {
+    let house = House::new().await;
+    let other = beside(&house).await;
+    let key = key(&house, "one").await;
+    let old = exchange(&house, &other, &key).await;
+    let made = entry(&house, Kind::SigningKeyMade);
+    let made = house.identity.replace_signing_keys(made).await.unwrap();
+    assert_eq!(made.signs_from, now(&house));
+    let refused = refusal(&house, &house.identity, &old).await;
+    assert_eq!(refused, Some("token_unknown_key"));
+    let new = exchange(&house, &house.identity, &key).await;
+    assert_eq!(refusal(&house, &house.identity, &new).await, None);
+    house.clock.advance(MINUTE);
+    assert_eq!(
+        refusal(&house, &other, &old).await,
+        Some("token_unknown_key")
+    );
+    assert_eq!(refusal(&house, &other, &new).await, None);
+    let log = house.log().await;
+    let noted = log
+        .iter()
+        .rfind(|record| record.entry.kind == Kind::SigningKeyMade);
+    let reason = noted.unwrap().entry.reason.clone();
+    assert_eq!(reason.unwrap().as_str(), "compromised");
+}
+
+#[tokio::test]
 async fn a_token_ends_with_its_agent() {
     let house = House::new().await;
     let key = key(&house, "one").await;

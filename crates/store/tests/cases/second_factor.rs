@@ -175,6 +175,46 @@ async fn a_recovery_code_of_a_factor_is_used_once() {
 }
 
 #[tokio::test]
+async fn other_recovery_codes_end_the_ones_before_and_take_password_and_device() {
+    let house = settled().await;
+    let renew = async |identity: &Identity, password: &str, code: &str| {
+        let password = SecretString::from(password);
+        let entry = entry(&house, Kind::RecoveryCodesRenewed);
+        let (namespace, id, given) = (namespace(), one(), (&password, code));
+        let renewed = identity.renew_recovery_codes(&namespace, &id, given, None, entry);
+        renewed.await
+    };
+    let none = renew(&house.identity, GOOD, "123456").await;
+    assert!(matches!(none, Err(IdentityError::NotFound { .. })));
+    let (secret, before) = enrolled(&house, "one").await;
+    let replayed = renew(&house.identity, GOOD, &code(&secret, now(&house))).await;
+    assert!(matches!(replayed, Err(IdentityError::CodeWrong)));
+    let recovery = renew(&house.identity, GOOD, before[0].expose_secret()).await;
+    assert!(matches!(recovery, Err(IdentityError::CodeWrong)));
+    house.clock.advance(STEP);
+    let shown = code(&secret, now(&house));
+    let stranger = renew(&house.identity, SHORT, &shown).await;
+    assert!(matches!(stranger, Err(IdentityError::PasswordWrong)));
+
+    // As many attempts as this have to wait.
+    house.clock.advance(Duration::from_secs(3600));
+    let shown = code(&secret, now(&house));
+    let other = beside(&house).await;
+    let (here, there) = tokio::join!(
+        renew(&house.identity, GOOD, &shown),
+        renew(&other, GOOD, &shown),
+    );
+    assert_ne!(here.is_ok(), there.is_ok(), "one of them");
+    let codes = here.or(there).unwrap();
+    assert_eq!(codes.len(), 10);
+    let old = sign_in(&house, &other, GOOD, Some(before[0].expose_secret())).await;
+    assert_eq!(grant(old), "code_wrong");
+    let new = sign_in(&house, &other, GOOD, Some(codes[0].expose_secret())).await;
+    assert!(new.unwrap().access.principal.second_factor());
+    assert_eq!(count(&house, Kind::RecoveryCodesRenewed).await, 1);
+}
+
+#[tokio::test]
 async fn where_a_factor_is_enrolled_a_password_alone_is_not_enough() {
     let house = settled().await;
     let before = sign_in(&house, &house.identity, GOOD, None).await.unwrap();

@@ -81,6 +81,11 @@ pub(crate) enum SecondFactor {
     Enrol(PasswordSource),
     /// Show the first code; the recovery codes are shown then, this once
     Confirm(Code),
+    /// Show other recovery codes, this once; the ones before are good no more
+    ///
+    /// The password and a one-time code are needed; a recovery code does not do. Whoever has lost the
+    /// device removes it with a recovery code and enrols another.
+    RecoveryCodes(RecoveryCodes),
     /// Remove it; a code is needed, and a password of at least 15 characters
     Remove(Code),
 }
@@ -89,6 +94,14 @@ pub(crate) enum SecondFactor {
 pub(crate) struct Code {
     /// The six digits, or a recovery code
     code: SecretString,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecoveryCodes {
+    /// The six digits
+    code: SecretString,
+    #[command(flatten)]
+    password: PasswordSource,
 }
 
 #[derive(Debug, clap::Args)]
@@ -301,15 +314,12 @@ async fn second_factor(command: SecondFactor, session: &mut Session<'_>) -> Resu
         }
         SecondFactor::Confirm(Code { code }) => {
             let codes = client.confirm_second_factor(&code).await?;
-            let codes: Vec<&str> = codes.iter().map(ExposeSecret::expose_secret).collect();
-            let answer = json!({ "recoveryCodes": codes });
-            session.output.answer(&answer, |_| {
-                format!(
-                    "signing in takes a code from now on. Each of these is good once instead of one, \
-                     and they are not shown again:\n\n  {}",
-                    codes.join("\n  ")
-                )
-            })?;
+            show_codes(&codes, "signing in takes a code from now on. ", session)?;
+        }
+        SecondFactor::RecoveryCodes(RecoveryCodes { code, password }) => {
+            let password = password.read("Password (not shown): ")?;
+            let codes = client.renew_recovery_codes(&password, &code).await?;
+            show_codes(&codes, "the codes before are good no more. ", session)?;
         }
         SecondFactor::Remove(Code { code }) => {
             client.remove_second_factor(&code).await?;
@@ -317,6 +327,23 @@ async fn second_factor(command: SecondFactor, session: &mut Session<'_>) -> Resu
             session.output.answer(&json!({}), |_| text)?;
         }
     }
+    Ok(())
+}
+
+fn show_codes(
+    codes: &[SecretString],
+    first: &str,
+    session: &mut Session<'_>,
+) -> Result<(), Failure> {
+    let codes: Vec<&str> = codes.iter().map(ExposeSecret::expose_secret).collect();
+    let answer = json!({ "recoveryCodes": codes });
+    session.output.answer(&answer, |_| {
+        format!(
+            "{first}Each of these is good once instead of one of the device's, and they are not shown \
+             again:\n\n  {}",
+            codes.join("\n  ")
+        )
+    })?;
     Ok(())
 }
 

@@ -40,6 +40,11 @@ pub(crate) enum Command {
     ///
     /// The token is neither needed nor shown.
     Rollback(Rollback),
+    /// Let the newest version live longer, without depositing it again
+    ///
+    /// A version whose end nobody named is renewed by itself as long as its tree runs; this is for one
+    /// with a --ttl of its own. Where it lives that long already, nothing changes.
+    Reissue(Reissue),
     /// Show the newest token, for an emergency
     ///
     /// A policy has to allow the action `reveal`, and you must have signed in with a second factor within
@@ -154,6 +159,17 @@ pub(crate) struct Rollback {
     waiting: Waiting,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Reissue {
+    #[command(flatten)]
+    place: Place,
+    /// How long it is to live from now, such as 30d [default: the control plane's]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    ttl: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
         Command::Set(arguments) => set(arguments, session).await,
@@ -161,6 +177,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Status(arguments) => status(arguments, session).await,
         Command::Revoke(arguments) => revoke(arguments, session).await,
         Command::Rollback(arguments) => rollback(arguments, session).await,
+        Command::Reissue(arguments) => reissue(arguments, session).await,
         Command::Reveal(arguments) => reveal(arguments, session).await,
     }
 }
@@ -223,6 +240,13 @@ async fn rollback(arguments: Rollback, session: &mut Session<'_>) -> Result<(), 
     let version = arguments.version.map(Version);
     let client = session.client().await?;
     let change = client.rollback_token(&tree, &slot, version).await?;
+    changed(change, tree, slot, &arguments.waiting, session).await
+}
+
+async fn reissue(arguments: Reissue, session: &mut Session<'_>) -> Result<(), Failure> {
+    let Place { tree, slot } = arguments.place;
+    let client = session.client().await?;
+    let change = client.reissue_token(&tree, &slot, arguments.ttl).await?;
     changed(change, tree, slot, &arguments.waiting, session).await
 }
 

@@ -40,11 +40,39 @@ pub(crate) enum Command {
     /// that; workflows wait, and nothing fails.
     #[command(after_help = RESTORE_EXAMPLE)]
     Restore(Box<Restore>),
+    /// Replace a key that the control plane signs with, while everything runs
+    #[command(subcommand)]
+    RotateKey(RotateKey),
     /// Hand tokens out again after a restore
     ///
     /// You confirm that the tokens, API keys, agents and policies that were revoked, retired or changed
     /// since the backup was made are revoked, retired or changed again.
     Confirm(Confirm),
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum RotateKey {
+    /// Replace the key that signs access tokens
+    ///
+    /// It happens by itself every 90 days. The next key is published at once and signs ten minutes later,
+    /// when everybody knows it; tokens of the one before are good until they expire.
+    Signing(Signing),
+    /// Replace the key that signs grants
+    ///
+    /// The grant of every token in every tree is signed again, and workflows trust the key before no more
+    /// as soon as they have theirs: do it where that key may be in other hands. Tokens stay as they are,
+    /// and calls go on meanwhile.
+    Issuer,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Signing {
+    /// Somebody else may have the present key: the next one signs at once, and every access token that
+    /// was signed before is refused, by other control planes within a minute
+    ///
+    /// Sessions and API keys stay: clients get another access token.
+    #[arg(long)]
+    compromised: bool,
 }
 
 const RESTORE_EXAMPLE: &str = "\
@@ -90,6 +118,10 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Key(arguments) => key(&arguments, session),
         Command::Backup => back_up(session).await,
         Command::Restore(arguments) => restore(*arguments, session).await,
+        Command::RotateKey(RotateKey::Signing(arguments)) => {
+            rotate_signing(&arguments, session).await
+        }
+        Command::RotateKey(RotateKey::Issuer) => rotate_issuer(session).await,
         Command::Confirm(arguments) => confirm(arguments, session).await,
     }
 }
@@ -158,6 +190,33 @@ async fn restore(arguments: Restore, session: &mut Session<'_>) -> Result<(), Fa
              so: `xylem vault confirm --reason TEXT`. No token is handed out before that.",
         );
         text
+    })?;
+    Ok(())
+}
+
+async fn rotate_signing(arguments: &Signing, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = session.client().await?;
+    let made = client.rotate_signing_key(arguments.compromised).await?;
+    session.output.answer(&made, |made| {
+        let key = plain(&made.key);
+        let from = absolute(made.signs_from.as_ref());
+        if arguments.compromised {
+            format!("{key} signs access tokens; those of the keys before are refused")
+        } else {
+            format!("{key} signs access tokens from {from} on")
+        }
+    })?;
+    Ok(())
+}
+
+async fn rotate_issuer(session: &mut Session<'_>) -> Result<(), Failure> {
+    let made = session.client().await?.rotate_issuer_key().await?;
+    session.output.answer(&made, |made| {
+        let trees = match made.trees {
+            1 => "1 tree has".to_owned(),
+            trees => format!("{trees} trees have"),
+        };
+        format!("{} signs grants; {trees} new ones", plain(&made.key))
     })?;
     Ok(())
 }
