@@ -375,6 +375,7 @@ def audit(walk):
     while not reader.call("ListUsage", tool=walk.tool, period="USAGE_PERIOD_HOUR").get("usage"):
         assert time.monotonic() < until, "no usage was counted"
         time.sleep(1)
+    walk.admin.refused("archive_not_configured", "ArchiveAudit", body={})
     walk.admin.refused("backups_not_configured", "BackUp", body={})
     walk.admin.refused("not_found", "ConfirmRestore", body={"reason": "the walk"})
     next_key = walk.admin.call("RotateSigningKey", body={})["key"]

@@ -166,7 +166,7 @@ impl Keys {
         self.checkpoint.public()
     }
 
-    fn seal(&self, label: &[u8], parts: &[&[u8]]) -> Mac {
+    pub(crate) fn seal(&self, label: &[u8], parts: &[&[u8]]) -> Mac {
         let mut context = hmac::Context::with_key(&self.mac);
         context.update(label);
         for part in parts {
@@ -490,14 +490,14 @@ fn id(seq: u64) -> Option<AuditId> {
     seq.to_string().parse().ok()
 }
 
-fn leaf(chain: &ChainId, seq: u64, body: &str) -> Hash {
+pub(crate) fn leaf(chain: &ChainId, seq: u64, body: &str) -> Hash {
     sha256(
         b"xylem.audit.leaf.1\0",
         &[&chain.0, &seq.to_be_bytes(), body.as_bytes()],
     )
 }
 
-fn link(before: &Hash, leaf: &Hash) -> Hash {
+pub(crate) fn link(before: &Hash, leaf: &Hash) -> Hash {
     sha256(b"xylem.audit.link.1\0", &[&before.0, &leaf.0])
 }
 

@@ -118,6 +118,20 @@ impl CheckpointPublicKey {
         )
     }
 
+    /// The key of such a JWK; `None` where the text is none.
+    #[must_use]
+    pub fn from_jwk(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Jwk {
+            crv: String,
+            x: String,
+        }
+        let jwk: Jwk = serde_json::from_str(text).ok()?;
+        let raw = URL_SAFE_NO_PAD.decode(&jwk.x).ok()?;
+        let fits = jwk.crv == "Ed25519" && raw.len() == 32;
+        fits.then(|| Self::new(&raw).ok()).flatten()
+    }
+
     /// What a checkpoint of this key says; `None` where this key did not sign the text.
     pub(crate) fn verify(&self, signed: &str) -> Option<Claims> {
         let header = jsonwebtoken::decode_header(signed).ok()?;
@@ -147,6 +161,13 @@ impl fmt::Debug for CheckpointPublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CheckpointPublicKey({})", self.id)
     }
+}
+
+/// What a text claims to be a checkpoint of, whoever signed it.
+pub(crate) fn claimed(signed: &str) -> Option<Claims> {
+    let payload = signed.split('.').nth(1)?;
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice(&payload).ok()
 }
 
 pub(crate) fn sign(signer: &CheckpointSigner, claims: &Claims) -> Result<String, ChainError> {
@@ -201,5 +222,10 @@ mod tests {
         assert_eq!(jwk["x"], URL_SAFE_NO_PAD.encode(raw.unwrap()));
         assert_eq!(jwk["kty"], "OKP");
         assert_eq!(jwk["kid"], keys().checkpoint_key().id().as_str());
+        let key = keys().checkpoint_key().clone();
+        assert_eq!(CheckpointPublicKey::from_jwk(&key.to_jwk()), Some(key));
+        for bad in ["", "{}", r#"{"crv":"Ed25519","x":"AA"}"#] {
+            assert_eq!(CheckpointPublicKey::from_jwk(bad), None, "{bad}");
+        }
     }
 }

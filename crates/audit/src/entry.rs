@@ -132,6 +132,10 @@ codes!(
         CredentialUnbound = "credential_unbound",
         /// The log was exported.
         AuditExported = "audit_exported",
+        /// The oldest entries of the log were written to an archive.
+        AuditArchived = "audit_archived",
+        /// Entries that are in an archive were dropped from the log.
+        AuditDropped = "audit_dropped",
         /// Calls of an agent that was authenticated, counted per key, address and minute.
         Authenticated = "authenticated",
         /// A policy was written.

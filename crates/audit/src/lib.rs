@@ -8,6 +8,9 @@
 //! it, and takes signed checkpoints; [`Verifier`] names the first thing that is not as it was
 //! written. Both are pure. Storage is declared here as [`Log`] and implemented in `store`.
 //!
+//! The oldest part of the log can be written out and dropped, in whole segments: an archive verifies by
+//! itself, and the log from the first entry that is kept. See [`Segment`].
+//!
 //! Where a call came from and what somebody said about it are personal: they stand in an entry
 //! encrypted, under a key of whoever did it. Without that key the entry says everything else, and the
 //! chain holds: see [`Person`].
@@ -33,6 +36,7 @@ mod entry;
 mod log;
 mod ocsf;
 mod people;
+mod segment;
 mod subject;
 mod tally;
 #[cfg(test)]
@@ -52,6 +56,10 @@ pub use log::{
 };
 pub use ocsf::{OCSF_VERSION, ocsf};
 pub use people::{ANONYMOUS_FORGOTTEN, Hidden, People, Person};
+pub use segment::{
+    ArchiveError, ArchiveReader, Archived, Archives, Retained, Segment, Span, Step, Steps,
+    archive_checkpoint, archive_entry,
+};
 pub use subject::{Label, Subject, SubjectError, SubjectKind};
 pub use tally::{Counted, Source, Tally};
 pub use usage::{By, CLASSES, Called, Counts, Period, Usage, UsageKey, UsageQuery, class};

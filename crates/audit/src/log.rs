@@ -1,6 +1,6 @@
 //! Appending and listing.
 
-use crate::{ChainError, Entry, Finding, Intact, Kind, Record, Subject, Verdict};
+use crate::{ChainError, Entry, Finding, Intact, Kind, Record, Segment, Subject, Verdict};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, io, ops::ControlFlow, str::FromStr, sync::Arc, time::SystemTime};
@@ -157,8 +157,14 @@ pub trait Log: Send + Sync {
     /// or its checkpoints cannot be written outside the database.
     async fn standing(&self) -> Result<Standing, LogError>;
 
-    /// Reads the whole log and checks every entry, every checkpoint and the end. `progress` hears
-    /// from time to time how far it is, and may end it.
+    /// The newest segment that was archived: entries up to its last are not listed any more.
+    ///
+    /// # Errors
+    /// The storage did not answer, or the record of it is not what was written.
+    async fn archived(&self) -> Result<Option<Segment>, LogError>;
+
+    /// Reads the whole log, from the first entry that is kept, and checks every entry, every checkpoint
+    /// and the end. `progress` hears from time to time how far it is, and may end it.
     ///
     /// # Errors
     /// The storage did not answer. That something was edited is no error but a [`Verified`].

@@ -63,7 +63,7 @@ impl Class {
             | (Self::Entity, "created" | "registered" | "deposit" | "bound") => 1,
             (Self::Api, "allowed" | "bound") => 3,
             (Self::Api, "stopped" | "abandoned")
-            | (Self::Entity, "revoke" | "revoked" | "removed" | "unbound") => 4,
+            | (Self::Entity, "revoke" | "revoked" | "removed" | "unbound" | "dropped") => 4,
             (Self::Account, "retired") => 5,
             (Self::Account, "erased") => 6,
             (Self::Entity, _) => 3,

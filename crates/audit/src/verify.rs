@@ -1,6 +1,9 @@
 //! Verifying a whole log, from its first entry to its end.
 
-use crate::{ChainId, Checkpoint, Hash, Head, Index, Line, Scribe, checkpoint::Claims};
+use crate::{
+    ChainId, Checkpoint, Hash, Head, Index, Line, Scribe, Segment,
+    checkpoint::{self, Claims},
+};
 use std::{cmp::Ordering, fmt, time::UNIX_EPOCH};
 
 /// How far around its place an entry that does not belong there is looked for.
@@ -86,6 +89,17 @@ pub enum Finding {
         /// Which line, counted from 1.
         line: u64,
     },
+    /// The record of a segment that was archived is not what was written, or does not follow the one
+    /// before it.
+    Segment {
+        /// The segment's last entry.
+        last: u64,
+    },
+    /// A line of an archive is not what belongs there.
+    ArchiveForged {
+        /// Which line, counted from 1.
+        line: u64,
+    },
 }
 
 impl Finding {
@@ -107,6 +121,8 @@ impl Finding {
             Self::CheckpointMissing { .. } => "checkpoint_missing",
             Self::FileMissing { .. } => "checkpoint_file_short",
             Self::FileForged { .. } => "checkpoint_file_forged",
+            Self::Segment { .. } => "segment_forged",
+            Self::ArchiveForged { .. } => "archive_forged",
         }
     }
 
@@ -126,7 +142,8 @@ impl Finding {
             | Self::FileMissing { seq } => Some((seq, seq)),
             Self::Missing { from, to } => Some((from, to)),
             Self::Truncated { last, expected } => Some((last.saturating_add(1), expected)),
-            Self::Head | Self::FileForged { .. } => None,
+            Self::Segment { last } => Some((last, last)),
+            Self::Head | Self::FileForged { .. } | Self::ArchiveForged { .. } => None,
         }
     }
 
@@ -199,6 +216,13 @@ impl fmt::Display for Finding {
                 f,
                 "line {line} of the checkpoint file is not a checkpoint of this log, in its order"
             ),
+            Self::Segment { last } => write!(
+                f,
+                "what says that entries up to {last} were archived is not what was written"
+            ),
+            Self::ArchiveForged { line } => {
+                write!(f, "line {line} of the archive is not what belongs there")
+            }
         }
     }
 }
@@ -241,6 +265,8 @@ pub struct Verifier {
     /// The last line of the file: its number, and the place of its checkpoint.
     file_lines: u64,
     file: u64,
+    /// The checkpoint at the end of what was archived.
+    begins: Option<Checkpoint>,
 }
 
 impl Verifier {
@@ -265,7 +291,79 @@ impl Verifier {
             checkpoints: 0,
             file_lines: 0,
             file: 0,
+            begins: None,
         })
+    }
+
+    /// The same, of a log whose oldest segments were archived: it begins behind them, at the
+    /// checkpoint that the last of them ends with. Lines of the checkpoint file from before are passed
+    /// over: the archives have those checkpoints.
+    ///
+    /// # Errors
+    /// The records of the segments are not what was written, or the checkpoint is not.
+    pub fn after(
+        mut self,
+        segments: &[Segment],
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Self, Finding> {
+        self.scribe.check_segments(&self.chain, segments)?;
+        let Some(segment) = segments.last() else {
+            return Ok(self);
+        };
+        let seq = segment.last;
+        let row = checkpoint.filter(|row| row.seq == seq);
+        let row = row.ok_or(Finding::CheckpointMissing { seq })?;
+        if !self.signed(row)?.says(&segment.hash) {
+            return Err(Finding::CheckpointDiffers { seq });
+        }
+        (self.last, self.hash, self.table) = (seq, segment.hash, seq);
+        self.begins = Some(row.clone());
+        Ok(self)
+    }
+
+    /// The next line of the checkpoint file, before the first line of the log. Answers whether it is
+    /// of what was archived; where it is not, it belongs to the checkpoints that follow.
+    ///
+    /// # Errors
+    /// It is no checkpoint, or not the one that the log begins at.
+    pub fn passes_over(&mut self, signed: &str) -> Result<bool, Finding> {
+        let Some(begins) = &self.begins else {
+            return Ok(false);
+        };
+        let line = self.file_lines.saturating_add(1);
+        let claims = checkpoint::claimed(signed).ok_or(Finding::FileForged { line })?;
+        let seq = begins.seq;
+        if claims.seq > seq {
+            return Ok(false);
+        }
+        if claims.seq == seq && signed != begins.signed {
+            return Err(Finding::CheckpointDiffers { seq });
+        }
+        if claims.seq <= self.file {
+            return Err(Finding::FileForged { line });
+        }
+        (self.file_lines, self.file) = (line, claims.seq);
+        Ok(true)
+    }
+
+    /// The checkpoint file is at its first line that is not passed over: whether the one is among them
+    /// that the log begins at.
+    ///
+    /// # Errors
+    /// It was written to the file and is not there.
+    pub fn passed(&self) -> Result<(), Finding> {
+        match &self.begins {
+            Some(begins) if begins.seq <= self.extent.file && self.file != begins.seq => {
+                Err(Finding::FileMissing { seq: begins.seq })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The last entry that was archived: the lines begin after it.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.begins.as_ref().map_or(0, |begins| begins.seq)
     }
 
     /// Where the lines end that this is to be given.
@@ -417,7 +515,7 @@ impl Verifier {
 
     /// An edited chain id makes every entry look edited; it is the head that was.
     fn head_is_of_another_chain(&self) -> bool {
-        self.last == 0
+        self.last == self.start()
             && self
                 .head
                 .is_some_and(|head| self.scribe.check_head(&head).is_err())

@@ -787,6 +787,20 @@ impl Client {
         Ok(stream.map(|progress| progress.map_err(Error::from)))
     }
 
+    /// Archives and drops the oldest entries of the audit log now, and answers which. It takes as long as
+    /// there are many.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn archive_audit(&self) -> Result<Vec<v1::AuditSegment>, Error> {
+        let mut audit = AuditClient::new(self.channel.clone());
+        let message = v1::ArchiveAuditRequest {};
+        let archived = call(message, BACKUP_TIMEOUT, |request| {
+            audit.archive_audit(request)
+        });
+        Ok(archived.await?.segments)
+    }
+
     /// What works and what does not.
     ///
     /// # Errors

@@ -119,9 +119,11 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::RemoveSecondFactor
         | Rpc::ListSessions
         | Rpc::EndSession => of(Scope::Account, &[], PEOPLE),
-        Rpc::BackUp | Rpc::ConfirmRestore | Rpc::RotateSigningKey | Rpc::RotateIssuerKey => {
-            of(Scope::Vault, &[Admin], &[])
-        }
+        Rpc::BackUp
+        | Rpc::ConfirmRestore
+        | Rpc::ArchiveAudit
+        | Rpc::RotateSigningKey
+        | Rpc::RotateIssuerKey => of(Scope::Vault, &[Admin], &[]),
         Rpc::GetStatus => Rule {
             scope: None,
             all: &Role::ALL,

@@ -6,6 +6,7 @@
 //! whether a tree heals.
 
 mod access;
+mod archive;
 mod backup;
 mod caller;
 mod claims;
@@ -48,7 +49,7 @@ use plane::Plane;
 use providers::Publications;
 use std::{fmt, sync::Arc};
 use temporal::{Temporal, TemporalError};
-use xylem_audit::{Log, Watch};
+use xylem_audit::{Archives, Log, Watch};
 use xylem_identity::{Documents, Identity, Invalid};
 use xylem_ids::{AgentId, IdError};
 use xylem_outbound::{Outbound, OutboundError};
@@ -97,6 +98,8 @@ pub struct Parts {
     pub temporal: Arc<dyn Temporal>,
     /// Makes backups, where that is configured.
     pub backups: Option<Arc<dyn Backups>>,
+    /// Archives the audit log, where that is configured.
+    pub archives: Option<Arc<dyn Archives>>,
 }
 
 impl fmt::Debug for Parts {

@@ -23,8 +23,8 @@ use std::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use xylem_audit::{
-    Entry, Kind, Log, LogError, Reason, Source, Standing, Subject, SubjectKind, Tally, Verdict,
-    Watch,
+    Archives, Entry, Kind, Log, LogError, Reason, Source, Standing, Subject, SubjectKind, Tally,
+    Verdict, Watch,
 };
 use xylem_identity::{Credential, Identity, Principal, Provider};
 use xylem_ids::{AgentId, Audience, CredentialName, LeaseId, Namespace, Origin, Slot, TreeId};
@@ -118,6 +118,7 @@ pub(crate) struct Plane {
     pub(crate) watch: Arc<dyn Watch>,
     pub(crate) temporal: Arc<dyn Temporal>,
     pub(crate) backups: Option<Arc<dyn Backups>>,
+    pub(crate) archives: Option<Arc<dyn Archives>>,
     pub(crate) claims: ClaimChecker,
     pub(crate) rotations: Rotations,
     pub(crate) leases: Leases,
@@ -174,6 +175,7 @@ impl Plane {
             watch: parts.watch,
             temporal: parts.temporal,
             backups: parts.backups,
+            archives: parts.archives,
             system,
         }
     }
@@ -338,6 +340,10 @@ impl Plane {
             "the control plane's log says why none was made; `xylem vault backup` makes one";
         let backed_up = self.backed_up().await;
         checks.extend(backed_up.map(|seen| check("backup", seen, advice)));
+        let advice = "the control plane's log says why old entries were not archived; `xylem audit \
+                      archive` does it now";
+        let archived = self.archived().await;
+        checks.extend(archived.map(|seen| check("archive", seen, advice)));
         checks
     }
 

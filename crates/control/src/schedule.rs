@@ -39,7 +39,9 @@ const SWEEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const SWEEP_ATTEMPTS: u32 = 5;
 
 const BACKUP_SCHEDULE: &str = "xylem-backup";
-/// No backup may take longer.
+const ARCHIVE_SCHEDULE: &str = "xylem-archive";
+const ARCHIVE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// No backup may take longer; nor one run of archiving, which the next one takes up.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Why the sweep does not run.
@@ -53,11 +55,12 @@ pub enum WorkerError {
     Worker(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Which trees to sweep, or which credential to spread; or that the audit log is looked at.
+/// Which trees to sweep, or which credential to spread; or that the audit log is looked at or archived.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Scope {
     All,
+    Archive,
     BackUp,
     Tree(TreeId),
     Credential(CredentialName),
@@ -77,7 +80,7 @@ impl Sweep {
             .maximum_attempts(SWEEP_ATTEMPTS)
             .build();
         let timeout = match scope {
-            Scope::BackUp => BACKUP_TIMEOUT,
+            Scope::BackUp | Scope::Archive => BACKUP_TIMEOUT,
             _ => SWEEP_TIMEOUT,
         };
         let options = ActivityOptions::with_start_to_close_timeout(timeout)
@@ -108,6 +111,7 @@ impl Sweeper {
         let swept = match &scope {
             Scope::All => self.0.sweep_all().await,
             Scope::Watch => self.0.watch_all().await.map(|_| Swept::default()),
+            Scope::Archive => self.0.archive_daily().await.map(|()| Swept::default()),
             Scope::BackUp => {
                 let made = self.0.take_backup(&self.0.system).await;
                 made.map(|_| Swept::default())
@@ -207,8 +211,8 @@ impl Plane {
 }
 
 impl Control {
-    /// Makes the schedules of the sweep, of the watch and of backups where there are none, and carries
-    /// all of them out until `stop` is cancelled.
+    /// Makes the schedules of the sweep, of the watch, of backups and of archives where there are none, and
+    /// carries all of them out until `stop` is cancelled.
     ///
     /// # Errors
     /// The schedule cannot be made, or the worker fails.
@@ -229,6 +233,11 @@ impl Control {
             let note = "Makes backups of the control plane's database.";
             let back_up = (BACKUP_SCHEDULE, Scope::BackUp, backups.every(), note);
             ensure_schedule(&client, back_up).await?;
+        }
+        if self.plane().archives.is_some() {
+            let note = "Archives old entries of the audit log, and drops them.";
+            let archive = (ARCHIVE_SCHEDULE, Scope::Archive, ARCHIVE_EVERY, note);
+            ensure_schedule(&client, archive).await?;
         }
         let sweeper = Sweeper(Arc::clone(self.plane()));
         let (ended, end) = oneshot::channel();

@@ -1,16 +1,21 @@
 //! The audit log.
 
 mod append;
+mod archive;
+mod archive_file;
 mod batch;
 mod file;
 mod people;
 mod read;
+mod segments;
 mod usage;
 mod verify;
 mod watch;
 
 pub(crate) use append::Book;
 pub use append::OpenLogError;
+pub use archive::Archiver;
+pub use archive_file::{UnfitArchive, read_archive};
 pub(crate) use batch::Queue;
 pub(crate) use people::forget;
 
@@ -27,7 +32,7 @@ use std::{
 };
 use xylem_audit::{
     Entry, Filter, Finding, Head, Hidden, Log, LogError, MAX_PAGE, Page, PageToken, Person, Record,
-    Standing, Verified, Watcher,
+    Segment, Standing, Verified, Watcher,
 };
 
 fn unavailable(error: sqlx::Error) -> LogError {
@@ -79,6 +84,11 @@ impl Log for Store {
             checkpoint: head.checkpoint,
             checkpoint_at: UNIX_EPOCH.checked_add(at).unwrap_or(UNIX_EPOCH),
         })
+    }
+
+    async fn archived(&self) -> Result<Option<Segment>, LogError> {
+        let mut work = self.read().await.map_err(unavailable)?;
+        self.book()?.newest_segment(&mut work).await
     }
 
     async fn verify(&self, progress: &mut Watcher<'_>) -> Result<Verified, LogError> {

@@ -21,7 +21,7 @@ mod sqlite;
 mod tools;
 mod vault;
 
-pub use audit::OpenLogError;
+pub use audit::{Archiver, OpenLogError, UnfitArchive, read_archive};
 pub use copy::{DumpError, Dumped, Empty, LoadError};
 pub use database::{OpenError, Store};
 pub use postgres::{AddressError, PostgresAddress};

@@ -32,6 +32,7 @@ macro_rules! folder {
             3 "0003_audit",
             4 "0004_audit_subject",
             5 "0005_audit_people",
+            6 "0006_audit_segments",
             10 "0010_identity",
             11 "0011_access_tokens",
             12 "0012_accounts",

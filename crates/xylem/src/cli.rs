@@ -4,6 +4,7 @@ mod access;
 mod account;
 mod agent;
 mod alert;
+mod archives;
 mod audit;
 mod cascade;
 mod credential;

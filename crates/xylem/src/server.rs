@@ -32,7 +32,7 @@ use temporalio_client::NamespacedClient;
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
-use xylem_audit::LogError;
+use xylem_audit::{Archives, LogError};
 use xylem_control::{
     AddressPolicy, Alerts, Backups, Control, Limits, Listener, NewError, Parts, Proxies, SYSTEM,
     ServeError, Settings, TlsFiles, temporal::Cluster,
@@ -41,7 +41,7 @@ use xylem_identity::{BlockList, Identity, IdentityError, Provider, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, Roles, TaskQueue};
 use xylem_policy::{Action, Author, Document, Policies, PolicyError, What, Who};
 use xylem_registry::{Registry, Tools};
-use xylem_store::{OpenLogError, Store};
+use xylem_store::{Archiver, OpenLogError, Store};
 use xylem_vault::{KeyError, KeyRing, Room, SystemClock, Vault, VaultError};
 
 /// The port of the control plane if it is not told.
@@ -58,6 +58,15 @@ const SEAL_EVERY: Duration = Duration::from_secs(1);
 
 /// How long calls in flight may take to end at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Where old entries of the audit log are archived.
+#[derive(Debug, Clone)]
+pub struct ArchiveConfig {
+    /// The folder for archives; every control plane of an installation that archives has the same.
+    pub folder: PathBuf,
+    /// How long entries are kept in the database.
+    pub keep: Duration,
+}
 
 /// How a control plane is started.
 #[derive(Debug, Clone)]
@@ -97,6 +106,8 @@ pub struct ServerConfig {
     /// The file that the audit log's checkpoints are copied to; one in the data directory where
     /// absent. Another volume than the database's is better.
     pub audit_checkpoints: Option<PathBuf>,
+    /// Where old entries of the audit log are archived, and how old they get; none are where absent.
+    pub archive: Option<ArchiveConfig>,
     /// How backups are made; none are where absent.
     pub backups: Option<BackupConfig>,
     /// Private addresses that the control plane may ask, beside public ones: a token endpoint, an
@@ -129,6 +140,7 @@ impl ServerConfig {
             single_operator: false,
             sweep_after_rotation: Some(Duration::from_secs(15)),
             audit_checkpoints: None,
+            archive: None,
             backups: None,
             private_networks: Vec::new(),
             identity_providers: Vec::new(),
@@ -276,6 +288,10 @@ impl Server {
                 vault,
             }) as Arc<dyn Backups>
         });
+        let archives = config.archive.map(|config| {
+            let store = storage.store.clone();
+            Arc::new(Archiver::new(store, config.folder, config.keep)) as Arc<dyn Archives>
+        });
         let parts = Parts {
             vault,
             policies: Arc::new(storage.policies),
@@ -290,6 +306,7 @@ impl Server {
             watch: storage.store.clone(),
             temporal: Arc::new(cluster.clone()),
             backups,
+            archives,
         };
         let control = Control::new(settings, parts)?;
         if let Err(error) = control.prepare().await {

@@ -9,13 +9,13 @@ use crate::{
 use std::{
     ops::ControlFlow,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tonic::{Request, Response, Status};
 use v1::audit_server::Audit;
 use xylem_audit::{
-    Entry, Filter, Finding, Intact, Kind, NodeRun, PageToken, Reason, Record, Subject,
+    Entry, Filter, Finding, Intact, Kind, NodeRun, PageToken, Reason, Record, Segment, Subject,
     SubjectError, Verdict, Verified,
 };
 use xylem_ids::WorkflowId;
@@ -66,6 +66,13 @@ impl Audit for Handlers {
         _: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<Self::VerifyAuditStream>, Status> {
         answer(Ok(self.verify()))
+    }
+
+    async fn archive_audit(
+        &self,
+        _: Request<v1::ArchiveAuditRequest>,
+    ) -> Result<Response<v1::ArchiveAuditResponse>, Status> {
+        answer(self.archive().await)
     }
 }
 
@@ -119,8 +126,38 @@ impl Handlers {
         let filter = self.filter(given.filter).await?;
         let page = self.log.list(&filter, after.as_ref(), size).await?;
         Ok(v1::ListAuditResponse {
+            archived: self.missed(&filter, after.as_ref()).await?,
             entries: page.records.into_iter().map(wire).collect(),
             next_page_token: page.next.map(|token| token.to_string()).unwrap_or_default(),
+        })
+    }
+
+    /// The newest archive, where it has entries that these could be among: after a place, and not before
+    /// a time.
+    async fn missed(
+        &self,
+        filter: &Filter,
+        after: Option<&PageToken>,
+    ) -> Result<Option<v1::AuditSegment>, Fault> {
+        let after = after.map_or(0, PageToken::place);
+        let archived = self.log.archived().await?;
+        let missed = archived.filter(|it| {
+            let young = filter.since.is_some_and(|since| since > it.until());
+            it.last > after && !young
+        });
+        Ok(missed.as_ref().map(segment))
+    }
+
+    /// It goes on where whoever asked for it is gone.
+    async fn archive(&self) -> Result<v1::ArchiveAuditResponse, Fault> {
+        let entry = during_call(self.archiving(caller()?.agent()));
+        let plane = Arc::clone(&self.0);
+        let archiving = self
+            .tasks
+            .spawn(async move { plane.archive_audit(entry).await });
+        let archived = archiving.await.map_err(Fault::internal)??;
+        Ok(v1::ArchiveAuditResponse {
+            segments: archived.iter().map(segment).collect(),
         })
     }
 
@@ -131,7 +168,7 @@ impl Handlers {
         let filter = self.filter(given.filter).await?;
         let end = self.log.end().await?.place();
         let after = PageToken::after(end.saturating_sub(given.last.into()));
-        Ok(self.read(filter, after, None, |record| Ok(wire(record))))
+        Ok(self.read(filter, after, None, None, |record| Ok(wire(record))))
     }
 
     /// Who takes the log along is in it before anything is sent.
@@ -152,7 +189,12 @@ impl Handlers {
         let entry = Entry::new(self.now(), Kind::AuditExported, Verdict::Granted).because(code);
         self.log.append(&[during_call(entry)]).await?;
         let until = (!given.follow).then_some(end);
-        Ok(self.read(filter, after, until, line))
+        let missed = self.missed(&filter, Some(&after)).await?;
+        let first = missed.map(|archived| v1::AuditLine {
+            archived: Some(archived),
+            ..v1::AuditLine::default()
+        });
+        Ok(self.read(filter, after, until, first, line))
     }
 
     /// Sends what matches, up to an entry or for as long as somebody listens.
@@ -161,11 +203,15 @@ impl Handlers {
         filter: Filter,
         mut after: PageToken,
         until: Option<u64>,
+        first: Option<T>,
         item: fn(Record) -> Result<T, Fault>,
     ) -> Answers<T> {
         let (send, receive) = mpsc::channel(64);
         let log = Arc::clone(&self.log);
         self.tasks.spawn(async move {
+            if let Some(first) = first {
+                let _ = send.send(Ok(first)).await;
+            }
             loop {
                 // Read before the page: what it does not match up to here never will.
                 let end = log.end().await;
@@ -225,7 +271,10 @@ impl Handlers {
                 .await;
             let last = match verified {
                 Ok(Verified::Stopped) => return,
-                Ok(Verified::Intact(intact)) => Ok(whole(intact)),
+                Ok(Verified::Intact(intact)) => match log.archived().await {
+                    Ok(archived) => Ok(whole(intact, archived.as_ref())),
+                    Err(error) => Err(Status::from(Fault::from(error))),
+                },
                 Ok(Verified::Broken(finding)) => {
                     tracing::error!(finding = finding.code(), "the audit log: {finding}");
                     Ok(broken(finding))
@@ -313,13 +362,26 @@ fn reported(given: v1::NewAuditEntry, at: SystemTime) -> Result<Entry, Fault> {
     Ok(entry)
 }
 
-fn whole(intact: Intact) -> v1::AuditVerification {
+fn segment(segment: &Segment) -> v1::AuditSegment {
+    let time = |ms| convert::time(UNIX_EPOCH + Duration::from_millis(ms));
+    v1::AuditSegment {
+        first: segment.first.to_string(),
+        last: segment.last.to_string(),
+        hash: segment.hash.to_string(),
+        file: segment.file.clone(),
+        until: Some(time(segment.until_ms)),
+        archived_at: Some(time(segment.at_ms)),
+    }
+}
+
+fn whole(intact: Intact, archived: Option<&Segment>) -> v1::AuditVerification {
     v1::AuditVerification {
         intact: true,
         entries: convert::count(intact.entries),
         checkpoints: convert::count(intact.checkpoints),
         hash: intact.hash.to_string(),
         finding: None,
+        archived: archived.map(segment),
     }
 }
 
@@ -341,14 +403,20 @@ fn broken(finding: Finding) -> v1::AuditVerification {
 fn json_line(record: Record) -> Result<v1::AuditLine, Fault> {
     let id = record.id.to_string();
     let line = serde_json::to_string(&wire(record)).map_err(Fault::internal)?;
-    Ok(v1::AuditLine { id, line })
+    Ok(exported(id, line))
 }
 
 fn ocsf_line(record: Record) -> Result<v1::AuditLine, Fault> {
-    Ok(v1::AuditLine {
-        line: xylem_audit::ocsf(&record).to_string(),
-        id: record.id.into(),
-    })
+    let line = xylem_audit::ocsf(&record).to_string();
+    Ok(exported(record.id.into(), line))
+}
+
+fn exported(id: String, line: String) -> v1::AuditLine {
+    v1::AuditLine {
+        id,
+        line,
+        archived: None,
+    }
 }
 
 pub(super) fn wire(record: Record) -> v1::AuditEntry {

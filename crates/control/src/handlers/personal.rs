@@ -41,6 +41,12 @@ impl Handlers {
         lines.extend(data.into_iter().map(datum));
         let entry = self.change(Kind::AgentDataExported);
         let entry = entry.regarding(SubjectKind::Agent, &name);
+        // What is archived is not looked through: whoever asks is told that there is more.
+        let archived = self.log.archived().await?;
+        lines.extend(archived.map(|archived| {
+            let (last, file) = (archived.last.to_string(), archived.file);
+            line("audit_archive", &json!({"last": last, "file": file}))
+        }));
         let end = self.log.end().await?.place();
         self.log.append(&[entry]).await?;
         let (send, receive) = mpsc::channel(64);

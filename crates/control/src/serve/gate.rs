@@ -87,6 +87,8 @@ fn deadline(rpc: Rpc) -> Duration {
     let seconds = match rpc {
         // Wait for leases and nodes, as long as they are asked to.
         Rpc::RevokeToken | Rpc::RevokeCredential => 5 * 60 + 45,
+        // Write as much as there is.
+        Rpc::BackUp | Rpc::ArchiveAudit => 60 * 60,
         Rpc::StopTree | Rpc::GetTree | Rpc::WatchTree => 115,
         _ => 25,
     };

@@ -166,6 +166,7 @@ impl Stack {
             log: store.clone(),
             watch: store.clone(),
             backups: None,
+            archives: None,
             temporal: used,
         };
         let control = Control::new(settings, parts).expect("a control plane");

@@ -8,7 +8,7 @@ use crate::{
     row::integer,
     sql::{Growing, Value, Work, statement},
 };
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::SystemTime};
 use xylem_audit::{
     ChainId, Checkpoint, Entry, Finding, Head, Hidden, Index, Keys, Line, LogError, People, Record,
     Scribe, Written,
@@ -68,6 +68,15 @@ impl Book {
         &self.scribe
     }
 
+    /// Which log it is.
+    pub(super) fn chain(&self) -> Result<&ChainId, Finding> {
+        self.chain.as_ref().ok_or(Finding::Head)
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
     pub(super) fn file(&self) -> &CheckpointFile {
         &self.file
     }
@@ -78,8 +87,7 @@ impl Book {
         line: &Line,
         index: &Index,
     ) -> Result<(Record, Option<Hidden>), Finding> {
-        let chain = self.chain.as_ref().ok_or(Finding::Head)?;
-        self.scribe.read(chain, line, index)
+        self.scribe.read(self.chain()?, line, index)
     }
 
     /// The head, where it is what was written.

@@ -234,18 +234,18 @@ impl Iterator for FileLines {
 }
 
 #[cfg(unix)]
-fn private(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
+pub(super) fn private(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     options.mode(0o600).open(path)
 }
 
 #[cfg(not(unix))]
-fn private(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
+pub(super) fn private(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
     options.open(path)
 }
 
 #[cfg(unix)]
-fn make_folder(path: &Path) -> io::Result<()> {
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new()
         .recursive(true)
@@ -254,6 +254,6 @@ fn make_folder(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn make_folder(path: &Path) -> io::Result<()> {
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }

@@ -5,12 +5,14 @@ use super::{
     file::{FileLines, lines},
     head, last,
     read::{checkpoint, entries, line, place},
+    segments::{LAST_SEGMENT, ends, segments},
     unavailable,
 };
 use crate::{Store, row::integer, sql::statement};
 use std::iter::Peekable;
 use xylem_audit::{
-    Checkpoint, Extent, Finding, Head, Index, Line, LogError, Progress, Verified, Verifier, Watcher,
+    Checkpoint, Extent, Finding, Head, Index, Line, LogError, Progress, Scribe, Segment, Verified,
+    Verifier, Watcher,
 };
 
 /// Entries that are read and checked at a time. No transaction lasts longer than one such page.
@@ -20,29 +22,39 @@ pub(super) async fn verify(
     store: &Store,
     progress: &mut Watcher<'_>,
 ) -> Result<Verified, LogError> {
-    let snapshot = match Snapshot::take(store).await {
-        Err(LogError::Tampered(finding)) => return Ok(Verified::Broken(finding)),
-        taken => taken?,
+    loop {
+        let archived = last_segment(store).await?;
+        let verified = once(store, progress).await?;
+        // What was archived and dropped meanwhile is not missing: the log begins later now.
+        let moved =
+            matches!(verified, Verified::Broken(_)) && last_segment(store).await? > archived;
+        if !moved {
+            return Ok(verified);
+        }
+    }
+}
+
+async fn last_segment(store: &Store) -> Result<u64, LogError> {
+    let mut work = store.read().await.map_err(unavailable)?;
+    last(&mut work, LAST_SEGMENT).await
+}
+
+async fn once(store: &Store, progress: &mut Watcher<'_>) -> Result<Verified, LogError> {
+    let begun = match begin(store).await {
+        Err(LogError::Tampered(finding)) => Err(finding),
+        begun => begun?,
     };
-    let of = snapshot.extent.entries;
-    // One that is taken at the last of these entries while they are read is not in the head either.
-    let taken = integer(snapshot.extent.checkpoints);
-    let book = store.book()?;
-    let verifier = Verifier::new(book.scribe().clone(), snapshot.head, snapshot.extent);
-    let mut reading = match verifier {
-        Ok(verifier) => Reading {
-            verifier,
-            file: snapshot.file.peekable(),
-        },
+    let mut reading = match begun {
+        Ok(reading) => reading,
         Err(finding) => return Ok(Verified::Broken(finding)),
     };
-    let mut after = i64::MIN;
-    let mut checked = 0;
+    let Range { of, taken, start } = reading.range;
+    let (mut after, mut checked) = (reading.after, start);
     loop {
         if progress(Progress { checked, of }).is_break() {
             return Ok(Verified::Stopped);
         }
-        let page = match Page::read(store, after, of, taken).await {
+        let page = match Page::read(store, after, reading.range).await {
             Err(LogError::Tampered(finding)) => return Ok(Verified::Broken(finding)),
             page => page?,
         };
@@ -68,8 +80,15 @@ pub(super) async fn verify(
     Ok(found.map_or_else(Verified::Broken, Verified::Intact))
 }
 
+/// Everything is where it was at one moment, and begins behind what was archived.
+async fn begin(store: &Store) -> Result<Result<Reading, Finding>, LogError> {
+    let snapshot = Snapshot::take(store).await?;
+    let scribe = store.book()?.scribe().clone();
+    apart(move || snapshot.begin(scribe)).await
+}
+
 /// Hashing a page takes milliseconds: too long for a thread that others wait for.
-async fn apart<T: Send + 'static>(
+pub(super) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, LogError> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -81,6 +100,21 @@ struct Snapshot {
     head: Option<Head>,
     extent: Extent,
     file: FileLines,
+    segments: Vec<Segment>,
+    /// The checkpoint that the last of them ends with.
+    ends: Option<Checkpoint>,
+}
+
+/// Which rows are read.
+#[derive(Clone, Copy)]
+pub(super) struct Range {
+    /// The last entry.
+    pub(super) of: u64,
+    /// The last checkpoint: one that is taken at the last of these entries while they are read is not
+    /// in the head either.
+    pub(super) taken: i64,
+    /// The last entry that was archived.
+    pub(super) start: u64,
 }
 
 impl Snapshot {
@@ -92,7 +126,14 @@ impl Snapshot {
         let unusable = |error| LogError::Unavailable(Box::new(error));
         let file = lines(book.file(), turn.length().map_err(unusable)?).map_err(unusable)?;
         let mut work = store.read().await.map_err(unavailable)?;
+        let segments = segments(&mut work).await?;
+        let ends = match segments.last() {
+            Some(segment) => ends(&mut work, segment.last).await?,
+            None => None,
+        };
         Ok(Self {
+            segments,
+            ends,
             head: head(&mut work).await?,
             extent: Extent {
                 entries: last(&mut work, LAST_ENTRY).await?,
@@ -102,20 +143,46 @@ impl Snapshot {
             file,
         })
     }
+
+    fn begin(self, scribe: Scribe) -> Result<Reading, Finding> {
+        let verifier = Verifier::new(scribe, self.head, self.extent)?;
+        let mut verifier = verifier.after(&self.segments, self.ends.as_ref())?;
+        let mut file = self.file.peekable();
+        while let Some(line) = file.peek() {
+            if !verifier.passes_over(line)? {
+                break;
+            }
+            file.next();
+        }
+        verifier.passed()?;
+        let start = verifier.start();
+        // What is being dropped may be there still; behind what was, nothing may.
+        let dropping = self.segments.last().is_some_and(|it| !it.dropped);
+        Ok(Reading {
+            verifier,
+            file,
+            after: if dropping { integer(start) } else { i64::MIN },
+            range: Range {
+                of: self.extent.entries,
+                taken: integer(self.extent.checkpoints),
+                start,
+            },
+        })
+    }
 }
 
 /// Entries, and the checkpoints that were taken among them.
-struct Page {
-    lines: Vec<Result<(Line, Index), Finding>>,
-    last: Option<i64>,
-    checkpoints: Vec<Checkpoint>,
+pub(super) struct Page {
+    pub(super) lines: Vec<Result<(Line, Index), Finding>>,
+    pub(super) last: Option<i64>,
+    pub(super) checkpoints: Vec<Checkpoint>,
 }
 
 impl Page {
-    async fn read(store: &Store, after: i64, last: u64, taken: i64) -> Result<Self, LogError> {
+    pub(super) async fn read(store: &Store, after: i64, range: Range) -> Result<Self, LogError> {
         let mut query = entries();
         query.push(" WHERE seq > ").push_bind(after);
-        query.push(" AND seq <= ").push_bind(integer(last));
+        query.push(" AND seq <= ").push_bind(integer(range.of));
         query.push(" ORDER BY seq LIMIT ").push_bind(PAGE);
         let rows = {
             let mut work = store.read().await.map_err(unavailable)?;
@@ -124,7 +191,10 @@ impl Page {
         let end = rows.last().map(|row| row.column("seq")).transpose();
         let end: Option<i64> = end.map_err(unavailable)?;
         let checkpoints = match end {
-            Some(end) => checkpoints(store, after, end.min(taken)).await?,
+            Some(end) => {
+                let after = after.max(integer(range.start));
+                checkpoints(store, after, end.min(range.taken)).await?
+            }
             None => Vec::new(),
         };
         Ok(Self {
@@ -149,6 +219,9 @@ async fn checkpoints(store: &Store, after: i64, last: i64) -> Result<Vec<Checkpo
 struct Reading {
     verifier: Verifier,
     file: Peekable<FileLines>,
+    /// The place that the first entry is read after.
+    after: i64,
+    range: Range,
 }
 
 impl Reading {

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod access_token;
 pub(crate) mod account;
+pub(crate) mod archive;
 pub(crate) mod batch;
 pub(crate) mod copy;
 pub(crate) mod credential;

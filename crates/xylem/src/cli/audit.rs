@@ -1,6 +1,7 @@
 //! `xylem audit`.
 
 use super::{
+    archives::Archives,
     failure::{Exit, Failure},
     output::{Output, absolute, plain, slot_at},
     session::Session,
@@ -10,6 +11,7 @@ use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 use xylem_client::{Client, Timestamp, v1};
@@ -33,8 +35,24 @@ pub(crate) enum Command {
     ///
     /// Names the first entry that is not as it was written, and what happened to it. What was cut off
     /// since the last checkpoint, ten seconds at most, together with the log's end leaves no trace.
-    Verify,
+    ///
+    /// Begins with the first entry that was not archived. Archives are checked here, with --archive, and
+    /// that the log goes on where the last of them ends.
+    #[command(after_help = VERIFY_EXAMPLE)]
+    Verify(Verify),
+    /// Archive and drop old entries now
+    ///
+    /// The control plane does it once a day, where it is told a folder with --audit-archive: entries that
+    /// are older than --audit-keep are written to a file there, which is read back before they are
+    /// dropped. Prints the files.
+    Archive,
 }
+
+const VERIFY_EXAMPLE: &str = "\
+Examples:
+  xylem audit verify
+  xylem audit verify --archive /mnt/archive/audit-*.jsonl.gz --public-key audit/checkpoint.jwk
+  xylem audit verify --archive audit-*.jsonl.gz --public-key checkpoint.jwk --offline";
 
 const LIST_EXAMPLE: &str = "\
 Example:
@@ -148,6 +166,20 @@ pub(crate) struct Export {
     follow: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// Archives to check too, in any order
+    #[arg(long = "archive", value_name = "FILE", num_args = 1.., requires = "public_key")]
+    archives: Vec<PathBuf>,
+    /// The public key of the checkpoints, checkpoint.jwk beside the checkpoint file: nothing is taken on
+    /// an archive's word
+    #[arg(long, value_name = "FILE", requires = "archives")]
+    public_key: Option<PathBuf>,
+    /// Check the archives alone, without a control plane
+    #[arg(long, requires = "archives")]
+    offline: bool,
+}
+
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ExportFormat {
     Jsonl,
@@ -159,7 +191,8 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
         Command::Tail(arguments) => tail(arguments, session).await,
         Command::List(arguments) => list(arguments, session).await,
         Command::Export(arguments) => export(arguments, session).await,
-        Command::Verify => verify(session).await,
+        Command::Verify(arguments) => verify(&arguments, session).await,
+        Command::Archive => archive(session).await,
     }
 }
 
@@ -189,6 +222,9 @@ async fn list(arguments: List, session: &mut Session<'_>) -> Result<(), Failure>
             page_token,
         };
         let page = client.list_audit(request).await?;
+        if let (Some(archived), true) = (&page.archived, entries.is_empty()) {
+            missed(session.output, archived);
+        }
         entries.extend(page.entries);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -219,17 +255,59 @@ async fn export(arguments: Export, session: &mut Session<'_>) -> Result<(), Fail
     let lines = session.client().await?.export_audit(request).await?;
     futures::pin_mut!(lines);
     while let Some(line) = lines.next().await {
-        session.output.raw(&line?.line)?;
+        let line = line?;
+        match &line.archived {
+            Some(archived) => missed(session.output, archived),
+            None => session.output.raw(&line.line)?,
+        }
     }
     Ok(())
 }
 
-async fn verify(session: &mut Session<'_>) -> Result<(), Failure> {
+/// What was asked for can be in archives.
+fn missed(output: &mut Output, archived: &v1::AuditSegment) {
+    let (last, file) = (plain(&archived.last), plain(&archived.file));
+    output.note(&format!(
+        "entries up to {last} are in archives, the newest is {file}: they are not among these"
+    ));
+}
+
+async fn archive(session: &mut Session<'_>) -> Result<(), Failure> {
+    let segments = session.client().await?.archive_audit().await?;
+    let none = "no entry is old enough to be archived";
+    listed(session.output, &segments, none, |segments| {
+        let line = |it: &v1::AuditSegment| {
+            let (first, last) = (plain(&it.first), plain(&it.last));
+            let until = absolute(it.until.as_ref());
+            format!(
+                "entries {first} to {last}, until {until}, in {}",
+                plain(&it.file)
+            )
+        };
+        segments.iter().map(line).collect::<Vec<_>>().join("\n")
+    })
+}
+
+async fn verify(arguments: &Verify, session: &mut Session<'_>) -> Result<(), Failure> {
+    let archives = match &arguments.public_key {
+        Some(key) => Some(Archives::read(&arguments.archives, key)?),
+        None => None,
+    };
+    if let (Some(archives), true) = (&archives, arguments.offline) {
+        session.output.answer(archives, Archives::to_string)?;
+        return Ok(());
+    }
     let client = session.client().await?;
     let bar = progress(session.output);
     let watched = watch(&client, &bar).await;
     bar.finish_and_clear();
-    verdict(&watched?, session.output)
+    let result = watched?;
+    verdict(&result, session.output)?;
+    if let Some(archives) = archives {
+        archives.lead_to(result.archived.as_ref())?;
+        session.output.note(&archives.to_string());
+    }
+    Ok(())
 }
 
 async fn watch(client: &Client, bar: &ProgressBar) -> Result<v1::AuditVerification, Failure> {
@@ -247,6 +325,11 @@ async fn watch(client: &Client, bar: &ProgressBar) -> Result<v1::AuditVerificati
     Err(Failure::new(Exit::Unavailable, what).hint("try again"))
 }
 
+fn begins(archived: &v1::AuditSegment) -> String {
+    let (last, file) = (plain(&archived.last), plain(&archived.file));
+    format!("\nentries up to {last} were not looked at: they are in archives, the newest is {file}")
+}
+
 /// Says what was found. A log that is not intact is a failure.
 fn verdict(result: &v1::AuditVerification, output: &mut Output) -> Result<(), Failure> {
     output.answer(result, |result| {
@@ -254,10 +337,11 @@ fn verdict(result: &v1::AuditVerification, output: &mut Output) -> Result<(), Fa
             return "the audit log is NOT intact".to_owned();
         }
         format!(
-            "the audit log is intact: {} entries, {} checkpoints\nlast hash {}",
+            "the audit log is intact: {} entries, {} checkpoints\nlast hash {}{}",
             result.entries,
             result.checkpoints,
-            plain(&result.hash)
+            plain(&result.hash),
+            result.archived.as_ref().map(begins).unwrap_or_default()
         )
     })?;
     if result.intact {
@@ -356,10 +440,17 @@ mod tests {
             checkpoints: 3,
             hash: "ab".repeat(32),
             finding: None,
+            archived: Some(v1::AuditSegment {
+                last: "1000".into(),
+                file: "audit-1.jsonl.gz".into(),
+                ..v1::AuditSegment::default()
+            }),
         };
         let (mut output, out, _) = seen(Format::Text);
         verdict(&intact, &mut output).expect("intact");
-        assert!(out.text().contains("1234 entries"), "{}", out.text());
+        let said = out.text();
+        assert!(said.contains("1234 entries"), "{said}");
+        assert!(said.contains("up to 1000"), "{said}");
 
         let edited = v1::AuditVerification {
             finding: Some(v1::AuditFinding {

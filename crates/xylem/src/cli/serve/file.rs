@@ -319,6 +319,8 @@ requests_per_agent = 5
 open_registration = true
 single_operator = false
 second_factor_for = [\"admin\"]
+audit_archive = \"/archive\"
+audit_keep = \"30d\"
 backup_every = \"12h\"
 namespace = \"prod\"
 ";
@@ -334,6 +336,8 @@ namespace = \"prod\"
             "--requests-per-agent=5",
             "--open-registration",
             "--second-factor-for=admin",
+            "--audit-archive=/archive",
+            "--audit-keep=30d",
             "--backup-every=12h",
             "--namespace=prod",
         ];
@@ -388,6 +392,10 @@ namespace = \"prod\"
             ("trusted_proxy = [\"canary\"]", "line 1: trusted_proxy: "),
             ("requests_per_agent = -1", "line 1: requests_per_agent: "),
             ("backup_keep = 0", "line 1: backup_keep: "),
+            (
+                "audit_keep = \"6d\"",
+                "line 1: audit_keep: expected 7d or more",
+            ),
             (
                 "proxy_header = \"canary\"",
                 "line 1: proxy_header: must be one of x-forwarded-for, forwarded",

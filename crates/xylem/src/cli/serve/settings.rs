@@ -6,7 +6,7 @@ use super::TemporalArguments;
 use crate::{
     cli::{agent, duration, failure::Failure},
     data::DataDir,
-    server::{self, BackupConfig, Database, ServerConfig, ServerError},
+    server::{self, ArchiveConfig, BackupConfig, Database, ServerConfig, ServerError},
 };
 use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -48,9 +48,43 @@ pub(crate) struct Settings {
     #[arg(long, env = "XYLEM_SINGLE_OPERATOR")]
     single_operator: bool,
     #[command(flatten)]
+    archive: ArchiveArguments,
+    #[command(flatten)]
     backups: BackupArguments,
     #[command(flatten)]
     temporal: TemporalArguments,
+}
+
+/// Where old entries of the audit log go.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Audit archive")]
+struct ArchiveArguments {
+    /// The folder that old entries of the audit log are written to before they are dropped; without it
+    /// all are kept. Several control planes share it, or one of them alone names it
+    #[arg(long, value_name = "FOLDER")]
+    audit_archive: Option<PathBuf>,
+    /// How long entries are kept in the log, 7 days at least. A Temporal schedule, xylem-archive, looks
+    /// every day
+    #[arg(long, value_name = "DURATION", default_value = "400d", value_parser = audit_keep)]
+    audit_keep: Duration,
+}
+
+impl ArchiveArguments {
+    fn config(self) -> Option<ArchiveConfig> {
+        Some(ArchiveConfig {
+            folder: self.audit_archive?,
+            keep: self.audit_keep,
+        })
+    }
+}
+
+/// Alerts are sent again for three days, out of the log.
+fn audit_keep(text: &str) -> Result<Duration, String> {
+    let keep = duration(text)?;
+    if keep < Duration::from_secs(7 * 24 * 60 * 60) {
+        return Err("expected 7d or more".to_owned());
+    }
+    Ok(keep)
 }
 
 /// Where backups go.
@@ -194,6 +228,7 @@ impl Settings {
                 .collect(),
             password_block_list: self.password_block_list,
             audit_checkpoints: self.audit_checkpoints,
+            archive: self.archive.config(),
             backups: self.backups.config(),
             private_networks: self.private_networks,
             identity_providers: providers.unwrap_or_default(),
