@@ -248,6 +248,7 @@ impl From<VaultError> for Fault {
             VaultError::CredentialBound => Self::refused("credential_bound", message),
             VaultError::CredentialExpired => Self::refused("credential_expired", message),
             VaultError::NotObtained => Self::refused("not_obtained", message),
+            VaultError::ValueRevoked => Self::refused("value_revoked", message),
             VaultError::HeldByTrees(_) => Self::refused("held_by_trees", message),
             VaultError::OtherVersion(_) => Self::refused("other_version", message),
             VaultError::Exhausted => Self::refused("exhausted", message),

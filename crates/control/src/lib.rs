@@ -21,6 +21,7 @@ mod keeper;
 mod metrics;
 mod oauth;
 mod plane;
+mod provider;
 mod providers;
 mod recall;
 mod renewal;
@@ -37,8 +38,9 @@ mod watch;
 
 pub use backup::{Backup, BackupError, Backups};
 pub use claims::ClaimChecker;
-pub use keeper::TokenKeeper;
+pub use keeper::{Kept, Step, TokenKeeper};
 pub use plane::Settings;
+pub use provider::{CredentialProviders, ProviderFields};
 pub use schedule::{CONTROL_QUEUE, WorkerError};
 pub use serve::{Limits, Listener, Proxies, ProxyHeader, ServeError, TlsError, TlsFiles};
 pub use sweep::Swept;

@@ -12,7 +12,7 @@ use url::{Url, form_urlencoded};
 use xylem_audit::Reason;
 use xylem_grant::UnixSeconds;
 use xylem_outbound::{Decoded, Outbound, Request, SendError, decode};
-use xylem_vault::{NewSource, OAuthGrant};
+use xylem_vault::{OAuthClient, OAuthGrant};
 use zeroize::Zeroizing;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +25,8 @@ const MALFORMED: Failed = Failed::Later("the token endpoint's answer is no token
 #[derive(Debug)]
 pub(crate) struct Obtained {
     pub(crate) token: SecretString,
-    pub(crate) expires_at: UnixSeconds,
+    /// When it ends; a file or a command may not say it.
+    pub(crate) expires_at: Option<UnixSeconds>,
     /// Takes the place of the refresh token that was used.
     pub(crate) refresh_token: Option<SecretString>,
 }
@@ -35,8 +36,16 @@ pub(crate) struct Obtained {
 pub(crate) enum Failed {
     /// Asking again may help.
     Later(&'static str),
+    /// What is on this machine could not be used, as a code and in words.
+    Here(&'static str, String),
     /// The provider said no: a code of RFC 6749, section 5.2.
     Refused(Reason),
+}
+
+impl Failed {
+    pub(crate) fn here(code: &'static str, why: impl Into<String>) -> Self {
+        Self::Here(code, why.into())
+    }
 }
 
 /// The answer's fields that count.
@@ -67,10 +76,10 @@ struct Refusal {
 /// Asks once. Life is counted from `now`, which is before the question.
 pub(crate) async fn obtain(
     outbound: &Outbound,
-    source: &NewSource,
+    client: &OAuthClient,
     now: UnixSeconds,
 ) -> Result<Obtained, Failed> {
-    let answer = outbound.send(request(source)?, TIMEOUT, LARGEST).await;
+    let answer = outbound.send(request(client)?, TIMEOUT, LARGEST).await;
     let answer = answer.map_err(not_sent)?;
     let status = answer.status;
     let body = match decode(&answer.headers, answer.body, LARGEST) {
@@ -89,7 +98,7 @@ pub(crate) async fn obtain(
     if !answer.token_type.eq_ignore_ascii_case("bearer") {
         return Err(Failed::Later("the token endpoint gives no bearer tokens"));
     }
-    let lifetime = answer.expires_in.or(source.oauth.assume_lifetime);
+    let lifetime = answer.expires_in.or(client.oauth.assume_lifetime);
     let lifetime = lifetime.ok_or(Failed::Later(
         "the token endpoint does not say how long the token lives: add the credential with an \
          assumed lifetime",
@@ -98,7 +107,7 @@ pub(crate) async fn obtain(
     let margin = MARGIN.min(lifetime / 4);
     Ok(Obtained {
         token: answer.access_token.0,
-        expires_at: now.plus(Duration::from_secs(lifetime - margin)),
+        expires_at: Some(now.plus(Duration::from_secs(lifetime - margin))),
         refresh_token: answer.refresh_token.map(|Secret(token)| token),
     })
 }
@@ -134,12 +143,12 @@ pub(crate) async fn probe(
     }
 }
 
-fn request(source: &NewSource) -> Result<Request, Failed> {
+fn request(client: &OAuthClient) -> Result<Request, Failed> {
     const WRONG: Failed = Failed::Later("the token endpoint's URL cannot be used");
-    let oauth = &source.oauth;
+    let oauth = &client.oauth;
     let url: Url = oauth.token_url.parse().map_err(|_| WRONG)?;
     let mut form = form_urlencoded::Serializer::new(String::new());
-    match (oauth.grant, &source.refresh_token) {
+    match (oauth.grant, &client.refresh_token) {
         (OAuthGrant::RefreshToken, Some(token)) => {
             form.append_pair("grant_type", "refresh_token");
             form.append_pair("refresh_token", token.expose_secret());
@@ -158,7 +167,7 @@ fn request(source: &NewSource) -> Result<Request, Failed> {
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
     headers.insert(CONTENT_TYPE, kind);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let secret = source.client_secret.expose_secret();
+    let secret = client.client_secret.expose_secret();
     if oauth.secret_in_form {
         form.append_pair("client_id", &oauth.client_id);
         form.append_pair("client_secret", secret);

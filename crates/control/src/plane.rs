@@ -4,6 +4,7 @@ use crate::{
     Backups, Parts,
     claims::ClaimChecker,
     metrics::{Metrics, add},
+    provider::CredentialProviders,
     recall::Recalled,
     rotation::Rotations,
     serve::{Limits, Proxies, Rates},
@@ -75,6 +76,8 @@ pub struct Settings {
     pub addresses: AddressPolicy,
     /// Identity providers whose tokens are accepted.
     pub identity_providers: Vec<Provider>,
+    /// Files and commands that give the values of credentials.
+    pub credential_providers: CredentialProviders,
     /// What raises alerts, and where they are sent.
     pub alerts: Alerts,
     /// How often the audit log is looked at for them.
@@ -100,6 +103,7 @@ impl Settings {
             open_registration: false,
             addresses: AddressPolicy::default(),
             identity_providers: Vec::new(),
+            credential_providers: CredentialProviders::default(),
             alerts: Alerts::default(),
             watch_every: Duration::from_secs(10),
         }

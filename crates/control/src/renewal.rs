@@ -6,37 +6,55 @@ use crate::{
     plane::Plane,
 };
 use std::sync::Arc;
+use xylem_audit::Reason;
 use xylem_ids::{AgentId, CredentialName};
-use xylem_vault::{NewSource, Rotated, Rotation, VaultError};
+use xylem_vault::{NewSource, NotObtained, Rotated, Rotation, VaultError};
+
+/// What became of asking for a credential's next value.
+#[derive(Debug)]
+pub(crate) enum Renewed {
+    /// It is there, or nothing new was needed yet.
+    Well,
+    /// Somebody else is asking.
+    Busy,
+    /// There is none, which is noted.
+    NotObtained(Fault),
+}
 
 impl Plane {
     /// Asks a provider for a token, takes over the refresh token that it gives for the next one, and
     /// looks whether the token works.
     pub(crate) async fn obtained(&self, source: &mut NewSource) -> Result<Obtained, Failed> {
-        let mut obtained = obtain(&self.outbound, source, self.now().into()).await?;
-        let next = obtained.refresh_token.take();
-        if source.refresh_token.is_some() && next.is_some() {
-            source.refresh_token = next;
-        }
-        if let Some(url) = &source.oauth.probe_url {
+        let now = self.now().into();
+        let obtained = match source {
+            NewSource::Provider(provided) => {
+                let providers = &self.settings.credential_providers;
+                providers.ask(provided, now).await?
+            }
+            NewSource::OAuth(client) => {
+                let mut obtained = obtain(&self.outbound, client, now).await?;
+                let next = obtained.refresh_token.take();
+                if client.refresh_token.is_some() && next.is_some() {
+                    client.refresh_token = next;
+                }
+                obtained
+            }
+        };
+        if let Some(url) = source.probe_url() {
             probe(&self.outbound, url, &obtained.token).await?;
         }
         Ok(obtained)
     }
 
-    /// Obtains the next version of a credential and has it spread. Where the provider refuses, it is
-    /// not asked again by itself.
+    /// Obtains the next version of a credential and has it spread.
     pub(crate) async fn renew_now(
         self: &Arc<Self>,
         name: &CredentialName,
         by: &AgentId,
-    ) -> Result<(), Fault> {
+    ) -> Result<Renewed, Fault> {
         let namespace = &self.settings.namespace;
         let Some(renewal) = self.vault.begin_renewal(namespace, name).await? else {
-            return Err(Fault::refused(
-                "renewing",
-                "its next value is just being obtained: try again in a moment",
-            ));
+            return Ok(Renewed::Busy);
         };
         let mut source = renewal.source;
         let asked = self.obtained(&mut source).await;
@@ -53,9 +71,10 @@ impl Plane {
         };
         match kept {
             Ok(rotated) => {
-                let version = rotated.version.version;
-                self.spread_soon(name, version).await;
-                Ok(())
+                if !rotated.repeated {
+                    self.spread_soon(name, rotated.version.version).await;
+                }
+                Ok(Renewed::Well)
             }
             Err(fault) => {
                 tracing::warn!(
@@ -63,10 +82,13 @@ impl Plane {
                     reason = fault.reason(),
                     "the next value of a credential could not be obtained"
                 );
-                self.vault
-                    .fail_renewal(namespace, name, refused, Some(&source), by)
-                    .await?;
-                Err(fault)
+                let failed = NotObtained {
+                    refused: refused.is_some(),
+                    reason: refused.unwrap_or_else(|| Reason::of(fault.reason())),
+                    next: Some(source),
+                };
+                self.vault.fail_renewal(namespace, name, failed, by).await?;
+                Ok(Renewed::NotObtained(fault))
             }
         }
     }
@@ -85,7 +107,7 @@ impl Plane {
             namespace: self.settings.namespace.clone(),
             name: name.clone(),
             value: obtained.token,
-            expires_at: Some(obtained.expires_at),
+            expires_at: obtained.expires_at,
             accept_short: false,
             source: Some(source),
             if_version: None,
@@ -99,6 +121,7 @@ impl Plane {
 pub(crate) fn told(failed: Failed) -> Fault {
     match failed {
         Failed::Later(why) => Fault::unavailable("provider_unavailable", why, why),
+        Failed::Here(code, why) => Fault::refused(code, why),
         Failed::Refused(code) => Fault::refused(
             "provider_refused",
             format!(

@@ -3,7 +3,8 @@
 
 use crate::{
     Control,
-    keeper::{Kept, TokenKeeper},
+    fault::Fault,
+    keeper::{Kept, Occasion, TokenKeeper},
     plane::Plane,
     sweep::Swept,
     temporal::{Cluster, StartWorkflow, TemporalError},
@@ -37,6 +38,8 @@ const SWEEP: &str = "xylem.Sweep";
 /// One sweep of everything may take so long; then the next one begins anew.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const SWEEP_ATTEMPTS: u32 = 5;
+/// How often a look at a credential says that it goes on.
+const BEAT: Duration = Duration::from_secs(10);
 
 const BACKUP_SCHEDULE: &str = "xylem-backup";
 const ARCHIVE_SCHEDULE: &str = "xylem-archive";
@@ -99,11 +102,22 @@ impl Sweeper {
     #[activity(name = "xylem.keep")]
     pub(crate) async fn keep(
         self: Arc<Self>,
-        _: ActivityContext,
+        ctx: ActivityContext,
         name: CredentialName,
     ) -> Result<Kept, ActivityError> {
-        let kept = self.0.keep_credential(&name).await;
-        kept.map_err(|fault| failed(fault.reason()))
+        let kept = self.0.keep_credential(&name, Occasion::Due);
+        alive(&ctx, kept).await
+    }
+
+    /// The same, and obtains its next value first, due or not.
+    #[activity(name = "xylem.renew")]
+    pub(crate) async fn renew(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        name: CredentialName,
+    ) -> Result<Kept, ActivityError> {
+        let kept = self.0.keep_credential(&name, Occasion::Asked);
+        alive(&ctx, kept).await
     }
 
     #[activity(name = "xylem.sweep")]
@@ -139,6 +153,24 @@ impl Sweeper {
                 let status = tonic::Status::from(fault);
                 tracing::warn!(reason, "a sweep failed: {}", status.message());
                 Err(failed(reason))
+            }
+        }
+    }
+}
+
+/// Says again and again that this process lives: where it does not, another one goes on soon.
+async fn alive<T>(
+    ctx: &ActivityContext,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, ActivityError> {
+    let mut beat = tokio::time::interval(BEAT);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done.map_err(|fault| failed(fault.reason())),
+            _ = beat.tick() => {
+                // Whoever is not heard is taken to be gone: nothing is lost with it.
+                let _ = ctx.record_heartbeat(()).await;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Giving a credential's newest version to the trees that hold an older one.
 
-use crate::{fault::Fault, plane::Plane};
+use crate::{fault::Fault, keeper::Occasion, plane::Plane};
 use futures::{StreamExt, stream};
 use std::sync::Arc;
 use xylem_ids::CredentialName;
@@ -49,7 +49,9 @@ impl Plane {
                 if status.source.is_some() {
                     let name = &status.credential.name;
                     self.keeper_runs(name).await;
-                    failed += u32::from(self.keep_credential(name).await.is_err());
+                    let kept = self.keep_credential(name, Occasion::Sweep).await;
+                    let is_fine = kept.is_ok_and(|kept| !kept.has_failed());
+                    failed += u32::from(!is_fine);
                 }
                 if self.has_stragglers(&status.credential.name).await? {
                     failed = failed.saturating_add(self.spread(&status.credential.name).await?);

@@ -146,8 +146,13 @@ async fn an_outage_is_survived_and_a_refusal_stops_and_is_told() {
         provider.answers(manner);
         let asked = provider.forms().len();
         assert_eq!(stack.sweep().await.failed, 1, "{manner:?}");
+        // The next one is told that it is late, and does not ask so soon.
+        assert_eq!(stack.sweep().await.failed, 1, "{manner:?}");
         assert_eq!(provider.forms().len(), asked + 1, "{manner:?}");
-        assert_eq!(shown(&admin).await.versions.len(), 1);
+        let late = shown(&admin).await;
+        assert_eq!(late.versions.len(), 1);
+        assert_eq!(late.not_obtained_because, "provider_unavailable");
+        stack.clock.advance(Duration::from_secs(300));
     }
     provider.answers(Manner::Refuses);
     stack.sweep().await;

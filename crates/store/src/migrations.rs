@@ -45,6 +45,7 @@ macro_rules! folder {
             31 "0031_access",
             40 "0040_credentials",
             41 "0041_credential_sources",
+            42 "0042_credential_providers",
             50 "0050_watch",
             60 "0060_restores",
             70 "0070_usage",

@@ -52,10 +52,18 @@ impl Stack {
     /// # Errors
     /// Something did not start.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, otherwise than usual.
+    ///
+    /// # Errors
+    /// Something did not start.
+    pub async fn with(change: impl FnOnce(&mut DevConfig)) -> anyhow::Result<Self> {
         keep_logs();
         let place = tempfile::tempdir()?;
         let data = DataDir::at(place.path().join("data"));
-        let config = DevConfig {
+        let mut config = DevConfig {
             temporal_cli: Some(temporal_cli()?),
             temporal_port: Some(0),
             web_ui_port: Some(0),
@@ -63,6 +71,7 @@ impl Stack {
             sweep_after_rotation: Some(SWEEP_AFTER),
             ..DevConfig::new(data.clone())?
         };
+        change(&mut config);
         let dev = Dev::start(config, test_workflows()?, |_| {}).await?;
         let endpoints = dev.endpoints();
         let port = endpoints.temporal_address.rsplit(':').next();

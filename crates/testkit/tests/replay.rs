@@ -2,8 +2,8 @@
 //! library is deployed.
 //!
 //! Record anew, after a change that is meant to break this and raises the protocol number:
-//! `cargo run -p xylem-testkit --bin record-histories`. That of the keeper was taken from the whole stack,
-//! `stack_keeper.rs`.
+//! `cargo run -p xylem-testkit --bin record-histories`. Those of keepers are taken from the whole stack:
+//! `stack_keeper.rs` leaves them in the folder that `RECORD_KEEPERS` names.
 
 use anyhow::{Context, Result};
 use serde_json::Value;

@@ -14,7 +14,10 @@ mod storage;
 pub use bind::{Copied, CopyStatus};
 pub use change::{NewCredential, Rotated, Rotation};
 pub use retire::{Removal, VersionRevocation};
-pub use source::{NewSource, OAuth, OAuthGrant, Renewal, Source};
+pub use source::{
+    Fruitless, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Renewal, Source,
+    Supply,
+};
 pub use storage::{BindingRow, CredentialRow, CredentialRows, CredentialVersionRow, SourceRow};
 
 use crate::{RequestId, Transaction, Vault, VaultError, VersionState};

@@ -213,6 +213,9 @@ pub enum VaultError {
     /// A credential's value is deposited and not obtained.
     #[error("the value of this credential is not obtained by itself: rotate it")]
     NotObtained,
+    /// A provider gives what was revoked.
+    #[error("its provider gives a value that was revoked: have it give another one")]
+    ValueRevoked,
     /// A version of a credential cannot go while trees hold it.
     #[error("trees hold {0} versions that were made of it: revoke the credential's versions first")]
     HeldByTrees(usize),

@@ -43,9 +43,9 @@ pub use claims::{ClaimCheck, ClaimError, ClaimRefusal, Claims, ConfirmedClaims, 
 pub use clock::{Clock, SystemClock};
 pub use credential::{
     Binding, BindingRow, Copied, CopyStatus, Credential, CredentialMark, CredentialRow,
-    CredentialRows, CredentialStatus, CredentialVersion, CredentialVersionRow, NewCredential,
-    NewSource, OAuth, OAuthGrant, Removal, Renewal, Rotated, Rotation, Source, SourceRow,
-    VersionRevocation,
+    CredentialRows, CredentialStatus, CredentialVersion, CredentialVersionRow, Fruitless,
+    NewCredential, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Removal,
+    Renewal, Rotated, Rotation, Source, SourceRow, Supply, VersionRevocation,
 };
 pub use deposit::{
     Audiences, Deposit, Deposited, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TakeIn, Target,

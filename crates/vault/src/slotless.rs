@@ -3,7 +3,7 @@
 
 use crate::{
     ClaimCheck, ConfirmedClaims, CredentialMark, CredentialVersionRow, LeaseRow, Leased,
-    OAuthGrant, Redemption, Refusal, Transaction, TreeRow, Vault, VaultError, VersionState,
+    OAuthGrant, Redemption, Refusal, Supply, Transaction, TreeRow, Vault, VaultError, VersionState,
     redeem::{ApprovedTool, check_audience, confirmed, denied},
 };
 use secrecy::SecretString;
@@ -158,8 +158,12 @@ impl Vault {
         };
         if tool.definition.auth == Auth::ClientCredentials {
             let source = self.source_in(tx, &credential).await?;
-            let grant = source.map(|row| row.source.oauth.grant);
-            if grant != Some(OAuthGrant::ClientCredentials) {
+            let supply = source.map(|row| row.source.supply);
+            let is_granted = |supply: Supply| match supply {
+                Supply::OAuth(oauth) => oauth.grant == OAuthGrant::ClientCredentials,
+                Supply::Provider(_) => false,
+            };
+            if !supply.is_some_and(is_granted) {
                 return Err(Refusal::NotClientCredentials.into());
             }
         }

@@ -22,7 +22,7 @@ use std::{
 use temporalio_common::protos::temporal::api::enums::v1::TaskQueueType;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use xylem_control::Limits;
+use xylem_control::{CredentialProviders, Limits};
 use xylem_ids::{IdError, Namespace, TaskQueue};
 use xylem_stateful::{RegisterError, WATCH_QUEUE_SUFFIX, Workflows};
 
@@ -52,6 +52,8 @@ pub struct DevConfig {
     pub task_queue: TaskQueue,
     /// How long after a rotation a tree is swept on its own; not at all where absent.
     pub sweep_after_rotation: Option<Duration>,
+    /// Files and commands that give the values of stored credentials.
+    pub credential_providers: CredentialProviders,
 }
 
 impl DevConfig {
@@ -69,6 +71,7 @@ impl DevConfig {
             namespace: "default".parse()?,
             task_queue: "xylem".parse()?,
             sweep_after_rotation: Some(Duration::from_secs(15)),
+            credential_providers: CredentialProviders::default(),
         })
     }
 }
@@ -189,6 +192,7 @@ impl Dev {
             },
             listen: control_addresses(&config, before.as_ref()),
             sweep_after_rotation: config.sweep_after_rotation,
+            credential_providers: config.credential_providers.clone(),
             ..ServerConfig::new(data.clone(), options.clone())
         })
         .await?;

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod backup;
+mod credential_providers;
 mod credentials;
 mod database;
 mod fields;
@@ -15,6 +16,7 @@ use crate::{
 pub use alerts::alerts;
 pub use backup::BackupConfig;
 use backup::Copies;
+pub use credential_providers::credential_providers;
 use credentials::Credentials;
 pub use database::{DATABASE_PASSWORD_VARIABLE, DATABASE_VARIABLE, Database, DatabaseError};
 pub use fields::FileError;
@@ -34,8 +36,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 use xylem_audit::{Archives, LogError};
 use xylem_control::{
-    AddressPolicy, Alerts, Backups, Control, Limits, Listener, NewError, Parts, Proxies, SYSTEM,
-    ServeError, Settings, TlsFiles, temporal::Cluster,
+    AddressPolicy, Alerts, Backups, Control, CredentialProviders, Limits, Listener, NewError,
+    Parts, Proxies, SYSTEM, ServeError, Settings, TlsFiles, temporal::Cluster,
 };
 use xylem_identity::{BlockList, Identity, IdentityError, Provider, Secrets};
 use xylem_ids::{IdError, Namespace, Origin, Role, Roles, TaskQueue};
@@ -115,6 +117,8 @@ pub struct ServerConfig {
     pub private_networks: Vec<IpNet>,
     /// Identity providers whose tokens are accepted.
     pub identity_providers: Vec<Provider>,
+    /// Files and commands that give the values of stored credentials.
+    pub credential_providers: CredentialProviders,
     /// What raises alerts, and where they are sent.
     pub alerts: Alerts,
 }
@@ -144,6 +148,7 @@ impl ServerConfig {
             backups: None,
             private_networks: Vec::new(),
             identity_providers: Vec::new(),
+            credential_providers: CredentialProviders::default(),
             alerts: Alerts::default(),
         }
     }
@@ -275,6 +280,7 @@ impl Server {
                 private: config.private_networks.clone(),
             },
             identity_providers: config.identity_providers,
+            credential_providers: config.credential_providers,
             alerts: config.alerts,
             ..Settings::new(namespace)
         };

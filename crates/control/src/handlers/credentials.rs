@@ -9,9 +9,9 @@ use crate::{
     caller::{caller, reaches},
     convert,
     fault::Fault,
-    renewal::told,
+    renewal::{Renewed, told},
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -22,8 +22,8 @@ use xylem_ids::{AgentId, CredentialName, Origin, Slot, TreeId, Version, Workflow
 use xylem_proto::v1;
 use xylem_vault::{
     Audiences, CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource, OAuth,
-    OAuthGrant, Removal, Revocation, Rotated, Rotation, VaultError, VersionRevocation,
-    VersionState,
+    OAuthClient, OAuthGrant, Provided, Removal, Revocation, Rotated, Rotation, Supply, VaultError,
+    VersionRevocation, VersionState,
 };
 
 /// No rule rotates more often,
@@ -122,11 +122,20 @@ impl Handlers {
             expires_at: end(given.expires_at)?,
             source: None,
         };
-        let mut kept = false;
-        if let Some(oauth) = given.oauth {
-            let source = source(oauth, value.secret, refresh_token)?;
+        let source = match (given.oauth, given.provider) {
+            (None, None) => None,
+            (Some(oauth), None) => Some(client(oauth, value.secret.clone(), refresh_token)?),
+            (None, Some(provider)) => Some(provided(provider, &value)?),
+            (Some(_), Some(_)) => {
+                return Err(Fault::invalid(
+                    "provider",
+                    "provider must not be given with oauth",
+                ));
+            }
+        };
+        let kept = source.is_some();
+        if let Some(source) = source {
             probed_at(&source, &audiences)?;
-            kept = true;
             let first = self.first(source).await;
             value = first.map_err(|fault| fault.about(&what))?;
         }
@@ -158,7 +167,7 @@ impl Handlers {
         let obtained = self.obtained(&mut source).await.map_err(told)?;
         Ok(Value {
             secret: obtained.token,
-            expires_at: Some(obtained.expires_at),
+            expires_at: obtained.expires_at,
             source: Some(source),
         })
     }
@@ -178,10 +187,13 @@ impl Handlers {
             source: None,
         };
         if let Some(known) = self.status_of(&name).await?.source {
-            let next = NewSource {
-                oauth: known.oauth,
-                client_secret: value.secret,
-                refresh_token,
+            let next = match known.supply {
+                Supply::OAuth(oauth) => NewSource::OAuth(OAuthClient {
+                    oauth,
+                    client_secret: value.secret,
+                    refresh_token,
+                }),
+                Supply::Provider(_) => return Err(provider_gives("secret").about(&what)),
             };
             let first = self.first(next).await;
             value = first.map_err(|fault| fault.about(&what))?;
@@ -208,8 +220,15 @@ impl Handlers {
         let name: CredentialName = convert::id(given.name, "name")?;
         self.status_of(&name).await?;
         let renewed = self.renew_now(&name, principal.agent()).await;
-        renewed.map_err(|fault| fault.about(&place(&name)))?;
-        self.shown(&name).await
+        let refused = match renewed? {
+            Renewed::Well => return self.shown(&name).await,
+            Renewed::Busy => Fault::refused(
+                "renewing",
+                "its next value is just being obtained: try again in a moment",
+            ),
+            Renewed::NotObtained(fault) => fault,
+        };
+        Err(refused.about(&place(&name)))
     }
 
     async fn bind(&self, given: v1::BindCredentialRequest) -> Result<v1::Credential, Fault> {
@@ -340,7 +359,10 @@ impl Handlers {
     pub(crate) async fn retire_old(&self, name: &CredentialName) -> Result<bool, Fault> {
         let namespace = &self.settings.namespace;
         let status = self.vault.credential(namespace, name).await?;
-        if !status.source.is_some_and(|source| source.oauth.revoke_old) {
+        if !status
+            .source
+            .is_some_and(|source| source.supply.revokes_old())
+        {
             return Ok(false);
         }
         let mut left = false;
@@ -536,7 +558,28 @@ fn secret_or_none(text: String) -> Option<SecretString> {
     (!text.is_empty()).then(|| SecretString::from(text))
 }
 
-fn source(
+/// A credential that a file or a command gives has no secret that anybody brings.
+fn provider_gives(field: &str) -> Fault {
+    let rule =
+        "must not be given where a provider gives it: `xylem credential renew` asks the provider";
+    Fault::invalid(field, format!("{field} {rule}"))
+}
+
+fn provided(given: v1::CredentialProvider, value: &Value) -> Result<NewSource, Fault> {
+    if !value.secret.expose_secret().is_empty() {
+        return Err(provider_gives("secret"));
+    }
+    if value.expires_at.is_some() {
+        return Err(provider_gives("expires_at"));
+    }
+    Ok(NewSource::Provider(Provided {
+        name: given.name,
+        probe_url: Some(given.probe_url).filter(|url| !url.is_empty()),
+        revoke_old: given.revoke_old,
+    }))
+}
+
+fn client(
     given: v1::OAuth,
     client_secret: SecretString,
     refresh_token: Option<SecretString>,
@@ -551,7 +594,7 @@ fn source(
         Some(_) => OAuthGrant::RefreshToken,
         None => OAuthGrant::ClientCredentials,
     };
-    Ok(NewSource {
+    Ok(NewSource::OAuth(OAuthClient {
         oauth: OAuth {
             token_url: given.token_url,
             grant,
@@ -565,21 +608,27 @@ fn source(
         },
         client_secret,
         refresh_token,
-    })
+    }))
 }
 
 /// A token is probed where it may be sent, and nowhere else.
 fn probed_at(source: &NewSource, audiences: &Audiences) -> Result<(), Fault> {
-    let Some(url) = &source.oauth.probe_url else {
+    let Some(url) = source.probe_url() else {
         return Ok(());
     };
-    let rule = "oauth.probe_url must be at one of the audiences";
+    let field = match source {
+        NewSource::OAuth(_) => "oauth.probe_url",
+        NewSource::Provider(_) => "provider.probe_url",
+    };
     let origin = url::Url::parse(url).map(|url| url.origin().ascii_serialization());
     let origin: Option<Origin> = origin.ok().and_then(|origin| origin.parse().ok());
     let mut named = audiences.as_slice().iter();
     match origin.is_some_and(|origin| named.any(|audience| *audience.origin() == origin)) {
         true => Ok(()),
-        false => Err(Fault::invalid("oauth.probe_url", rule)),
+        false => {
+            let rule = format!("{field} must be at one of the audiences");
+            Err(Fault::invalid(field, rule))
+        }
     }
 }
 
@@ -592,6 +641,14 @@ fn oauth(given: OAuth) -> v1::OAuth {
         secret_in_form: given.secret_in_form,
         assume_lifetime: given.assume_lifetime.map(Duration::from_secs).map(seconds),
         with_refresh_token: given.grant == OAuthGrant::RefreshToken,
+        probe_url: given.probe_url.unwrap_or_default(),
+        revoke_old: given.revoke_old,
+    }
+}
+
+fn provider(given: Provided) -> v1::CredentialProvider {
+    v1::CredentialProvider {
+        name: given.name,
         probe_url: given.probe_url.unwrap_or_default(),
         revoke_old: given.revoke_old,
     }
@@ -616,6 +673,12 @@ fn wire(status: CredentialStatus, now: SystemTime) -> v1::Credential {
         .as_ref()
         .and_then(|source| source.broken.as_ref());
     let broken_because = broken.map(ToString::to_string);
+    let fruitless = status
+        .source
+        .as_ref()
+        .and_then(|source| source.fruitless.clone());
+    let not_obtained = fruitless.and_then(|last| last.reason);
+    let renew_at = status.renewal_due().map(convert::seconds);
     let trees = status.copies.iter().filter(|copy| copy.is_active()).count();
     let behind = status.behind().count();
     let holding = |version| {
@@ -625,6 +688,11 @@ fn wire(status: CredentialStatus, now: SystemTime) -> v1::Credential {
     let versions = status.versions.iter().rev();
     let versions = versions.map(|info| version(info, holding(info.version), now));
     let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    let (oauth, provider) = match status.source.map(|source| source.supply) {
+        Some(Supply::OAuth(given)) => (Some(oauth(given)), None),
+        Some(Supply::Provider(given)) => (None, Some(provider(given))),
+        None => (None, None),
+    };
     v1::Credential {
         versions: versions.collect(),
         name: status.credential.name.into(),
@@ -639,7 +707,10 @@ fn wire(status: CredentialStatus, now: SystemTime) -> v1::Credential {
         trees: count(trees),
         trees_behind: count(behind),
         broken_because: broken_because.unwrap_or_default(),
-        oauth: status.source.map(|source| oauth(source.oauth)),
+        oauth,
+        provider,
+        renew_at,
+        not_obtained_because: not_obtained.map_or_else(String::new, |why| why.to_string()),
     }
 }
 

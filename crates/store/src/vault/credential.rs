@@ -17,7 +17,8 @@ use xylem_ids::{CredentialName, Namespace, Slot, Version, WorkflowType};
 use xylem_seal::Mac;
 use xylem_vault::{
     Binding, BindingRow, Credential, CredentialRow, CredentialRows, CredentialVersion,
-    CredentialVersionRow, Source, SourceRow, VersionRow, VersionState,
+    CredentialVersionRow, Fruitless, OAuth, Provided, Source, SourceRow, Supply, VersionRow,
+    VersionState,
 };
 
 macro_rules! columns {
@@ -37,8 +38,15 @@ macro_rules! columns {
     };
     (credential_sources $rest:literal) => {
         concat!(
-            "SELECT namespace, name, oauth, broken, client_id, refresh_id, renewing_until, mac
-             FROM credential_sources ",
+            "SELECT namespace, name, oauth, broken, client_id, refresh_id, renewing_until,
+                fruitless_at, fruitless, mac FROM credential_sources ",
+            $rest
+        )
+    };
+    (credential_providers $rest:literal) => {
+        concat!(
+            "SELECT namespace, name, provider, probe_url, revoke_old, broken, renewing_until,
+                fruitless_at, fruitless, mac FROM credential_providers ",
             $rest
         )
     };
@@ -101,19 +109,32 @@ impl CredentialRows for StoreTransaction {
         name: &CredentialName,
     ) -> Stored<Option<SourceRow>> {
         let query = statement(columns!(credential_sources "WHERE namespace = $1 AND name = $2"));
-        self.one(query.bind(text(namespace)).bind(text(name)), source_row)
-            .await
+        let query = query.bind(text(namespace)).bind(text(name));
+        if let Some(found) = self.one(query, source_row).await? {
+            return Ok(Some(found));
+        }
+        let query = statement(columns!(credential_providers "WHERE namespace = $1 AND name = $2"));
+        let query = query.bind(text(namespace)).bind(text(name));
+        self.one(query, provided_row).await
     }
 
     async fn put_source(&mut self, row: &SourceRow) -> Stored<()> {
-        self.run(put_source(row)).await.map(drop)
+        let put = match &row.source.supply {
+            Supply::OAuth(oauth) => put_source(row, oauth),
+            Supply::Provider(provided) => put_provided(row, provided),
+        };
+        self.run(put).await.map(drop)
     }
 
     async fn delete_source(&mut self, namespace: &Namespace, name: &CredentialName) -> Stored<()> {
-        let delete = statement("DELETE FROM credential_sources WHERE namespace = $1 AND name = $2");
-        self.run(delete.bind(text(namespace)).bind(text(name)))
-            .await
-            .map(drop)
+        for delete in [
+            "DELETE FROM credential_sources WHERE namespace = $1 AND name = $2",
+            "DELETE FROM credential_providers WHERE namespace = $1 AND name = $2",
+        ] {
+            let delete = statement(delete).bind(text(namespace)).bind(text(name));
+            self.run(delete).await?;
+        }
+        Ok(())
     }
 
     async fn bindings(&mut self, namespace: &Namespace) -> Stored<Vec<BindingRow>> {
@@ -264,38 +285,108 @@ fn put_credential_version(row: &CredentialVersionRow) -> Statement {
 
 fn source_row(row: &Row) -> Result<SourceRow, RowError> {
     let columns = Columns::new(row, "source of a credential");
-    let broken: Option<&str> = columns.raw("broken")?;
-    let reason = |text| Reason::parse(text).ok_or_else(|| columns.unreadable());
+    let supply = Supply::OAuth(columns.json("oauth")?);
+    Ok(SourceRow {
+        client: Some(columns.parsed("client_id")?),
+        refresh: columns.optional("refresh_id")?,
+        ..any_source(&columns, supply)?
+    })
+}
+
+fn provided_row(row: &Row) -> Result<SourceRow, RowError> {
+    let columns = Columns::new(row, "provider of a credential");
+    let probe_url: Option<&str> = columns.raw("probe_url")?;
+    let revoke_old: u64 = columns.number("revoke_old")?;
+    let provided = Provided {
+        name: columns.raw::<&str>("provider")?.to_owned(),
+        probe_url: probe_url.map(str::to_owned),
+        revoke_old: revoke_old != 0,
+    };
+    any_source(&columns, Supply::Provider(provided))
+}
+
+/// What all sources have.
+fn any_source(columns: &Columns<'_>, supply: Supply) -> Result<SourceRow, RowError> {
+    let reason = |name| {
+        let code: Option<&str> = columns.raw(name)?;
+        let parsed = |code| Reason::parse(code).ok_or_else(|| columns.unreadable());
+        code.map(parsed).transpose()
+    };
+    let asked: u64 = columns.number("fruitless_at")?;
+    let why = reason("fruitless")?;
     Ok(SourceRow {
         namespace: columns.parsed("namespace")?,
         name: columns.parsed("name")?,
         source: Source {
-            oauth: columns.json("oauth")?,
-            broken: broken.map(reason).transpose()?,
+            supply,
+            broken: reason("broken")?,
+            fruitless: (asked > 0).then_some(Fruitless {
+                at: UnixSeconds(asked),
+                reason: why,
+            }),
         },
-        client: columns.parsed("client_id")?,
-        refresh: columns.optional("refresh_id")?,
+        client: None,
+        refresh: None,
         renewing_until: UnixSeconds(columns.number("renewing_until")?),
         mac: Mac(columns.bytes("mac")?),
     })
 }
 
-fn put_source(row: &SourceRow) -> Statement {
+/// When it was last asked in vain, 0 where it was not, and why.
+fn fruitless(source: &Source) -> (i64, Option<String>) {
+    let last = source.fruitless.as_ref();
+    let why = last.and_then(|last| last.reason.as_ref());
+    (
+        last.map_or(0, |last| integer(last.at.0)),
+        why.map(ToString::to_string),
+    )
+}
+
+fn put_provided(row: &SourceRow, provided: &Provided) -> Statement {
+    let (asked, why) = fruitless(&row.source);
     statement(
-        "INSERT INTO credential_sources (namespace, name, oauth, broken, client_id, refresh_id,
-            renewing_until, mac) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         ON CONFLICT (namespace, name) DO UPDATE SET oauth = excluded.oauth,
-            broken = excluded.broken, client_id = excluded.client_id,
-            refresh_id = excluded.refresh_id, renewing_until = excluded.renewing_until,
+        "INSERT INTO credential_providers (namespace, name, provider, probe_url, revoke_old, broken,
+            renewing_until, fruitless_at, fruitless, mac)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (namespace, name) DO UPDATE SET provider = excluded.provider,
+            probe_url = excluded.probe_url, revoke_old = excluded.revoke_old,
+            broken = excluded.broken, renewing_until = excluded.renewing_until,
+            fruitless_at = excluded.fruitless_at, fruitless = excluded.fruitless,
             mac = excluded.mac",
     )
     .bind(text(&row.namespace))
     .bind(text(&row.name))
-    .bind(json(&row.source.oauth))
+    .bind(provided.name.clone())
+    .bind(provided.probe_url.clone())
+    .bind(i64::from(provided.revoke_old))
     .bind(row.source.broken.as_ref().map(text))
-    .bind(text(&row.client))
+    .bind(integer(row.renewing_until.0))
+    .bind(asked)
+    .bind(why)
+    .bind(row.mac.0.to_vec())
+}
+
+fn put_source(row: &SourceRow, oauth: &OAuth) -> Statement {
+    let (asked, why) = fruitless(&row.source);
+    statement(
+        "INSERT INTO credential_sources (namespace, name, oauth, broken, client_id, refresh_id,
+            renewing_until, fruitless_at, fruitless, mac)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (namespace, name) DO UPDATE SET oauth = excluded.oauth,
+            broken = excluded.broken, client_id = excluded.client_id,
+            refresh_id = excluded.refresh_id, renewing_until = excluded.renewing_until,
+            fruitless_at = excluded.fruitless_at, fruitless = excluded.fruitless,
+            mac = excluded.mac",
+    )
+    .bind(text(&row.namespace))
+    .bind(text(&row.name))
+    .bind(json(oauth))
+    .bind(row.source.broken.as_ref().map(text))
+    .bind(row.client.as_ref().map(text))
     .bind(row.refresh.as_ref().map(text))
     .bind(integer(row.renewing_until.0))
+    .bind(asked)
+    .bind(why)
     .bind(row.mac.0.to_vec())
 }
 

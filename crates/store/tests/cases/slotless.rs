@@ -9,7 +9,8 @@ use xylem_ids::{TreeId, Version};
 use xylem_policy::{Period, RateLimit};
 use xylem_registry::{Auth, Tool};
 use xylem_vault::{
-    CallEnd, NewCredential, NewSource, OAuth, OAuthGrant, Released, Slotless, VaultError,
+    CallEnd, NewCredential, NewSource, OAuth, OAuthClient, OAuthGrant, Released, Slotless,
+    VaultError,
 };
 
 /// A house whose only tool is this one.
@@ -212,11 +213,11 @@ async fn client_credentials_are_those_that_are_obtained() {
         probe_url: None,
         revoke_old: false,
     };
-    let source = NewSource {
+    let source = NewSource::OAuth(OAuthClient {
         oauth,
         client_secret: SecretString::from("the secret of the client".replace(' ', "-")),
         refresh_token: None,
-    };
+    });
     let obtained = NewCredential {
         source: Some(source),
         request: "c2".parse().unwrap(),

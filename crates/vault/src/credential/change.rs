@@ -1,7 +1,7 @@
 //! Making and rotating credentials.
 
 use super::{
-    Credential, CredentialRow, CredentialVersion, NewSource,
+    Credential, CredentialRow, CredentialVersion, Fruitless, NewSource,
     rows::{data_key_place, value_place, version_place},
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
-use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
+use xylem_audit::{Entry, Kind, Reason, SubjectKind, Verdict};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, CredentialName, Fingerprint, KeyId, Namespace, Version};
 use xylem_seal::CipherKey;
@@ -73,7 +73,8 @@ pub struct Rotated {
     pub version: CredentialVersion,
     /// The version that was active before.
     pub superseded: Option<Version>,
-    /// Whether the same request had made it before; then nothing changed.
+    /// Whether it was there before: the same request had made it, or a file or a command has given the
+    /// active version's value. Then nothing changed.
     pub repeated: bool,
 }
 
@@ -157,9 +158,26 @@ impl Vault {
         if let Some(known) = repeated(&versions, &rotation.request, &fingerprint)? {
             return Ok(known);
         }
+        if let Some(NewSource::Provider(_)) = &rotation.source {
+            let gone = |row: &CredentialVersionRow| row.info.state == VersionState::Revoked;
+            if versions
+                .iter()
+                .any(|row| gone(row) && row.info.fingerprint == fingerprint)
+            {
+                return Err(VaultError::ValueRevoked);
+            }
+        }
         let active = versions
             .into_iter()
             .find(|version| version.info.state == VersionState::Active);
+        if let (Some(NewSource::Provider(_)), Some(active)) = (&rotation.source, &active)
+            && active.info.fingerprint == fingerprint
+            && active.info.expires_at == rotation.expires_at
+        {
+            return self
+                .unchanged(tx, &row, &rotation, active.info.clone())
+                .await;
+        }
         let current = active.as_ref().map(|active| active.info.version);
         if let Some(expected) = rotation.if_version
             && Some(expected) != current
@@ -192,6 +210,31 @@ impl Vault {
             version,
             superseded: current,
             repeated: false,
+        })
+    }
+
+    /// A file or a command has given what is there already.
+    async fn unchanged(
+        &self,
+        mut tx: Box<dyn Transaction>,
+        row: &CredentialRow,
+        rotation: &Rotation,
+        active: CredentialVersion,
+    ) -> Result<Rotated, VaultError> {
+        if let Some(source) = &rotation.source {
+            let ends = active.expires_at.is_some();
+            let fruitless = Fruitless {
+                at: self.seconds(),
+                reason: ends.then(|| Reason::of("value_unchanged")),
+            };
+            self.put_new_source(&mut *tx, row, source, Some(fruitless))
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(Rotated {
+            version: active,
+            superseded: None,
+            repeated: true,
         })
     }
 
@@ -259,7 +302,7 @@ impl Vault {
         let owner = self.derived.seal_credential(credential, data_key);
         tx.put_credential(&owner).await?;
         if let Some(source) = source {
-            self.put_new_source(tx, &owner, source).await?;
+            self.put_new_source(tx, &owner, source, None).await?;
         }
         let place = value_place(&info, key.id());
         let value = next.value.expose_secret();

@@ -1,8 +1,8 @@
 //! What the seals of credentials cover, and what their ciphertexts are bound to.
 
 use super::{
-    Binding, BindingRow, Credential, CredentialRow, CredentialVersion, CredentialVersionRow,
-    OAuthGrant, SourceRow,
+    Binding, BindingRow, Credential, CredentialRow, CredentialVersion, CredentialVersionRow, OAuth,
+    OAuthGrant, Provided, SourceRow, Supply,
 };
 use crate::{
     SecretId, VaultError,
@@ -140,7 +140,23 @@ fn version_fields(info: &CredentialVersion, secret: Option<&SecretId>) -> Fields
 }
 
 fn source_fields(row: &SourceRow) -> Fields {
-    let oauth = &row.source.oauth;
+    match &row.source.supply {
+        Supply::OAuth(oauth) => oauth_fields(row, oauth),
+        Supply::Provider(provided) => provided_fields(row, provided),
+    }
+}
+
+fn provided_fields(row: &SourceRow, provided: &Provided) -> Fields {
+    Fields::new("provided credential source")
+        .text(row.namespace.as_str())
+        .text(row.name.as_str())
+        .text(&provided.name)
+        .optional(provided.probe_url.as_deref())
+        .number(u32::from(provided.revoke_old))
+        .optional(row.source.broken.as_ref().map(|reason| reason.as_str()))
+}
+
+fn oauth_fields(row: &SourceRow, oauth: &OAuth) -> Fields {
     let grant = match oauth.grant {
         OAuthGrant::ClientCredentials => "client_credentials",
         OAuthGrant::RefreshToken => "refresh_token",
@@ -162,7 +178,7 @@ fn source_fields(row: &SourceRow) -> Fields {
         .optional(oauth.resource.as_deref());
     let fields = optional(fields, oauth.assume_lifetime)
         .optional(row.source.broken.as_ref().map(|reason| reason.as_str()))
-        .text(row.client.as_str())
+        .text(row.client.as_ref().map_or("", SecretId::as_str))
         .optional(row.refresh.as_ref().map(SecretId::as_str));
     if plain {
         return fields;

@@ -1,4 +1,5 @@
-//! Credentials whose value is obtained by itself: OAuth 2.0 client credentials and refresh tokens.
+//! Credentials whose value is obtained by itself: with OAuth 2.0 client credentials and refresh tokens, or
+//! from a file or a command of the control plane's machine.
 
 use super::{CredentialRow, CredentialStatus, rows::source_place, storage::SourceRow};
 use crate::{
@@ -15,6 +16,10 @@ use xylem_seal::CipherKey;
 
 /// For so long nobody else obtains a value, if whoever began does not come to an end.
 const LEASE: Duration = Duration::from_secs(2 * 60);
+/// A value whose end nobody knows is looked for so often; and no sweep asks more often where the last
+/// question brought nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
+const LONGEST_NAME: usize = 64;
 const LONGEST_TEXT: usize = 2000;
 const MOST_SCOPES: usize = 50;
 /// Longer secrets are refused.
@@ -58,9 +63,6 @@ pub struct OAuth {
 
 impl OAuth {
     fn check(&self) -> Result<(), VaultError> {
-        let printable = |text: &str| {
-            (1..=LONGEST_TEXT).contains(&text.len()) && !text.chars().any(char::is_control)
-        };
         if !printable(&self.token_url) || !encrypted_url(&self.token_url) {
             return Err(invalid(
                 "oauth.token_url",
@@ -82,29 +84,78 @@ impl OAuth {
         {
             return Err(invalid("oauth.resource", "1 to 2000 printable characters"));
         }
-        if self
-            .probe_url
-            .as_deref()
-            .is_some_and(|url| !printable(url) || !encrypted_url(url))
-        {
-            return Err(invalid(
-                "oauth.probe_url",
-                "an https URL, or an http one on a loopback host",
-            ));
-        }
-        Ok(())
+        check_probe(self.probe_url.as_deref(), "oauth.probe_url")
     }
 }
 
-/// How a credential is obtained, with what it takes. Its `Debug` shows everything but the secrets.
+fn printable(text: &str) -> bool {
+    (1..=LONGEST_TEXT).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+fn check_probe(url: Option<&str>, field: &'static str) -> Result<(), VaultError> {
+    if url.is_some_and(|url| !printable(url) || !encrypted_url(url)) {
+        let rule = "an https URL, or an http one on a loopback host";
+        return Err(invalid(field, rule));
+    }
+    Ok(())
+}
+
+/// A file or a command that gives a value. Which one is said where the control plane runs: what is kept
+/// here is a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provided {
+    /// The name.
+    pub name: String,
+    /// What is asked with a new value before anything else gets it.
+    pub probe_url: Option<String>,
+    /// Whether a version is revoked when no tree needs it any more.
+    pub revoke_old: bool,
+}
+
+impl Provided {
+    /// Whether a provider may be called that.
+    #[must_use]
+    pub fn is_name(text: &str) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(allowed)
+    }
+
+    fn check(&self) -> Result<(), VaultError> {
+        if !Self::is_name(&self.name) {
+            let rule = "1 to 64 lower-case letters, digits and hyphens";
+            return Err(invalid("provider.name", rule));
+        }
+        check_probe(self.probe_url.as_deref(), "provider.probe_url")
+    }
+}
+
+/// Where a value comes from. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Supply {
+    /// An OAuth 2.0 provider.
+    OAuth(OAuth),
+    /// A file or a command.
+    Provider(Provided),
+}
+
+impl Supply {
+    /// Whether a version is revoked when no tree needs it any more.
+    #[must_use]
+    pub fn revokes_old(&self) -> bool {
+        match self {
+            Self::OAuth(oauth) => oauth.revoke_old,
+            Self::Provider(provided) => provided.revoke_old,
+        }
+    }
+}
+
+/// How a value is obtained, with what it takes. Its `Debug` shows everything but the secrets.
 #[derive(Debug, Clone)]
-pub struct NewSource {
-    /// Where the value comes from.
-    pub oauth: OAuth,
-    /// The client's secret.
-    pub client_secret: SecretString,
-    /// The refresh token, where that is the grant.
-    pub refresh_token: Option<SecretString>,
+pub enum NewSource {
+    /// From an OAuth 2.0 provider.
+    OAuth(OAuthClient),
+    /// From a file or a command.
+    Provider(Provided),
 }
 
 impl NewSource {
@@ -113,6 +164,35 @@ impl NewSource {
     /// # Errors
     /// Names the field that breaks its rule.
     pub fn check(&self) -> Result<(), VaultError> {
+        match self {
+            Self::OAuth(client) => client.check(),
+            Self::Provider(provided) => provided.check(),
+        }
+    }
+
+    /// What is asked with a new value before anything else gets it.
+    #[must_use]
+    pub fn probe_url(&self) -> Option<&str> {
+        match self {
+            Self::OAuth(client) => client.oauth.probe_url.as_deref(),
+            Self::Provider(provided) => provided.probe_url.as_deref(),
+        }
+    }
+}
+
+/// A client of an OAuth 2.0 provider. Its `Debug` shows everything but the secrets.
+#[derive(Debug, Clone)]
+pub struct OAuthClient {
+    /// Where the value comes from.
+    pub oauth: OAuth,
+    /// The client's secret.
+    pub client_secret: SecretString,
+    /// The refresh token, where that is the grant.
+    pub refresh_token: Option<SecretString>,
+}
+
+impl OAuthClient {
+    fn check(&self) -> Result<(), VaultError> {
         self.oauth.check()?;
         check_secret(&self.client_secret, "secret")?;
         match (self.oauth.grant, &self.refresh_token) {
@@ -141,9 +221,32 @@ fn check_secret(secret: &SecretString, field: &'static str) -> Result<(), VaultE
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Where the value comes from.
-    pub oauth: OAuth,
-    /// Why the provider will not give another one until somebody changes something.
+    pub supply: Supply,
+    /// Why the provider gives no other one: it has refused. One of OAuth 2.0 is not asked again by itself
+    /// then.
     pub broken: Option<Reason>,
+    /// The last question, if it brought nothing new.
+    pub fruitless: Option<Fruitless>,
+}
+
+/// A question that brought nothing new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fruitless {
+    /// When it was asked.
+    pub at: UnixSeconds,
+    /// Why it did not; absent where nothing new was needed yet.
+    pub reason: Option<Reason>,
+}
+
+/// Why a value could not be obtained.
+#[derive(Debug)]
+pub struct NotObtained {
+    /// As a code.
+    pub reason: Reason,
+    /// Whether the provider has refused, and is not just out of reach.
+    pub refused: bool,
+    /// What the next value is obtained with, where the provider has given that.
+    pub next: Option<NewSource>,
 }
 
 /// A turn to obtain the next value. Its `Debug` shows everything but the secrets.
@@ -157,16 +260,28 @@ pub struct Renewal {
 
 impl CredentialStatus {
     /// From when on its next value is to be obtained by itself: in the last third of its life, at
-    /// the latest two minutes before its end, and never in its first half.
+    /// the latest two minutes before its end, and never in its first half. A file or a command is asked
+    /// every five minutes where it does not say when its value ends, and after it has refused.
     #[must_use]
     pub fn renewal_due(&self) -> Option<UnixSeconds> {
-        self.source
+        let source = self.source.as_ref()?;
+        let asked = source
+            .fruitless
             .as_ref()
-            .filter(|source| source.broken.is_none())?;
-        let Some(active) = self.active() else {
-            return Some(UnixSeconds(0));
+            .map_or(UnixSeconds(0), |last| last.at);
+        let again = match &source.supply {
+            Supply::OAuth(_) => None,
+            Supply::Provider(_) => Some(asked.plus(LOOK_EVERY)),
         };
-        let UnixSeconds(ends) = active.expires_at?;
+        if source.broken.is_some() {
+            return again;
+        }
+        let Some(active) = self.active() else {
+            return Some(again.unwrap_or(UnixSeconds(0)));
+        };
+        let Some(UnixSeconds(ends)) = active.expires_at else {
+            return again.map(|again| again.max(active.deposited_at.plus(LOOK_EVERY)));
+        };
         let life = ends.saturating_sub(active.deposited_at.0);
         let left = (life / 3).max(120).min(life / 2);
         Some(UnixSeconds(ends.saturating_sub(left)))
@@ -176,6 +291,14 @@ impl CredentialStatus {
     #[must_use]
     pub fn is_renewal_due(&self, now: UnixSeconds) -> bool {
         self.renewal_due().is_some_and(|due| due <= now)
+    }
+
+    /// Whether it was asked for a moment ago, and nothing came of it.
+    #[must_use]
+    pub fn was_asked_in_vain(&self, now: UnixSeconds) -> bool {
+        let source = self.source.as_ref();
+        let last = source.and_then(|source| source.fruitless.as_ref());
+        last.is_some_and(|last| last.at.plus(LOOK_EVERY) > now)
     }
 }
 
@@ -201,22 +324,17 @@ impl Vault {
             return Ok(None);
         }
         source.renewing_until = now.plus(LEASE);
-        let key = self.credential_key(&mut *tx, &row).await?;
-        let client_secret = self
-            .open_source(&mut *tx, &key, &row, &source.client)
-            .await?;
-        let refresh_token = match &source.refresh {
-            Some(id) => Some(self.open_source(&mut *tx, &key, &row, id).await?),
-            None => None,
+        let opened = match &source.source.supply {
+            Supply::Provider(provided) => NewSource::Provider(provided.clone()),
+            Supply::OAuth(oauth) => {
+                let oauth = oauth.clone();
+                NewSource::OAuth(self.open_client(&mut *tx, &row, &source, oauth).await?)
+            }
         };
         let versions = self.credential_versions(&mut *tx, &row.credential).await?;
         let active = versions.iter().find(|version| version.is_active());
         let renewal = Renewal {
-            source: NewSource {
-                oauth: source.source.oauth.clone(),
-                client_secret,
-                refresh_token,
-            },
+            source: opened,
             version: active.map(|active| active.info.version),
         };
         tx.put_source(&source).await?;
@@ -224,9 +342,8 @@ impl Vault {
         Ok(Some(renewal))
     }
 
-    /// Notes that a value could not be obtained. With a reason the provider has refused, and is not
-    /// asked again by itself; without one it is asked again. What it is obtained with takes the place
-    /// of what it was, where the provider has given something else.
+    /// Notes that a value could not be obtained, and why. What it is obtained with takes the place of what
+    /// it was, where the provider has given something else.
     ///
     /// # Errors
     /// There is no such credential, or its value is not obtained by itself.
@@ -234,27 +351,54 @@ impl Vault {
         &self,
         namespace: &Namespace,
         name: &CredentialName,
-        refused: Option<Reason>,
-        next: Option<&NewSource>,
+        failed: NotObtained,
         by: &AgentId,
     ) -> Result<(), VaultError> {
         let mut tx = self.begin().await?;
         let row = self.credential_in(&mut *tx, namespace, name).await?;
-        if let Some(next) = next {
-            self.put_new_source(&mut *tx, &row, next).await?;
+        if let Some(next) = &failed.next {
+            self.put_new_source(&mut *tx, &row, next, None).await?;
         }
         let found = self.source_in(&mut *tx, &row).await?;
         let mut source = found.ok_or(VaultError::NotObtained)?;
         source.renewing_until = UnixSeconds(0);
-        if let Some(reason) = refused {
+        source.source.fruitless = Some(Fruitless {
+            at: self.seconds(),
+            reason: Some(failed.reason.clone()),
+        });
+        // A file or a command is asked again: the same refusal is not new.
+        if failed.refused && source.source.broken.as_ref() != Some(&failed.reason) {
             let mut entry = self.source_entry(&row, by);
-            entry.reason = Some(reason.clone());
+            entry.reason = Some(failed.reason.clone());
             tx.audit(&entry).await?;
-            source.source.broken = Some(reason);
+        }
+        if failed.refused {
+            source.source.broken = Some(failed.reason);
         }
         tx.put_source(&self.derived.seal_source(source)).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    async fn open_client(
+        &self,
+        tx: &mut dyn Transaction,
+        row: &CredentialRow,
+        source: &SourceRow,
+        oauth: OAuth,
+    ) -> Result<OAuthClient, VaultError> {
+        let missing = || VaultError::tampered("source of credential", &row.credential.name);
+        let client = source.client.as_ref().ok_or_else(missing)?;
+        let key = self.credential_key(tx, row).await?;
+        let refresh_token = match &source.refresh {
+            Some(id) => Some(self.open_source(tx, &key, row, id).await?),
+            None => None,
+        };
+        Ok(OAuthClient {
+            oauth,
+            client_secret: self.open_source(tx, &key, row, client).await?,
+            refresh_token,
+        })
     }
 
     /// Stores what the next values are obtained with. What it replaces is deleted.
@@ -263,20 +407,28 @@ impl Vault {
         tx: &mut dyn Transaction,
         row: &CredentialRow,
         new: &NewSource,
+        fruitless: Option<Fruitless>,
     ) -> Result<(), VaultError> {
         let key = self.credential_key(tx, row).await?;
         let before = self.source_in(tx, row).await?;
-        let client = self.store_source(tx, &key, row, &new.client_secret).await?;
-        let refresh = match &new.refresh_token {
-            Some(token) => Some(self.store_source(tx, &key, row, token).await?),
-            None => None,
+        let (mut client, mut refresh) = (None, None);
+        let supply = match new {
+            NewSource::Provider(provided) => Supply::Provider(provided.clone()),
+            NewSource::OAuth(new) => {
+                client = Some(self.store_source(tx, &key, row, &new.client_secret).await?);
+                if let Some(token) = &new.refresh_token {
+                    refresh = Some(self.store_source(tx, &key, row, token).await?);
+                }
+                Supply::OAuth(new.oauth.clone())
+            }
         };
         let source = SourceRow {
             namespace: row.credential.namespace.clone(),
             name: row.credential.name.clone(),
             source: Source {
-                oauth: new.oauth.clone(),
+                supply,
                 broken: None,
+                fruitless,
             },
             client,
             refresh,
@@ -308,9 +460,8 @@ impl Vault {
         tx: &mut dyn Transaction,
         source: &SourceRow,
     ) -> Result<(), VaultError> {
-        tx.delete_secret(&source.client).await?;
-        if let Some(refresh) = &source.refresh {
-            tx.delete_secret(refresh).await?;
+        for secret in source.client.iter().chain(&source.refresh) {
+            tx.delete_secret(secret).await?;
         }
         Ok(())
     }

@@ -55,13 +55,13 @@ pub struct SourceRow {
     pub name: CredentialName,
     /// What is said about it.
     pub source: Source,
-    /// Where the ciphertext of the client's secret lies.
-    pub client: SecretId,
+    /// Where the ciphertext of the client's secret lies, where there is a client.
+    pub client: Option<SecretId>,
     /// Where that of the refresh token lies.
     pub refresh: Option<SecretId>,
     /// Until when somebody is obtaining a value. Not sealed: forged, it only delays.
     pub renewing_until: UnixSeconds,
-    /// Covers everything above that.
+    /// Covers everything above that, but the last question: forged, it only delays as well.
     pub mac: Mac,
 }
 

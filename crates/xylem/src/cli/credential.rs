@@ -8,7 +8,7 @@ use super::{
     session::Session,
     tree::{listed, wire},
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use std::{
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -30,9 +30,10 @@ pub(crate) enum Command {
     /// Store the next version, and give it to every tree that holds the one before
     #[command(after_help = ROTATE_EXAMPLE)]
     Rotate(Rotate),
-    /// Obtain the next version of a credential from its OAuth 2.0 provider, now
+    /// Obtain the next version of a credential from its provider, now
     ///
-    /// It is obtained by itself before it ends; this asks again after the provider has refused.
+    /// It is obtained by itself before it ends; this asks again after the provider has refused. A file or a
+    /// command that still gives the same value makes no new version.
     Renew(Named),
     /// Let every tree of a workflow type start with a credential
     ///
@@ -53,9 +54,10 @@ pub(crate) enum Command {
 }
 
 const ADD_EXAMPLE: &str = "\
-Example:
+Examples:
   xylem credential add acme --audience https://api.acme.example --token-file acme.token \\
     --rotate-every 90d
+  xylem credential add acme --audience https://api.acme.example --provider acme-file
   xylem credential bind acme --type ReleaseTrain";
 
 const ROTATE_EXAMPLE: &str = "\
@@ -99,6 +101,35 @@ pub(crate) struct Add {
     owner: Option<AgentId>,
     #[command(flatten)]
     provider: Provider,
+    #[command(flatten)]
+    obtained: Obtained,
+}
+
+/// What holds for every secret that is obtained, whoever gives it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Secrets that are obtained")]
+pub(crate) struct Obtained {
+    /// A file or a command of the control plane's machine gives the secret, now and before it ends: the name
+    /// of an entry of the file of `xylem server --credential-providers`
+    #[arg(long, value_name = "NAME", group = "obtained")]
+    #[arg(conflicts_with_all = ["token_stdin", "token_file", "token_env", "expires_in", "allow_short"])]
+    provider: Option<String>,
+    /// Ask here with each new secret before anything gets it; nothing changes where that is refused
+    #[arg(long, value_name = "URL", requires = "obtained")]
+    probe_url: Option<String>,
+    /// Revoke each version by itself, once no tree needs it
+    #[arg(long, requires = "obtained")]
+    revoke_old: bool,
+}
+
+impl Obtained {
+    fn provider(&self) -> Option<v1::CredentialProvider> {
+        Some(v1::CredentialProvider {
+            name: self.provider.clone()?,
+            probe_url: self.probe_url.clone().unwrap_or_default(),
+            revoke_old: self.revoke_old,
+        })
+    }
 }
 
 /// An OAuth 2.0 provider that gives the secret. The token that is read is the client's secret then.
@@ -106,7 +137,7 @@ pub(crate) struct Add {
 #[command(next_help_heading = "OAuth 2.0")]
 pub(crate) struct Provider {
     /// The provider's token endpoint: the secret is obtained there, now and before it ends
-    #[arg(long, value_name = "URL", requires = "client_id")]
+    #[arg(long, value_name = "URL", requires = "client_id", group = "obtained")]
     oauth_url: Option<String>,
     /// The client that asks; its secret is the token that is read
     #[arg(long, value_name = "ID", requires = "oauth_url")]
@@ -123,19 +154,13 @@ pub(crate) struct Provider {
     /// How long a token lives, where the provider does not say it, such as 1h
     #[arg(long, value_name = "DURATION", value_parser = super::duration, requires = "oauth_url")]
     assume_lifetime: Option<Duration>,
-    /// Ask here with each new token before anything gets it; nothing changes where that is refused
-    #[arg(long, value_name = "URL", requires = "oauth_url")]
-    probe_url: Option<String>,
-    /// Revoke each version by itself, once no tree needs it
-    #[arg(long, requires = "oauth_url")]
-    revoke_old: bool,
     /// Obtain it with the refresh token in this file
     #[arg(long, value_name = "FILE", requires = "oauth_url")]
     refresh_token_file: Option<PathBuf>,
 }
 
 impl Provider {
-    fn oauth(&self) -> Option<v1::OAuth> {
+    fn oauth(&self, obtained: &Obtained) -> Option<v1::OAuth> {
         Some(v1::OAuth {
             token_url: self.oauth_url.clone()?,
             client_id: self.client_id.clone().unwrap_or_default(),
@@ -144,8 +169,8 @@ impl Provider {
             secret_in_form: self.secret_in_form,
             assume_lifetime: self.assume_lifetime.map(wire),
             with_refresh_token: self.refresh_token_file.is_some(),
-            probe_url: self.probe_url.clone().unwrap_or_default(),
-            revoke_old: self.revoke_old,
+            probe_url: obtained.probe_url.clone().unwrap_or_default(),
+            revoke_old: obtained.revoke_old,
         })
     }
 }
@@ -224,11 +249,16 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
 }
 
 async fn add(arguments: Add, session: &mut Session<'_>) -> Result<(), Failure> {
-    let secret = arguments.value.source.read()?;
+    let provider = arguments.obtained.provider();
+    let secret = match &provider {
+        Some(_) => SecretString::default(),
+        None => arguments.value.source.read()?,
+    };
     let name = arguments.name;
     let refresh_token = refresh_token(arguments.provider.refresh_token_file.as_deref())?;
     let request = v1::CreateCredentialRequest {
-        oauth: arguments.provider.oauth(),
+        oauth: arguments.provider.oauth(&arguments.obtained),
+        provider,
         refresh_token,
         name: name.to_string(),
         audiences: arguments
@@ -441,12 +471,19 @@ fn shown(credential: &v1::Credential, now: SystemTime) -> String {
         0 => format!("{}", credential.trees),
         behind => format!("{}, {behind} of them behind", credential.trees),
     };
-    let provider = credential.oauth.as_ref();
-    let provider = provider.map_or_else(String::new, |oauth| plain(&oauth.token_url));
+    let provider = match (&credential.oauth, &credential.provider) {
+        (Some(oauth), _) => plain(&oauth.token_url),
+        (None, Some(provider)) => format!("provider {}", plain(&provider.name)),
+        (None, None) => String::new(),
+    };
+    let asked = credential.renew_at.as_ref();
+    let asked = asked.map_or_else(String::new, |at| relative(Some(at), now));
     let lines = [
         ("credential", plain(&credential.name)),
         ("obtained from", provider),
+        ("asked next", asked),
         ("refused with", plain(&credential.broken_because)),
+        ("not obtained", plain(&credential.not_obtained_because)),
         ("state", state(credential).to_owned()),
         ("owner", plain(&credential.owner)),
         ("audiences", plain(&credential.audiences.join(" "))),

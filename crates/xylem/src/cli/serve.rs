@@ -229,6 +229,10 @@ pub(crate) struct DevArguments {
     /// The task queue that the worker polls
     #[arg(long, short = 'q', value_name = "QUEUE", default_value = "xylem")]
     task_queue: TaskQueue,
+    /// Files and commands that give the values of stored credentials, TOML, for its owner only;
+    /// docs/credentials.md has the fields
+    #[arg(long, value_name = "FILE")]
+    credential_providers: Option<PathBuf>,
 }
 
 pub(crate) async fn dev(
@@ -242,7 +246,10 @@ pub(crate) async fn dev(
     logging::to_file(level.unwrap_or(Level::Info), &log)
         .map_err(|source| DataError::io("open", &log, source))?;
     let shutdown = interrupted()?;
+    let giving = arguments.credential_providers.as_deref();
+    let giving = giving.map(crate::server::credential_providers).transpose();
     let config = DevConfig {
+        credential_providers: giving.map_err(ServerError::from)?.unwrap_or_default(),
         data,
         temporal_cli: arguments.temporal_cli,
         temporal_port: arguments.temporal_port,

@@ -1,9 +1,11 @@
-//! Files beside the settings, TOML: of identity providers, of alerts.
+//! Files beside the settings, TOML: of identity providers, of alerts, of what gives credentials.
 
 use crate::data::DataError;
 use serde::de::DeserializeOwned;
 use std::{
-    fs,
+    fs::File,
+    io::Read,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -35,6 +37,31 @@ impl FileError {
 
 /// The fields of the file.
 pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, FileError> {
-    let text = fs::read_to_string(file).map_err(|source| DataError::io("read", file, source))?;
+    let opened = File::open(file).map_err(|source| DataError::io("read", file, source))?;
+    parsed(file, opened)
+}
+
+/// The same of a file that nobody else may read or change. What is looked at is what was opened.
+pub(super) fn read_private<T: DeserializeOwned>(file: &Path) -> Result<T, FileError> {
+    let failed = |source| DataError::io("read", file, source);
+    let opened = File::open(file).map_err(failed)?;
+    let found = opened.metadata().map_err(failed)?;
+    if found.mode() & 0o077 != 0 {
+        return Err(FileError::field(
+            file,
+            "must be for its owner only: chmod 600",
+        ));
+    }
+    if found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw() {
+        let rule = "must belong to root or to the user that runs this";
+        return Err(FileError::field(file, rule));
+    }
+    parsed(file, opened)
+}
+
+fn parsed<T: DeserializeOwned>(file: &Path, mut opened: File) -> Result<T, FileError> {
+    let mut text = String::new();
+    let read = opened.read_to_string(&mut text);
+    read.map_err(|source| DataError::io("read", file, source))?;
     toml::from_str(&text).map_err(|error| FileError::field(file, error.message()))
 }

@@ -40,6 +40,10 @@ pub(crate) struct Settings {
     /// Whose tokens are accepted besides those of this control plane, TOML; docs/identity.md has the fields
     #[arg(long, value_name = "FILE")]
     identity_providers: Option<PathBuf>,
+    /// Files and commands that give the values of stored credentials, TOML, for its owner only;
+    /// docs/credentials.md has the fields
+    #[arg(long, value_name = "FILE")]
+    credential_providers: Option<PathBuf>,
     /// What raises alerts and where they are sent, TOML; docs/alerts.md has the fields
     #[arg(long, value_name = "FILE")]
     alerts: Option<PathBuf>,
@@ -211,6 +215,9 @@ impl Settings {
         let providers = self.identity_providers.as_deref();
         let providers = providers.map(server::identity_providers).transpose();
         let providers = providers.map_err(ServerError::from)?;
+        let giving = self.credential_providers.as_deref();
+        let giving = giving.map(server::credential_providers).transpose();
+        let giving = giving.map_err(ServerError::from)?;
         let temporal = self.temporal.options()?;
         Ok(ServerConfig {
             database: Database::from_environment().map_err(ServerError::from)?,
@@ -232,6 +239,7 @@ impl Settings {
             backups: self.backups.config(),
             private_networks: self.private_networks,
             identity_providers: providers.unwrap_or_default(),
+            credential_providers: giving.unwrap_or_default(),
             alerts: alerts.unwrap_or_default(),
             single_operator: self.single_operator,
             ..ServerConfig::new(data, temporal)

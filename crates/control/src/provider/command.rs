@@ -1,0 +1,141 @@
+//! A command that prints a value.
+
+use super::{is_ours, shown};
+use crate::oauth::Failed;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, ChildStdout},
+    time::{Instant, timeout_at},
+};
+use zeroize::Zeroizing;
+
+/// The most that it may print.
+const LARGEST: usize = 64 * 1024;
+/// Whoever may change a program but its owner.
+const WRITERS: u32 = 0o022;
+
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<String>,
+    /// The variables that it is given of this process's.
+    pub(super) environment: Vec<String>,
+    pub(super) timeout: Duration,
+}
+
+/// The processes that a command has started, itself included. Dropping it ends them: when the time is over,
+/// when too much is printed, and when nobody waits any more.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Nobody has waited for the command yet, so that its number is no other process's.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Command {
+    /// What it prints.
+    pub(super) async fn run(&self) -> Result<Zeroizing<Vec<u8>>, Failed> {
+        self.may_run()?;
+        let deadline = Instant::now() + self.timeout;
+        let mut child = self.spawn()?;
+        let process = child.id().and_then(|id| i32::try_from(id).ok());
+        let mut group = Group(process.and_then(Pid::from_raw));
+        let printed = match child.stdout.take() {
+            Some(stdout) => timeout_at(deadline, printed(stdout)).await,
+            None => Ok(None),
+        };
+        let Ok(printed) = printed else {
+            return Err(self.killed(child, group).await);
+        };
+        let Some(text) = printed else {
+            drop(group);
+            let _ = child.wait().await;
+            return Err(self.wrong("command_too_much", "printed more than 64 KiB"));
+        };
+        let Ok(status) = timeout_at(deadline, child.wait()).await else {
+            return Err(self.killed(child, group).await);
+        };
+        group.0 = None;
+        let status = status.map_err(|_| self.wrong("command_failed", "could not be waited for"))?;
+        match status.success() {
+            true => Ok(text),
+            false => Err(self.wrong("command_failed", &ended(status))),
+        }
+    }
+
+    async fn killed(&self, mut child: Child, group: Group) -> Failed {
+        drop(group);
+        let _ = child.wait().await;
+        self.wrong("command_timed_out", "was killed, because it took too long")
+    }
+
+    fn wrong(&self, code: &'static str, what: &str) -> Failed {
+        Failed::here(code, format!("{}: {what}", shown(&self.program)))
+    }
+
+    /// Whoever may change the program may have this user run anything.
+    fn may_run(&self) -> Result<(), Failed> {
+        let found = fs::metadata(&self.program);
+        let found =
+            found.map_err(|error| self.wrong("command_not_started", &error.kind().to_string()))?;
+        if !found.is_file() {
+            return Err(self.wrong("command_refused", "must be a program"));
+        }
+        if !is_ours(found.uid()) || found.mode() & WRITERS != 0 {
+            let rule = "must belong to root or to the user that the control plane runs as, and be \
+                        writable by its owner only";
+            return Err(self.wrong("command_refused", rule));
+        }
+        Ok(())
+    }
+
+    fn spawn(&self) -> Result<Child, Failed> {
+        let given = self.environment.iter();
+        let given = given.filter_map(|name| Some((name, env::var_os(name)?)));
+        let mut command = tokio::process::Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .envs(given)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // It may hold anything, a secret too.
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true);
+        let started = command.spawn();
+        started.map_err(|error| self.wrong("command_not_started", &error.kind().to_string()))
+    }
+}
+
+/// What is printed until nobody is left to print; nothing where that is too much. The memory does not grow,
+/// and so leaves nothing behind.
+async fn printed(stdout: ChildStdout) -> Option<Zeroizing<Vec<u8>>> {
+    let mut text = Zeroizing::new(Vec::with_capacity(LARGEST + 64));
+    let most = u64::try_from(LARGEST + 1).unwrap_or(u64::MAX);
+    // What cannot be read any more has ended: its status says how.
+    let _ = stdout.take(most).read_to_end(&mut text).await;
+    (text.len() <= LARGEST).then_some(text)
+}
+
+fn ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "did not end well".to_owned(),
+    }
+}

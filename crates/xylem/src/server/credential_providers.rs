@@ -1,0 +1,107 @@
+//! The file that says which files and commands give the values of stored credentials.
+
+use super::fields::{FileError, read_private};
+use std::path::Path;
+use xylem_control::{CredentialProviders, ProviderFields};
+
+/// Reads the file. Whoever may write it may have this user run anything, so that it is its owner's alone.
+///
+/// # Errors
+/// It cannot be read, others may read or change it, or a field breaks its rule.
+pub fn credential_providers(file: &Path) -> Result<CredentialProviders, FileError> {
+    let fields: ProviderFields = read_private(file)?;
+    CredentialProviders::try_from(fields).map_err(|rule| FileError::field(file, rule))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    fn with_mode(text: &str, mode: u32) -> Result<CredentialProviders, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("providers.toml");
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        credential_providers(&file).map_err(|error| error.to_string())
+    }
+
+    fn of(text: &str) -> Result<CredentialProviders, String> {
+        with_mode(text, 0o600)
+    }
+
+    /// The example of the manual is one that works.
+    #[test]
+    fn the_manual_shows_a_file_that_is_read() {
+        let manual = include_str!("../../../../docs/credentials.md");
+        let example = manual.split("```toml\n").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        let shown = format!("{:?}", of(example).unwrap());
+        assert!(
+            shown.contains("acme-file") && shown.contains("acme-login"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_others_may_open_is_refused() {
+        for mode in [0o640, 0o620, 0o604, 0o602] {
+            let error = with_mode("", mode).unwrap_err();
+            assert!(error.contains("chmod 600"), "{mode:o}: {error}");
+        }
+        with_mode("", 0o400).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_field_or_no_value_is_refused_by_name() {
+        const FILE: &str = "[[file]]\nname = \"a\"\npath = \"/a\"\n";
+        const COMMAND: &str = "[[command]]\nname = \"b\"\ncommand = [\"/b\", \"canary\"]\n";
+        for (text, expected) in [
+            ("[[files]]\n", "files"),
+            ("[[file]]\nname = \"a\"\n", "path"),
+            (
+                "[[file]]\nname = \"a\"\npath = \"a\"\n",
+                "file 1: path must be absolute",
+            ),
+            (
+                "[[file]]\nname = \"A b\"\npath = \"/a\"\n",
+                "file 1: name must be",
+            ),
+            (
+                &format!("{FILE}{FILE}"),
+                "file 2: name must not be given twice",
+            ),
+            (&format!("{FILE}link = true\n"), "link"),
+            (&format!("{FILE}format = \"yaml\"\n"), "yaml"),
+            (
+                &COMMAND.replace("\"/b\"", "\"b\""),
+                "command 1: command must begin with",
+            ),
+            (
+                &COMMAND.replace("\"/b\", \"canary\"", ""),
+                "command 1: command must begin with",
+            ),
+            (&format!("{COMMAND}shell = true\n"), "shell"),
+            (
+                &format!("{COMMAND}timeout = \"61s\"\n"),
+                "command 1: timeout must be 1s to 60s",
+            ),
+            (
+                &format!("{COMMAND}timeout = \"soon\"\n"),
+                "command 1: timeout must be 1s to 60s",
+            ),
+            (
+                &format!("{COMMAND}environment = [\"XYLEM_KEK\"]\n"),
+                "command 1: environment",
+            ),
+            (
+                &format!("{COMMAND}environment = [\"A=canary\"]\n"),
+                "command 1: environment",
+            ),
+        ] {
+            let error = of(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains("canary"), "{error}");
+        }
+    }
+}
