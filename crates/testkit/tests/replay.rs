@@ -17,12 +17,14 @@ use xylem_workflows::ToolTree;
 const QUEUE: &str = "replay";
 
 /// What is recorded: workflows whose histories differ in kind.
-const RECORDED: [&str; 8] = [
+const RECORDED: [&str; 10] = [
     "cascade-leaf",
     "cascade-root",
     "continued-first",
     "continued-second",
     "keeper",
+    "keeper-asked",
+    "keeper-late",
     "malformed",
     "selection",
     "unselected-child",
