@@ -21,6 +21,8 @@ use xylem_proto::v1;
 
 /// An import fetches a document and stores what may be hundreds of tools.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Archiving takes as long as there are many entries.
+const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// A token that a tree is started with.
 #[derive(Debug)]
@@ -795,7 +797,7 @@ impl Client {
     pub async fn archive_audit(&self) -> Result<Vec<v1::AuditSegment>, Error> {
         let mut audit = AuditClient::new(self.channel.clone());
         let message = v1::ArchiveAuditRequest {};
-        let archived = call(message, BACKUP_TIMEOUT, |request| {
+        let archived = call(message, ARCHIVE_TIMEOUT, |request| {
             audit.archive_audit(request)
         });
         Ok(archived.await?.segments)
