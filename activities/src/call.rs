@@ -10,7 +10,7 @@ use crate::{
     refusals::Refusals,
     request::{self, Request},
     status::{Verdict, verdict},
-    tool::{KEY_HEADER, ReadyTool, RetryClass},
+    tool::{KEY_HEADER, ReadyTool, RetryClass, Tool},
 };
 use http::HeaderValue;
 use secrecy::SecretString;
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use uuid::Uuid;
-use xylem_ids::{Order, ToolName};
+use xylem_ids::{Order, Slot, ToolName};
 use xylem_outbound::{Answer, Outbound, SendError};
 use xylem_stateful::activity::{ToolAnswer, ToolCall};
 
@@ -90,13 +90,36 @@ impl ToolCaller {
         let request = match self.prepare(&ready, claims, &call).await {
             Ok(request) => request,
             Err(failure) => {
-                self.report(claims, &call, &failure).await;
+                self.report(claims, &call.tool, call.slot.as_ref(), &failure)
+                    .await;
                 return Err(failure);
             }
         };
+        let outbound = self.outbound(&ready).await?;
         let permitted = self.redeem(claims, call, &ready, &request, attempt).await?;
-        self.send(&ready, request, permitted, attempt.refusals, cancelled)
-            .await
+        let answered = self.send(
+            &outbound,
+            &ready,
+            request,
+            permitted,
+            attempt.refusals,
+            cancelled,
+        );
+        let answered = answered.await;
+        if let Err(failure @ Failure::Untrusted { .. }) = &answered {
+            let Tool { name, slot, .. } = &ready.tool;
+            self.report(claims, name, slot.as_ref(), failure).await;
+        }
+        answered
+    }
+
+    /// What sends to whom the tool trusts.
+    async fn outbound(&self, ready: &ReadyTool) -> Result<Outbound, Failure> {
+        let Some(trust) = &ready.tool.trust else {
+            return Ok(self.outbound.clone());
+        };
+        let trusting = self.outbound.trusting(trust).await;
+        trusting.map_err(|error| no_answer(ready, error))
     }
 
     /// Everything that needs no token.
@@ -124,12 +147,18 @@ impl ToolCaller {
     }
 
     /// Tells the audit log about a refusal the vault does not see.
-    async fn report(&self, claims: &TaskClaims, call: &ToolCall, failure: &Failure) {
+    async fn report(
+        &self,
+        claims: &TaskClaims,
+        tool: &ToolName,
+        slot: Option<&Slot>,
+        failure: &Failure,
+    ) {
         if matches!(failure, Failure::NoAnswer { .. }) {
             return;
         }
         let audit = &self.ports.audit;
-        let report = audit.tool_refused(claims, &call.tool, call.slot.as_ref(), failure.kind());
+        let report = audit.tool_refused(claims, tool, slot, failure.kind());
         let error = match tokio::time::timeout(REPORT_TIMEOUT, report).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -137,7 +166,7 @@ impl ToolCaller {
         };
         tracing::warn!(
             workflow.id = claims.workflow_id,
-            tool.name = %call.tool,
+            tool.name = %tool,
             reason = failure.kind(),
             error,
             "a refused tool call was not recorded in the audit log"
@@ -194,6 +223,7 @@ impl ToolCaller {
 
     async fn send(
         &self,
+        outbound: &Outbound,
         ready: &Arc<ReadyTool>,
         request: Request,
         permitted: Permitted,
@@ -217,7 +247,7 @@ impl ToolCaller {
                 lease.end(Outcome::Cancelled, None).await;
                 return Err(Failure::Cancelled);
             }
-            answered = self.outbound.send(request, timeout, limit) => answered,
+            answered = outbound.send(request, timeout, limit) => answered,
         };
         let answer = match answered {
             Ok(answer) => answer,
@@ -389,7 +419,7 @@ fn outcome(verdict: Verdict) -> Outcome {
 
 fn outcome_of(error: SendError) -> Outcome {
     match error {
-        SendError::Refused(_) | SendError::NotSent(_) => Outcome::NotSent,
+        SendError::Refused(_) | SendError::NotSent(_) | SendError::Untrusted(_) => Outcome::NotSent,
         SendError::NoAnswer(_) | SendError::TooLarge => Outcome::NoAnswer,
     }
 }
@@ -398,6 +428,7 @@ fn no_answer(ready: &ReadyTool, error: SendError) -> Failure {
     let tool = ready.tool.name.clone();
     match error {
         SendError::Refused(why) => Failure::Address { tool, why },
+        SendError::Untrusted(why) => Failure::Untrusted { tool, why },
         SendError::NotSent(what) | SendError::NoAnswer(what) => Failure::NoAnswer { tool, what },
         SendError::TooLarge => Failure::TooLarge {
             tool,

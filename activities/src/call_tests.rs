@@ -16,10 +16,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
 };
+use temporalio_sdk::activities::ActivityError;
 use tokio::net::TcpSocket;
 use xylem_ids::{Epoch, Serial, Slot, Version};
-use xylem_outbound::{AddressPolicy, Lookup};
+use xylem_outbound::{AddressPolicy, Lookup, Trust, Untrusted};
 use xylem_stateful::activity::{Issuers, Select, TakenIn};
+use xylem_testkit::TlsFront;
 
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -647,6 +649,48 @@ async fn dns_that_changes_its_answer_gains_nothing() {
     assert!(matches!(failure, Failure::Address { .. }), "{failure:?}");
     assert_eq!(stage.vault.outcomes(), [(Outcome::NotSent, None)]);
     assert_eq!(stage.acme.stats_of("unknown").refusals, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_the_tools_is_sent_nothing() {
+    let stage = Stage::new().await;
+    let front = TlsFront::start(&stage.acme.url()).await.expect("a front");
+    let other = TlsFront::other_pin().expect("a pin");
+    *stage.vault.audiences.lock().expect("not poisoned") = vec![front.url.clone()];
+    // One definition after the other, none of them known from before.
+    let register = |ca: Option<&str>, pins: &[&str]| {
+        let pins = pins.iter().map(|pin| pin.parse().expect("a pin")).collect();
+        let trust = Trust::new(ca.map(str::to_owned), pins).expect("a trust");
+        stage.vault.change(|tool| {
+            tool.base_url = front.url.clone();
+            tool.trust = Some(trust);
+        });
+        let tool: ToolName = "acme.deploy".parse().expect("a tool name");
+        stage.caller.definitions.forget(&claims(), &tool);
+    };
+    for (ca, pins, why) in [
+        (Some(&*front.ca_pem), &[&*other][..], Untrusted::Pin),
+        (None, &[&*front.pin][..], Untrusted::Issuer),
+    ] {
+        register(ca, pins);
+        let failure = stage.failure().await;
+        assert_eq!(failure.kind(), "xylem.untrusted_server");
+        assert!(failure.message().contains(&why.to_string()), "{failure:?}");
+        // Whoever mends it finds the workflow waiting.
+        assert!(matches!(
+            failure.into_activity(),
+            ActivityError::Application(failure) if !failure.is_non_retryable()
+        ));
+    }
+    assert_eq!(stage.vault.outcomes(), [(Outcome::NotSent, None); 2]);
+    assert_eq!(
+        *stage.vault.reported.lock().expect("not poisoned"),
+        ["xylem.untrusted_server"; 2]
+    );
+    assert_eq!(stage.acme.stats_of("v1").calls, 0);
+    register(Some(&front.ca_pem), &[&front.pin, &other]);
+    assert_eq!(stage.call().await.expect("an answer").status, 200);
+    assert_eq!(stage.acme.stats_of("v1").calls, 1);
 }
 
 #[tokio::test]

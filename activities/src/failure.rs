@@ -11,7 +11,7 @@ use std::time::Duration;
 use temporalio_common::error::{ApplicationErrorCategory, ApplicationFailure};
 use temporalio_sdk::activities::ActivityError;
 use xylem_ids::{Order, Origin, Slot, ToolName, TreeId};
-use xylem_outbound::AddressRefused;
+use xylem_outbound::{AddressRefused, Untrusted};
 
 /// Which token a call used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub(crate) enum Failure {
     ApiUrl { tool: ToolName },
     /// The host must not be connected to.
     Address { tool: ToolName, why: AddressRefused },
+    /// The server did not show that it is the tool's; nothing was sent.
+    Untrusted { tool: ToolName, why: Untrusted },
     /// The token may not be sent there.
     Audience {
         tool: ToolName,
@@ -160,6 +162,7 @@ impl Failure {
             Self::WrongSlot { .. } => ("xylem.wrong_slot", Never),
             Self::ApiUrl { .. } => ("xylem.api_url", Never),
             Self::Address { .. } => ("xylem.address", Never),
+            Self::Untrusted { .. } => ("xylem.untrusted_server", After(MENDED)),
             Self::Audience { .. } => ("xylem.audience", Never),
             Self::Unsendable { .. } => ("xylem.token_unsendable", Never),
             Self::ToolChanged { .. } => ("xylem.tool_changed", After(SOON)),
@@ -228,6 +231,11 @@ impl Failure {
                  apiUrl, or register the tool with it among its allowed API URLs"
             ),
             Self::Address { tool, why } => format!("tool '{tool}' was not called: {why}"),
+            Self::Untrusted { tool, why } => format!(
+                "tool '{tool}' was not called and nothing was sent to its server: {why}; it is tried \
+                 again every minute, until the server has another certificate or the tool is \
+                 approved with another CA or pin"
+            ),
             Self::Audience { tool, origin, used } => format!(
                 "tool '{tool}' was not called: {used} may not be sent to {origin}; deposit it \
                  with that audience, or call a tool it is meant for"
@@ -316,6 +324,9 @@ impl From<PortError> for Failure {
 
 /// When a repetition is known to be worth it.
 const SOON: Duration = Duration::from_millis(100);
+
+/// What somebody has to mend is not mended by the next second, and not for good by failing.
+const MENDED: Duration = Duration::from_secs(60);
 
 fn port_message(error: &PortError) -> String {
     match error {

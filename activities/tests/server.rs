@@ -76,6 +76,7 @@ impl Plane {
                 places: BTreeMap::new(),
                 timeout: None,
                 max_response_bytes: None,
+                trust: None,
                 response_headers: Vec::new(),
                 allowed_api_urls: Vec::new(),
             },

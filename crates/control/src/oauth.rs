@@ -220,6 +220,7 @@ fn not_sent(error: SendError) -> Failed {
              with --private-network"
         }
         SendError::NotSent(_) => "the token endpoint cannot be reached",
+        SendError::Untrusted(_) => "the token endpoint's certificate is not trusted",
         SendError::NoAnswer(_) => "the token endpoint does not answer",
         SendError::TooLarge => "the token endpoint's answer is too large",
     })

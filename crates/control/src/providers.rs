@@ -60,9 +60,8 @@ fn not_sent(error: SendError) -> NotFetched {
         SendError::Refused(_) => NotFetched(
             "its address is not allowed: an administrator can allow its range with --private-network",
         ),
-        SendError::NotSent(_) => {
-            NotFetched("it cannot be reached, or its certificate is not trusted")
-        }
+        SendError::NotSent(_) => NotFetched("it cannot be reached"),
+        SendError::Untrusted(_) => NotFetched("its certificate is not trusted"),
         SendError::NoAnswer(_) => NotFetched("it does not answer"),
         SendError::TooLarge => TOO_LARGE,
     }

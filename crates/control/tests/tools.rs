@@ -342,6 +342,65 @@ async fn an_import_proposes_and_approves_nothing() {
     );
 }
 
+/// Whom a server has to be is part of what is approved.
+#[tokio::test]
+async fn certificates_and_pins_are_kept_checked_and_approved() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let publisher = stack.client(Role::ToolPublisher).await;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    let ca = ca.self_signed(&key).expect("a certificate").pem();
+    let pin = |first: char| format!("sha256/{first}7DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+    let with = |ca_pem: &str, pins: Vec<String>| v1::Tool {
+        tls: Some(v1::ToolTls {
+            ca_pem: ca_pem.to_owned(),
+            pins,
+        }),
+        ..tool("acme.inner")
+    };
+    for (field, wrong) in [
+        ("tls", with("", vec![])),
+        ("tls.pins", with("", vec!["sha256/short".to_owned()])),
+        ("tls.pins", with("", ('A'..='K').map(pin).collect())),
+        ("tls.ca_pem", with("nothing", vec![])),
+        ("tls.ca_pem", with(&key.serialize_pem(), vec![])),
+        (
+            "tls",
+            v1::Tool {
+                base_url: "http://127.0.0.1:8080".to_owned(),
+                ..with(&ca, vec![])
+            },
+        ),
+        (
+            "tls",
+            v1::Tool {
+                allowed_api_urls: vec!["http://127.0.0.1:8080".to_owned()],
+                ..with("", vec![pin('4')])
+            },
+        ),
+    ] {
+        let refused = publisher.register_tool(wrong).await.expect_err(field);
+        let Error::Invalid { .. } = &refused else {
+            panic!("{field}: {refused}");
+        };
+        let told = refused.to_string();
+        assert!(told.contains(field) && !told.contains("PRIVATE"), "{told}");
+    }
+    let given = with(&ca, vec![pin('4'), pin('B')]);
+    let made = publisher
+        .register_tool(given.clone())
+        .await
+        .expect("a tool");
+    assert_eq!(made.tls, given.tls);
+    let approved = admin.approve_tool(&made).await.expect("approved");
+    assert_eq!(approved.state(), v1::ToolState::Approved);
+    let moved = with(&ca, vec![pin('4'), pin('C')]);
+    let changed = publisher.update_tool(moved, false).await.expect("changed");
+    assert_eq!(changed.state(), v1::ToolState::Changed);
+    assert_ne!(changed.hash, approved.hash);
+}
+
 #[tokio::test]
 async fn what_cannot_be_imported_names_the_field() {
     let stack = Stack::start().await;

@@ -11,6 +11,7 @@ mod address;
 mod http;
 mod name;
 mod order;
+mod pin;
 mod role;
 mod signal;
 mod template;
@@ -25,6 +26,7 @@ pub use name::{
     PolicyName, SessionId, Slot, TaskQueue, ToolName, ToolTag, WorkflowType,
 };
 pub use order::{Epoch, Order, Serial, Version};
+pub use pin::KeyPin;
 pub use role::{AgentKind, Role, Roles, Scope, Scopes};
 pub use signal::signal_request_id;
 pub use template::{PathTemplate, Segment, is_parameter_name};

@@ -3,17 +3,27 @@
 use crate::{
     address::{AddressPolicy, AddressRefused},
     resolve::{GuardedResolver, Lookup, SystemLookup, Unreachable},
+    trust::{Trust, Untrusted},
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH},
 };
-use reqwest::{Client, redirect::Policy, tls::Version};
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use reqwest::{Client, ClientBuilder, redirect::Policy, tls::Version};
+use std::{
+    collections::HashMap,
+    error::Error,
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use url::Url;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_AGENT: &str = concat!("xylem/", env!("CARGO_PKG_VERSION"));
+
+/// So many clients with a trust of their own are kept, with their connections.
+const MOST_APART: usize = 64;
 
 /// Why there is no HTTP client.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +31,38 @@ const USER_AGENT: &str = concat!("xylem/", env!("CARGO_PKG_VERSION"));
 pub struct OutboundError(#[source] reqwest::Error);
 
 /// Sends requests whose host was checked.
+#[derive(Clone)]
 pub struct Outbound {
     client: Client,
     guard: GuardedResolver,
+    apart: Arc<Mutex<Apart>>,
+}
+
+/// Clients by whom they trust. No connection of one is used by another.
+#[derive(Default)]
+struct Apart {
+    clients: HashMap<Trust, (u64, Client)>,
+    uses: u64,
+}
+
+impl Apart {
+    fn get(&mut self, trust: &Trust) -> Option<Client> {
+        self.uses += 1;
+        let (used, client) = self.clients.get_mut(trust)?;
+        *used = self.uses;
+        Some(client.clone())
+    }
+
+    /// Keeps a client, in place of the one that was not used for longest where there are too many.
+    fn put(&mut self, trust: Trust, client: Client) {
+        if self.clients.len() >= MOST_APART
+            && let Some(longest) = self.clients.iter().min_by_key(|(_, (used, _))| *used)
+        {
+            let longest = longest.0.clone();
+            self.clients.remove(&longest);
+        }
+        self.clients.insert(trust, (self.uses, client));
+    }
 }
 
 /// A request. Mark the values of headers that are secret as sensitive. Its `Debug` shows neither
@@ -72,6 +111,9 @@ pub enum SendError {
     /// Nothing was sent.
     #[error("{0}")]
     NotSent(&'static str),
+    /// Nothing was sent: the server did not show that it is the one that was meant.
+    #[error("{0}")]
+    Untrusted(Untrusted),
     /// It was sent, or may have been.
     #[error("{0}")]
     NoAnswer(&'static str),
@@ -110,22 +152,42 @@ impl Outbound {
             policy: Arc::new(policy),
             lookup,
         };
-        let client = Client::builder()
-            .dns_resolver(guard.clone())
-            .no_proxy()
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            // Compressed answers are taken apart here, within bounds on both forms.
-            .no_gzip()
-            .no_brotli()
-            .no_deflate()
-            .tls_version_min(Version::TLS_1_2)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(USER_AGENT)
-            .build()
-            .map_err(OutboundError)?;
-        Ok(Self { client, guard })
+        let client = builder(&guard).tls_version_min(Version::TLS_1_2).build();
+        Ok(Self {
+            client: client.map_err(OutboundError)?,
+            guard,
+            apart: Arc::default(),
+        })
+    }
+
+    /// The same for requests that trust somebody else: over https only. All that trust the same share
+    /// their connections.
+    ///
+    /// # Errors
+    /// The system's certificate authorities could not be loaded.
+    pub async fn trusting(&self, trust: &Trust) -> Result<Self, SendError> {
+        const FAILED: SendError =
+            SendError::NotSent("this machine's TLS root certificates could not be loaded for it");
+        let known = self.apart().get(trust);
+        let client = match known {
+            Some(client) => client,
+            None => {
+                let (guard, trusted) = (self.guard.clone(), trust.clone());
+                // Root certificates are read from files.
+                let build = tokio::task::spawn_blocking(move || client(&guard, &trusted));
+                let client = build.await.ok().flatten().ok_or(FAILED)?;
+                self.apart().put(trust.clone(), client.clone());
+                client
+            }
+        };
+        Ok(Self {
+            client,
+            ..self.clone()
+        })
+    }
+
+    fn apart(&self) -> MutexGuard<'_, Apart> {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks where a request would go, before a secret is asked for. Sending checks again.
@@ -158,6 +220,29 @@ impl Outbound {
         let sent = sending.headers(headers).timeout(timeout).send().await;
         read(sent.map_err(|error| reason(&error))?, limit).await
     }
+}
+
+/// What every client has.
+fn builder(guard: &GuardedResolver) -> ClientBuilder {
+    Client::builder()
+        .dns_resolver(guard.clone())
+        .no_proxy()
+        .redirect(Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        // Compressed answers are taken apart here, within bounds on both forms.
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .user_agent(USER_AGENT)
+}
+
+/// A client with a trust of its own.
+fn client(guard: &GuardedResolver, trust: &Trust) -> Option<Client> {
+    let config = trust.config().ok()?;
+    let builder = builder(guard).https_only(true);
+    builder.tls_backend_preconfigured(config).build().ok()
 }
 
 async fn read(mut response: reqwest::Response, limit: usize) -> Result<Answer, SendError> {
@@ -194,13 +279,23 @@ async fn body(response: &mut reqwest::Response, limit: usize) -> Result<Vec<u8>,
 fn reason(error: &reqwest::Error) -> SendError {
     let mut source = error.source();
     while let Some(inner) = source {
-        match inner.downcast_ref::<Unreachable>() {
-            Some(unreachable) => return (*unreachable).into(),
-            None => source = inner.source(),
+        if let Some(unreachable) = inner.downcast_ref::<Unreachable>() {
+            return (*unreachable).into();
         }
+        if let Some(untrusted) = inner.downcast_ref().and_then(Untrusted::of) {
+            return SendError::Untrusted(untrusted);
+        }
+        // The source of such an error is not what it carries, but the source of that.
+        source = match inner
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(carried) => Some(carried),
+            None => inner.source(),
+        };
     }
     if error.is_connect() {
-        SendError::NotSent("no connection could be made, or its certificate is not trusted")
+        SendError::NotSent("no connection could be made")
     } else if error.is_timeout() {
         SendError::NoAnswer("it took too long")
     } else if error.is_builder() || error.is_request() && error.source().is_none() {

@@ -21,6 +21,7 @@ mod registry;
 mod retry;
 mod schema;
 mod storage;
+mod tls;
 mod tool;
 mod tools;
 
@@ -34,6 +35,7 @@ pub use registry::{Registry, RegistryError};
 pub use retry::RetryClass;
 pub use schema::MAX_SCHEMA_BYTES;
 pub use storage::{Storage, StorageError};
+pub use tls::Tls;
 pub use tool::{DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};
 pub use tools::{
     Act, Decided, Decision, Imported, KnownTool, ToolChange, ToolFilter, ToolStorage, ToolVersion,

@@ -4,6 +4,7 @@ use crate::{
     auth::{Auth, check_apart, check_source},
     retry::{self, RetryClass},
     schema,
+    tls::{Tls, check_tls},
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,9 @@ pub struct ToolDefinition {
     /// Whether a call is made again that may have reached the API.
     #[serde(default, skip_serializing_if = "RetryClass::is_default")]
     pub retry: RetryClass,
+    /// What the server's certificate has to be, beside valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// A JSON Schema with `"type": "object"`.
     pub parameters: Value,
     /// A JSON Schema that the body of every successful answer fits; anything where absent.
@@ -236,6 +240,7 @@ impl Tool {
         if !definition.api_urls.iter().all(encrypted) {
             return Err(Invalid::new("api_urls", ENCRYPTED));
         }
+        check_tls(&definition)?;
         let hash = hash(&definition);
         Ok(Self {
             definition,

@@ -8,6 +8,7 @@ mod plane;
 mod secrets;
 mod server;
 mod stack;
+mod tls;
 mod wait;
 #[expect(
     missing_docs,
@@ -24,6 +25,7 @@ pub use plane::AbsentPlane;
 pub use secrets::Searcher;
 pub use server::{Settings, TemporalServer, temporal_cli};
 pub use stack::{Called, Node, Stack, Start, Tree};
+pub use tls::TlsFront;
 pub use wait::{eventually, eventually_within};
 pub use walker::{Order, Orders, Walker};
 pub use worker::{NodeWorker, TestWorker, test_workflows};

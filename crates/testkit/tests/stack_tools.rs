@@ -2,7 +2,7 @@
 
 use acme_api::{Behaviour, Encoding};
 use xylem_client::v1::{self, tool_auth::Scheme};
-use xylem_testkit::{Called, Stack, eventually};
+use xylem_testkit::{Called, Stack, TlsFront, eventually};
 
 /// A tool that asks the API how it is.
 fn status(stack: &Stack, name: &str, scheme: Scheme) -> v1::Tool {
@@ -182,6 +182,47 @@ async fn a_stored_credential_is_sent_whatever_the_tree_and_a_limit_holds() -> an
     let searched = stack.search(&stack.issued()).await?;
     assert_eq!(searched.found_in(), [""; 0]);
     let _ = more;
+    tree.terminate().await?;
+    stack.stop().await;
+    Ok(())
+}
+
+/// What a publisher pins is what the worker looks at, and it looks before it sends.
+#[tokio::test]
+async fn a_server_has_to_be_whom_the_tool_says() -> anyhow::Result<()> {
+    let stack = Stack::start().await?;
+    let front = TlsFront::start(&stack.acme.url()).await?;
+    let tool = |name: &str, pins: Vec<String>| v1::Tool {
+        base_url: front.url.clone(),
+        tls: Some(v1::ToolTls {
+            ca_pem: front.ca_pem.clone(),
+            pins,
+        }),
+        ..status(&stack, name, Scheme::Bearer(v1::BearerAuth {}))
+    };
+    let next = TlsFront::other_pin()?;
+    let pinned = vec![front.pin.clone(), next.clone()];
+    stack.offer(tool("acme.pinned", pinned.clone())).await?;
+    stack.offer(tool("acme.other", vec![next])).await?;
+    let tree = stack.tree("pinned").tools(&["acme.pinned", "acme.other"]);
+    let tree = tree.audiences(&[&front.url]).walk(Vec::new()).await?;
+    let root = tree.node("");
+    assert_eq!(root.call("acme.pinned", "default").await?.version()?, 1);
+    let calls = tree.stats("default", 1).calls;
+
+    let _waiting = root.begin("acme.other", "default").await?;
+    let of_worker = |entry: &v1::AuditEntry| entry.reason == "untrusted_server";
+    eventually(
+        "it is told",
+        || tree.audit("tool.refused"),
+        |all| all.iter().any(of_worker),
+    )
+    .await?;
+    assert_eq!(tree.stats("default", 1).calls, calls);
+    // What is approved next is called.
+    let mended = stack.control.update_tool(tool("acme.other", pinned), false);
+    stack.control.approve_tool(&mended.await?).await?;
+    assert_eq!(root.call("acme.other", "default").await?.version()?, 1);
     tree.terminate().await?;
     stack.stop().await;
     Ok(())

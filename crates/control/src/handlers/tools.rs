@@ -16,11 +16,11 @@ use std::{
 use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
 use xylem_audit::{Kind, Label, Note, Verdict};
-use xylem_ids::{CredentialName, Slot, ToolName, ToolTag};
+use xylem_ids::{CredentialName, KeyPin, Slot, ToolName, ToolTag};
 use xylem_policy::{Change, Denied, Period, RateLimit, Refused};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
-    Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, RetryClass, Tool,
+    Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, RetryClass, Tls, Tool,
     ToolDefinition, ToolFilter, ToolState, ToolVersion,
 };
 
@@ -409,6 +409,7 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
         credential,
         rate_limit: given.rate_limit.map(rate_limit).transpose()?,
         retry: retry_class(given.retry)?,
+        tls: given.tls.map(tls).transpose()?,
         parameters: parameters.unwrap_or_else(|| serde_json::json!({ "type": "object" })),
         response,
         places: given
@@ -494,6 +495,13 @@ fn rate_limit(given: v1::ToolRateLimit) -> Result<RateLimit, Fault> {
     Ok(RateLimit {
         calls: given.calls,
         per: per.map_err(|_| Fault::invalid("rate_limit.per", rule))?,
+    })
+}
+
+fn tls(given: v1::ToolTls) -> Result<Tls, Fault> {
+    Ok(Tls {
+        ca_pem: (!given.ca_pem.is_empty()).then_some(given.ca_pem),
+        pins: convert::ids(given.pins, "tls.pins")?,
     })
 }
 
@@ -615,6 +623,10 @@ pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
         rate_limit: definition.rate_limit.map(|limit| v1::ToolRateLimit {
             calls: limit.calls,
             per: limit.per.to_string(),
+        }),
+        tls: definition.tls.as_ref().map(|tls| v1::ToolTls {
+            ca_pem: tls.ca_pem.clone().unwrap_or_default(),
+            pins: tls.pins.iter().map(KeyPin::to_string).collect(),
         }),
         auth: Some(v1::ToolAuth {
             scheme: Some(scheme),

@@ -169,6 +169,7 @@ impl<'a> Operation<'a> {
             credential: None,
             rate_limit: None,
             retry,
+            tls: None,
             parameters,
             response,
             places,

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use xylem_client::v1::{self, tool_auth::Scheme};
-use xylem_ids::{CredentialName, ToolName, ToolTag};
+use xylem_ids::{CredentialName, KeyPin, ToolName, ToolTag};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -74,7 +74,9 @@ Examples:
   xylem tool add --name acme.status --base-url https://api.acme.example --path /v1/status
   xylem tool add --name acme.me --base-url https://api.acme.example --path /me --auth-basic deploy
   xylem tool add --name acme.list --base-url https://api.acme.example --path /v1/builds \\
-      --credential acme --auth-client-credentials --rate-limit 100/minute";
+      --credential acme --auth-client-credentials --rate-limit 100/minute
+  xylem tool add --name acme.inner --base-url https://api.acme.internal --path /v1/status \
+      --ca acme-ca.pem --pin sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
 
 const IMPORT_EXAMPLE: &str = "\
 Examples:
@@ -157,6 +159,13 @@ struct Given {
     /// Whether a call is made again that may have reached the API
     #[arg(long, value_name = "CLASS", default_value = "idempotent")]
     retry: RetryClass,
+    /// A file with the certificates of its authorities, PEM, in place of those that workers trust
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    ca: Option<PathBuf>,
+    /// A key of which the chain of its certificate must have one: `sha256/` and the base64 of the
+    /// SHA-256 of the SubjectPublicKeyInfo; can be repeated
+    #[arg(long = "pin", value_name = "PIN", conflicts_with = "file")]
+    pins: Vec<KeyPin>,
     /// A file with the JSON Schema of the parameters
     #[arg(long, value_name = "FILE")]
     parameters_schema: Option<PathBuf>,
@@ -295,9 +304,18 @@ fn rate_limit(text: &str) -> Result<v1::ToolRateLimit, &'static str> {
 
 /// A definition given in options.
 fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
-    let schema = |path: Option<PathBuf>| match path {
+    let text = |path: Option<PathBuf>| match path {
         Some(path) => read(&path),
         None => Ok(String::new()),
+    };
+    let empty = |pem: &String| pem.trim().is_empty();
+    let ca = arguments.ca.map(|path| read(&path)).transpose()?;
+    if ca.as_ref().is_some_and(empty) {
+        return Err(Failure::usage("the file of --ca is empty"));
+    }
+    let tls = v1::ToolTls {
+        ca_pem: ca.unwrap_or_default(),
+        pins: arguments.pins.into_iter().map(String::from).collect(),
     };
     Ok(v1::Tool {
         name: arguments.name.map(String::from).unwrap_or_default(),
@@ -309,10 +327,11 @@ fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
         credential: arguments.credential.map(String::from).unwrap_or_default(),
         rate_limit: arguments.rate_limit,
         retry: arguments.retry.wire().into(),
+        tls: (tls != v1::ToolTls::default()).then_some(tls),
         auth: arguments.auth.wire(),
         tags: arguments.tags.into_iter().map(String::from).collect(),
-        parameters_schema_json: schema(arguments.parameters_schema)?,
-        response_schema_json: schema(arguments.response_schema)?,
+        parameters_schema_json: text(arguments.parameters_schema)?,
+        response_schema_json: text(arguments.response_schema)?,
         ..v1::Tool::default()
     })
 }

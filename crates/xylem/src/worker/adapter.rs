@@ -8,7 +8,7 @@ use std::{
 };
 use xylem_activities::{
     AuditSink, Auth, Outcome, Place, PortError, Redeem, Redeemed, Release, Released, RetryClass,
-    TaskClaims, TokenSource, Tool, ToolDirectory,
+    TaskClaims, TokenSource, Tool, ToolDirectory, Trust,
 };
 use xylem_client::{ActivityClaims, CallEnd, Client, Error, v1};
 use xylem_grant::IssuerPublicKey;
@@ -222,6 +222,7 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
         false => Some(id(tool.slot, "slot")?),
     };
     Ok(Tool {
+        trust: tool.tls.map(trust).transpose()?,
         name: id(tool.name, "name")?,
         hash: tool.hash,
         method: tool.method,
@@ -246,6 +247,13 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
             .map(|url| id(url, "allowed apiUrl"))
             .collect::<Result<_, _>>()?,
     })
+}
+
+fn trust(tls: v1::ToolTls) -> Result<Trust, PortError> {
+    let authority = (!tls.ca_pem.is_empty()).then_some(tls.ca_pem);
+    let pins = tls.pins.into_iter().map(|pin| id(pin, "pin"));
+    let pins = pins.collect::<Result<_, _>>()?;
+    Trust::new(authority, pins).map_err(|_| unreadable("CA"))
 }
 
 fn auth_of(scheme: v1::tool_auth::Scheme) -> Auth {
@@ -454,6 +462,8 @@ mod tests {
         }
     }
 
+    const PIN: &str = "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+
     #[test]
     fn a_definition_arrives_as_it_was_registered() {
         let registered = v1::Tool {
@@ -475,9 +485,15 @@ mod tests {
             }),
             max_response_bytes: Some(1024),
             allowed_api_urls: vec!["https://eu.example".into()],
+            tls: Some(v1::ToolTls {
+                ca_pem: String::new(),
+                pins: vec![PIN.into()],
+            }),
             ..v1::Tool::default()
         };
         let tool = tool(registered).expect("understood");
+        let trust = Trust::new(None, [PIN.parse().expect("a pin")].into());
+        assert_eq!(tool.trust, trust.ok());
         assert_eq!(tool.slot, None);
         assert_eq!(tool.auth, Auth::Header("X-Api-Key".into()));
         assert_eq!(tool.places["dry"], Place::Query);

@@ -95,7 +95,7 @@ fn read(text: &str, from: Option<&str>) -> Result<Document, Fault> {
 
 fn not_fetched(error: SendError) -> Fault {
     match error {
-        SendError::Refused(_) | SendError::TooLarge => {
+        SendError::Refused(_) | SendError::Untrusted(_) | SendError::TooLarge => {
             Fault::invalid("url", format!("url cannot be used: {error}"))
         }
         SendError::NotSent(_) | SendError::NoAnswer(_) => {

@@ -7,6 +7,8 @@ use crate::cli::{
     session::Session,
     tree::listed,
 };
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
 use xylem_client::v1::{self, tool_auth::Scheme};
 use xylem_ids::{AgentId, ToolName, ToolTag};
@@ -211,6 +213,8 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
         ("answers", &tool.response_schema_json),
         ("calls at most", &limit),
         ("tried again", retry),
+        ("server's CA", &authorities(tool)),
+        ("pinned keys", &pins(tool)),
         ("apiUrl may be", &tool.allowed_api_urls.join(" ")),
         ("hash", &tool.hash),
     ];
@@ -250,6 +254,27 @@ fn auth(tool: &v1::Tool) -> String {
         Some(Scheme::Basic(basic)) => {
             format!("basic authentication, password of {}", basic.username)
         }
+    }
+}
+
+/// The certificates that the server's has to be under, as others show them too, for whoever compares.
+fn authorities(tool: &v1::Tool) -> String {
+    let pem = tool.tls.as_ref().map_or("", |tls| &tls.ca_pem);
+    let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
+    let fingerprint = |certificate: CertificateDer<'_>| {
+        let digest = hex::encode_upper(digest(&SHA256, &certificate));
+        format!("SHA-256 {digest}")
+    };
+    let fingerprints: Vec<_> = certificates.flatten().map(fingerprint).collect();
+    fingerprints.join(", ")
+}
+
+fn pins(tool: &v1::Tool) -> String {
+    let pins = tool.tls.as_ref().map(|tls| tls.pins.join(", "));
+    let alone = tool.tls.as_ref().is_some_and(|tls| tls.pins.len() == 1);
+    match pins {
+        Some(pins) if alone => format!("{pins}, and no other: calls stop when the key changes"),
+        pins => pins.unwrap_or_default(),
     }
 }
 
@@ -326,6 +351,28 @@ mod tests {
             ..tool()
         };
         insta::assert_snapshot!(tool_text(&tool(), Some(&approved)));
+    }
+
+    #[test]
+    fn whom_the_server_has_to_be_is_shown() {
+        let pin = "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+        let with = |pins: &[&str]| v1::Tool {
+            tls: Some(v1::ToolTls {
+                ca_pem: pem.repeat(2),
+                pins: pins.iter().map(|pin| (*pin).to_owned()).collect(),
+            }),
+            ..tool()
+        };
+        let digest = hex::encode_upper(digest(&SHA256, b"0\x82\x01"));
+        let shown = tool_text(&with(&[pin]), None);
+        assert!(
+            shown.contains(&format!("SHA-256 {digest}, SHA-256 {digest}")),
+            "{shown}"
+        );
+        assert!(shown.contains(&format!("{pin}, and no other")), "{shown}");
+        assert!(!tool_text(&with(&[pin, pin]), None).contains("no other"));
+        assert!(!tool_text(&tool(), None).contains("pinned"));
     }
 
     #[test]
