@@ -401,6 +401,78 @@ async fn certificates_and_pins_are_kept_checked_and_approved() {
     assert_ne!(changed.hash, approved.hash);
 }
 
+/// A document at a URL, with a server that is told relative to it.
+const PUBLISHED: &str = r#"{
+    "openapi": "3.1.0",
+    "info": { "title": "Status", "version": "2" },
+    "servers": [{ "url": "../v1" }],
+    "security": [{ "token": [] }],
+    "paths": { "/status": { "get": { "operationId": "status", "responses": {} } } },
+    "components": { "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } } }
+}"#;
+
+#[tokio::test]
+async fn a_document_is_fetched_and_keeps_what_it_does_not_speak_of() {
+    use axum::{Router, http::header::AUTHORIZATION, response::Redirect, routing::get};
+    let stack = Stack::with(|settings| settings.addresses.development = true).await;
+    let publisher = stack.client(Role::ToolPublisher).await;
+    let document = get(async |headers: axum::http::HeaderMap| {
+        assert!(!headers.contains_key(AUTHORIZATION));
+        PUBLISHED
+    });
+    let router = Router::new()
+        .route("/docs/openapi.json", document)
+        .route("/moved", get(async || Redirect::to("/docs/openapi.json")));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a listener");
+    let server = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let request = |path: &str| v1::ImportToolsRequest {
+        url: format!("{server}{path}"),
+        prefix: "acme".to_owned(),
+        credential: "acme".to_owned(),
+        ..Default::default()
+    };
+    let moved = publisher.import_tools(request("/moved")).await;
+    let moved = moved.expect_err("a redirect").to_string();
+    assert!(moved.contains("redirects are not followed"), "{moved}");
+    let both = v1::ImportToolsRequest {
+        slot: "default".to_owned(),
+        ..request("/docs/openapi.json")
+    };
+    let both = publisher.import_tools(both).await.expect_err("both");
+    assert!(both.to_string().contains("credential"), "{both}");
+
+    let import = || publisher.import_tools(request("/docs/openapi.json"));
+    let done = import().await.expect("imported");
+    assert_eq!((done.title.as_str(), done.tools.len()), ("Status", 1));
+    let name = id("acme.status");
+    let made = publisher.get_tool(&name, None).await.expect("a tool");
+    assert_eq!(made.base_url, format!("{server}/v1"));
+    assert_eq!((&*made.slot, &*made.credential), ("", "acme"));
+    let entries = stack.admin().await.list_audit(Default::default()).await;
+    let entries = entries.expect("a log").entries;
+    assert!(entries.iter().any(|it| it.note.ends_with("from 127.0.0.1")));
+
+    let limited = v1::Tool {
+        rate_limit: Some(v1::ToolRateLimit {
+            calls: 5,
+            per: "minute".to_owned(),
+        }),
+        description: "Another one".to_owned(),
+        ..made
+    };
+    publisher
+        .update_tool(limited, false)
+        .await
+        .expect("limited");
+    let again = import().await.expect("imported");
+    assert_eq!(again.tools[0].outcome(), v1::ImportOutcome::Updated);
+    let kept = publisher.get_tool(&name, None).await.expect("a tool");
+    assert_eq!(kept.rate_limit.map(|limit| limit.calls), Some(5));
+    assert_eq!(kept.description, "");
+}
+
 #[tokio::test]
 async fn what_cannot_be_imported_names_the_field() {
     let stack = Stack::start().await;

@@ -26,7 +26,7 @@ use operation::Operation;
 use report::Notes;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use xylem_ids::{Slot, ToolName, ToolTag};
+use xylem_ids::{CredentialName, Slot, ToolName, ToolTag};
 
 /// One document makes no more tools; take a part of it with [`Options::only`].
 const MAX_TOOLS: usize = 500;
@@ -42,6 +42,8 @@ pub struct Options {
     pub base_url: Option<String>,
     /// The slot whose token the tools use.
     pub slot: Slot,
+    /// The stored credential whose token they use in its place.
+    pub credential: Option<CredentialName>,
     /// Given to every tool, beside the document's own.
     pub tags: BTreeSet<ToolTag>,
     /// Operations to take, as `operationId` or as `GET /path`; all where empty.

@@ -2,7 +2,7 @@
 
 use crate::{
     Callable, Edited, Editor, NotCallable, Published, RecordRow, RegistryError, StorageError, Tool,
-    ToolRecord, ToolSeal, ToolState, Unchanged,
+    ToolDefinition, ToolRecord, ToolSeal, ToolState, Unchanged,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
@@ -374,11 +374,14 @@ impl Tools {
         Ok(done.map(|plan| (plan.known, plan.imported)).collect())
     }
 
-    async fn plan(&self, act: &Act<'_>, tool: Tool) -> Result<Planned, RegistryError> {
+    async fn plan(&self, act: &Act<'_>, mut tool: Tool) -> Result<Planned, RegistryError> {
         let before = match self.storage.record(act.namespace, tool.name()).await? {
             None => None,
             Some(row) => Some(self.open(act.namespace, row)?),
         };
+        if let Some(before) = before.as_ref().filter(|before| !before.row().deleted) {
+            tool = self.keeping(act.namespace, before, tool).await?;
+        }
         let (hash, slot) = (tool.hash().clone(), tool.slot().cloned());
         let (record, imported) = match &before {
             None => {
@@ -400,6 +403,23 @@ impl Tools {
             known: KnownTool::current(record, tool),
             imported,
         })
+    }
+
+    /// A tool as a document has it, within the bounds that documents know nothing of: those of its
+    /// current version.
+    async fn keeping(
+        &self,
+        namespace: &Namespace,
+        before: &ToolRecord,
+        tool: Tool,
+    ) -> Result<Tool, RegistryError> {
+        let current = self.current(namespace, before).await?;
+        let bounds = current.definition();
+        Ok(Tool::new(ToolDefinition {
+            rate_limit: bounds.rate_limit,
+            tls: bounds.tls.clone(),
+            ..tool.definition().clone()
+        })?)
     }
 
     fn planned_change<'a>(

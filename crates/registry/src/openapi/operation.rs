@@ -157,6 +157,7 @@ impl<'a> Operation<'a> {
             false => RetryClass::of(method),
         };
         let (parameters, places, changed) = inputs.finish(walk, &self.place)?;
+        let stored = walk.options.credential.as_ref();
         let definition = ToolDefinition {
             name,
             description: self.description(),
@@ -164,9 +165,9 @@ impl<'a> Operation<'a> {
             base_url,
             path: self.path.to_owned(),
             method,
-            slot: (auth != Auth::None).then(|| walk.options.slot.clone()),
+            slot: (auth != Auth::None && stored.is_none()).then(|| walk.options.slot.clone()),
+            credential: stored.filter(|_| auth != Auth::None).cloned(),
             auth,
-            credential: None,
             rate_limit: None,
             retry,
             tls: None,

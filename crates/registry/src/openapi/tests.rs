@@ -14,6 +14,7 @@ fn options() -> Options {
         prefix: "acme".parse().unwrap(),
         base_url: None,
         slot: Slot::default_slot(),
+        credential: None,
         tags: BTreeSet::new(),
         only: BTreeSet::new(),
         response_schemas: false,
@@ -110,6 +111,17 @@ fn options_take_the_place_of_what_the_document_says() {
         assert_eq!(definition.base_url, "https://mirror.example/pets");
         assert!(definition.tags.contains("mine"));
         assert_eq!(definition.slot, Some("pets".parse().unwrap()));
+    }
+    let given = Options {
+        credential: Some("acme".parse().unwrap()),
+        ..options()
+    };
+    let report = import(&document, &given).unwrap();
+    assert!(!report.tools.is_empty());
+    for tool in &report.tools {
+        let definition = tool.definition();
+        let stored = (definition.auth != Auth::None).then(|| "acme".parse().unwrap());
+        assert_eq!((&definition.slot, &definition.credential), (&None, &stored));
     }
     for (prefix, base_url, field) in [
         ("x".repeat(41), None, "prefix"),

@@ -20,7 +20,13 @@ impl Handlers {
         &self,
         request: v1::ImportToolsRequest,
     ) -> Result<v1::ImportToolsResponse, Fault> {
+        let credential = convert::optional(request.credential, "credential")?;
+        if credential.is_some() && !request.slot.is_empty() {
+            let rule = "credential must be absent where a slot is given";
+            return Err(Fault::invalid("credential", rule));
+        }
         let options = Options {
+            credential,
             prefix: convert::id(request.prefix, "prefix")?,
             base_url: (!request.base_url.is_empty()).then_some(request.base_url),
             slot: convert::slot(request.slot, "slot")?,

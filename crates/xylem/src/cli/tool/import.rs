@@ -4,7 +4,7 @@ use super::{read, show::short};
 use crate::cli::{failure::Failure, output::plain, session::Session};
 use std::path::Path;
 use xylem_client::v1;
-use xylem_ids::{ToolName, ToolTag};
+use xylem_ids::{CredentialName, ToolName, ToolTag};
 
 /// What fits into one call, with what goes beside it.
 const MOST: usize = 900 * 1024;
@@ -20,9 +20,12 @@ pub(crate) struct Import {
     /// Where the API is [default: what the document says]
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
-    /// The slot whose token the tools use
-    #[arg(long, default_value = "default")]
-    slot: String,
+    /// The slot whose token the tools use [default: default]
+    #[arg(long)]
+    slot: Option<String>,
+    /// The stored credential whose token they use, in place of a slot's
+    #[arg(long, value_name = "NAME", conflicts_with = "slot")]
+    credential: Option<CredentialName>,
     /// Given to every tool, beside the document's own; can be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<ToolTag>,
@@ -56,7 +59,8 @@ pub(crate) async fn import(arguments: Import, session: &mut Session<'_>) -> Resu
         url,
         prefix: arguments.prefix.into(),
         base_url: arguments.base_url.unwrap_or_default(),
-        slot: arguments.slot,
+        slot: arguments.slot.unwrap_or_default(),
+        credential: arguments.credential.map(String::from).unwrap_or_default(),
         tags: arguments.tags.into_iter().map(String::from).collect(),
         only: arguments.only,
         dry_run: arguments.dry_run,
