@@ -357,6 +357,7 @@ async fn certificates_and_pins_are_kept_checked_and_approved() {
             ca_pem: ca_pem.to_owned(),
             pins,
         }),
+        base_url: "https://api.acme.internal".to_owned(),
         ..tool("acme.inner")
     };
     for (field, wrong) in [
