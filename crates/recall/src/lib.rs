@@ -40,7 +40,7 @@ pub struct Revision(i64);
 impl Revision {
     /// As the database has it.
     #[must_use]
-    pub fn new(stored: i64) -> Self {
+    pub const fn new(stored: i64) -> Self {
         Self(stored)
     }
 }

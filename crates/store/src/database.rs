@@ -2,6 +2,7 @@
 
 use crate::{
     audit::{Book, Queue},
+    glance::Glance,
     migrations::migrate,
     postgres::{self, PostgresAddress},
     revision::Askers,
@@ -51,6 +52,8 @@ pub struct Store {
     book: Arc<OnceLock<Book>>,
     queue: Arc<Queue>,
     askers: Arc<Askers>,
+    /// For SQLite.
+    glance: Option<Arc<Glance>>,
 }
 
 #[derive(Clone)]
@@ -89,7 +92,13 @@ impl Store {
         let readers = sqlite::options(path).pragma("query_only", "ON");
         let readers = sqlite::pool(readers, READERS, TURN).await;
         let readers = Pool::Sqlite(readers.map_err(OpenError::Open)?);
-        Ok(Self::new(writer, readers))
+        let glance = Glance::open(path);
+        let glance =
+            glance.map_err(|error| OpenError::Open(sqlx::Error::AnyDriverError(error.into())))?;
+        Ok(Self {
+            glance: Some(Arc::new(glance)),
+            ..Self::new(writer, readers)
+        })
     }
 
     /// Opens a PostgreSQL database, which others may have open too.
@@ -113,6 +122,7 @@ impl Store {
             book: Arc::default(),
             queue: Arc::default(),
             askers: Arc::default(),
+            glance: None,
         }
     }
 
@@ -128,6 +138,9 @@ impl Store {
 
     /// Closes every connection; what was committed is in the database.
     pub async fn close(&self) {
+        if let Some(glance) = &self.glance {
+            glance.close();
+        }
         for pool in [&self.readers, &self.writer] {
             pool.close().await;
         }
@@ -155,6 +168,11 @@ impl Store {
     /// Who waits to know what the database is at.
     pub(crate) fn askers(&self) -> &Askers {
         &self.askers
+    }
+
+    /// What says at once what the database is at, where there is such a thing.
+    pub(crate) fn glance(&self) -> Option<&Glance> {
+        self.glance.as_deref()
     }
 
     /// Opens the audit log; `false` where it is open already.

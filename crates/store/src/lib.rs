@@ -9,6 +9,7 @@
 mod audit;
 mod copy;
 mod database;
+mod glance;
 mod identity;
 mod migrations;
 mod policy;
