@@ -5,7 +5,7 @@
 //! does. So a condition has two forms where its fact can be missing.
 
 use crate::{
-    Effect,
+    Effect, Facts,
     document::{Age, Networks, Parameter, When, Window},
     literal::{literal, pattern},
     value::{Day, Pointer, Zone},
@@ -83,6 +83,12 @@ impl Needs {
         self.pointers.extend(other.pointers.iter().cloned());
         self.address |= other.address;
         self.now |= other.now;
+    }
+
+    /// Whether conditions look at what is put together for this one question.
+    pub(crate) fn looks_up(&self, facts: &Facts<'_>) -> bool {
+        let parameters = !self.pointers.is_empty() && facts.parameters.is_some();
+        parameters || !self.zones.is_empty()
     }
 }
 

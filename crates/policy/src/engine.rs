@@ -367,7 +367,7 @@ pub(crate) struct Case<'a> {
     pub(crate) ask: &'a Ask<'a>,
     pub(crate) facts: &'a Facts<'a>,
     pub(crate) request: Request,
-    pub(crate) entities: Entities,
+    pub(crate) entities: Arc<Entities>,
     /// By condition: whether it holds; none where it cannot be evaluated.
     known: HashMap<u32, Option<bool>>,
 }

@@ -14,8 +14,15 @@ use std::{
     collections::{BTreeSet, HashSet},
     net::IpAddr,
     str::FromStr,
+    sync::Arc,
 };
 use xylem_ids::{AgentId, Role, TaskQueue, ToolName, ToolTag, WorkflowType};
+use xylem_recall::{Memory, Revision};
+
+/// Pairs of an agent and a tool that are remembered.
+const PAIRS: usize = 10_000;
+/// What Cedar is told of a pair depends on nothing that the database could change under it.
+const VOCABULARY: Revision = Revision::new(0);
 
 /// Who wants to do what.
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +115,21 @@ pub(crate) struct Vocabulary {
     parameters: EntityUid,
     numbers: EntityUid,
     action: EntityTypeName,
+    pairs: Memory<(AgentId, ToolName), Arc<Pair>>,
+}
+
+/// An agent and a tool as Cedar takes them, and what they were then.
+struct Pair {
+    kind: String,
+    roles: BTreeSet<Role>,
+    tool: ToolFacts,
+    entities: Arc<Entities>,
+}
+
+impl Pair {
+    fn is(&self, ask: &Ask<'_>, tool: &ToolFacts) -> bool {
+        self.kind == ask.kind && self.roles == *ask.roles && self.tool == *tool
+    }
 }
 
 impl Vocabulary {
@@ -124,6 +146,7 @@ impl Vocabulary {
             parameters: one("Parameters")?,
             numbers: one("Numbers")?,
             action: name("Action")?,
+            pairs: Memory::new(PAIRS),
         })
     }
 
@@ -135,9 +158,14 @@ impl Vocabulary {
         facts: &Facts<'_>,
         needs: &Needs,
         schema: Option<&Schema>,
-    ) -> Result<(Request, Entities), PolicyError> {
-        let mut entities = self.people_and_tools(ask)?;
-        let context = self.context(facts, needs, &mut entities)?;
+    ) -> Result<(Request, Arc<Entities>), PolicyError> {
+        let entities = match ask.resource {
+            Resource::Tool(tool) if !needs.looks_up(facts) => {
+                self.pair(ask, tool, || self.entities(ask, facts, needs, schema))?
+            }
+            _ => Arc::new(self.entities(ask, facts, needs, schema)?),
+        };
+        let context = self.context(facts, needs)?;
         let resource = match ask.resource {
             Resource::Tool(tool) => uid(&self.tool, tool.name.as_str()),
             Resource::Credential { id, .. } => uid(&self.credential, id),
@@ -145,11 +173,63 @@ impl Vocabulary {
         let agent = uid(&self.agent, ask.agent.as_str());
         let action = uid(&self.action, ask.action.code());
         let request = Request::new(agent, action, resource, context, schema);
-        let entities = Entities::from_entities(entities, schema);
-        Ok((
-            request.map_err(PolicyError::engine)?,
-            entities.map_err(PolicyError::engine)?,
-        ))
+        Ok((request.map_err(PolicyError::engine)?, entities))
+    }
+
+    /// Those of an agent and a tool, where nothing else is looked up: from memory if nothing about the
+    /// two has changed.
+    fn pair(
+        &self,
+        ask: &Ask<'_>,
+        tool: &ToolFacts,
+        entities: impl FnOnce() -> Result<Entities, PolicyError>,
+    ) -> Result<Arc<Entities>, PolicyError> {
+        let key = (ask.agent.clone(), tool.name.clone());
+        let known = self.pairs.get(VOCABULARY, &key);
+        if let Some(known) = known.filter(|known| known.is(ask, tool)) {
+            return Ok(Arc::clone(&known.entities));
+        }
+        let pair = Pair {
+            kind: ask.kind.to_owned(),
+            roles: ask.roles.clone(),
+            tool: tool.clone(),
+            entities: Arc::new(entities()?),
+        };
+        let entities = Arc::clone(&pair.entities);
+        self.pairs.put(VOCABULARY, key, Arc::new(pair), 1);
+        Ok(entities)
+    }
+
+    /// All that Cedar may look up. To find out who is in what, which it does here, takes about as long
+    /// as the rest of a decision.
+    fn entities(
+        &self,
+        ask: &Ask<'_>,
+        facts: &Facts<'_>,
+        needs: &Needs,
+        schema: Option<&Schema>,
+    ) -> Result<Entities, PolicyError> {
+        let mut found = self.people_and_tools(ask)?;
+        found.extend(self.looked_up(facts, needs)?);
+        Entities::from_entities(found, schema).map_err(PolicyError::engine)
+    }
+
+    /// What some conditions look up: the time in each time zone, and parameters.
+    fn looked_up(&self, facts: &Facts<'_>, needs: &Needs) -> Result<[Entity; 3], PolicyError> {
+        let time = |zone: &Zone| {
+            let local = LocalTime::at(facts.now, zone)?;
+            Ok(pair(zone.as_str(), local.value()?))
+        };
+        let zones: Result<Vec<_>, PolicyError> = needs.zones.iter().map(time).collect();
+        let parameters = facts
+            .parameters
+            .map(|it| parameters_at(it, &needs.pointers));
+        let (texts, numbers) = parameters.unwrap_or_default();
+        Ok([
+            entity(self.moment.clone(), [], [], zones?)?,
+            entity(self.parameters.clone(), [], [], texts)?,
+            entity(self.numbers.clone(), [], [], numbers)?,
+        ])
     }
 
     fn people_and_tools(&self, ask: &Ask<'_>) -> Result<Vec<Entity>, PolicyError> {
@@ -182,36 +262,15 @@ impl Vocabulary {
         Ok(found)
     }
 
-    fn context(
-        &self,
-        facts: &Facts<'_>,
-        needs: &Needs,
-        entities: &mut Vec<Entity>,
-    ) -> Result<Context, PolicyError> {
+    fn context(&self, facts: &Facts<'_>, needs: &Needs) -> Result<Context, PolicyError> {
         let mut found = vec![
             pair("second_factor", Value::new_bool(facts.second_factor)),
             pair("moment", Value::new_entity_uid(self.moment.clone())),
         ];
-        let zones: Result<Vec<_>, PolicyError> = needs
-            .zones
-            .iter()
-            .map(|zone| {
-                Ok(pair(
-                    zone.as_str(),
-                    LocalTime::at(facts.now, zone)?.value()?,
-                ))
-            })
-            .collect();
-        entities.push(entity(self.moment.clone(), [], [], zones?)?);
-        if let Some(parameters) = facts.parameters {
-            let (texts, numbers) = parameters_at(parameters, &needs.pointers);
-            entities.push(entity(self.parameters.clone(), [], [], texts)?);
-            entities.push(entity(self.numbers.clone(), [], [], numbers)?);
-            found.push(pair(
-                "parameters",
-                Value::new_entity_uid(self.parameters.clone()),
-            ));
-            found.push(pair("numbers", Value::new_entity_uid(self.numbers.clone())));
+        if facts.parameters.is_some() {
+            let (texts, numbers) = (self.parameters.clone(), self.numbers.clone());
+            found.push(pair("parameters", Value::new_entity_uid(texts)));
+            found.push(pair("numbers", Value::new_entity_uid(numbers)));
         }
         let seconds = |seconds: u64| Value::new_long(i64::try_from(seconds).unwrap_or(i64::MAX));
         if needs.now {
@@ -438,5 +497,54 @@ mod tests {
             resource: Resource::Tool(&tool),
         };
         words.question(&ask, &facts, &needs, Some(&schema)).unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_of_an_agent_and_a_tool_holds_until_one_of_them_changes() {
+        let words = Vocabulary::new().unwrap();
+        let agent = "release-bot".parse().unwrap();
+        let mut tool = ToolFacts {
+            name: "acme.deploy".parse().unwrap(),
+            tags: BTreeSet::new(),
+            origin: "https://api.acme.example".to_owned(),
+            method: "POST".to_owned(),
+            owner: None,
+        };
+        let facts = Facts {
+            now: 1_795_000_000,
+            tree: None,
+            workflow_type: None,
+            task_queue: None,
+            parameters: None,
+            token_age: None,
+            address: None,
+            signed_in: None,
+            second_factor: false,
+            usage: &Usage::default(),
+            approvals: &[],
+        };
+        let entities = |roles: &[Role], tool: &ToolFacts| {
+            let roles = roles.iter().copied().collect();
+            let ask = Ask {
+                agent: &agent,
+                kind: "service",
+                roles: &roles,
+                action: Action::Execute,
+                resource: Resource::Tool(tool),
+            };
+            let question = words.question(&ask, &facts, &Needs::default(), None);
+            question.unwrap().1
+        };
+        let first = entities(&[Role::User], &tool);
+        assert!(Arc::ptr_eq(&first, &entities(&[Role::User], &tool)));
+        let promoted = entities(&[Role::User, Role::Admin], &tool);
+        let agent = uid(&words.agent, "release-bot");
+        let admin = uid(&words.role, "admin");
+        assert!(promoted.is_ancestor_of(&admin, &agent));
+        assert!(!entities(&[Role::User], &tool).is_ancestor_of(&admin, &agent));
+        let (deploy, prod) = (uid(&words.tool, "acme.deploy"), uid(&words.tag, "prod"));
+        assert!(!promoted.is_ancestor_of(&prod, &deploy));
+        tool.tags = ["prod".parse().unwrap()].into();
+        assert!(entities(&[Role::User], &tool).is_ancestor_of(&prod, &deploy));
     }
 }
