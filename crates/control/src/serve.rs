@@ -1,5 +1,6 @@
 //! One listener: gRPC, REST, and a few plain routes beside them.
 
+pub(crate) mod again;
 mod arrival;
 mod authenticate;
 mod browser;
@@ -25,7 +26,14 @@ pub(crate) use rates::Rates;
 pub use tls::{TlsError, TlsFiles};
 
 use crate::{Control, fault::Fault, handlers::Handlers, plane::Plane};
-use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::StatusCode,
+    middleware::{from_fn, from_fn_with_state},
+    response::IntoResponse,
+    routing::get,
+};
 use connections::Shared;
 use gate::RoleGate;
 use rest_over_grpc::serving::RestService;
@@ -84,14 +92,14 @@ impl Control {
             .route("/metrics", get(metrics))
             .with_state(Arc::clone(plane))
             .merge(calls(plane, &gate))
-            .layer(axum::middleware::from_fn_with_state(
-                Arc::clone(plane),
-                authenticate::layer,
-            ))
-            // The readers behind this count what they read; this is for what nobody would read.
-            .layer(RequestBodyLimitLayer::new(2 * MAX_BODY))
-            .layer(CatchPanicLayer::custom(panicked))
-            .layer(axum::middleware::from_fn(refuse::layer));
+            .layer(from_fn_with_state(Arc::clone(plane), authenticate::layer))
+            // The router boxes once what it is given at once.
+            .layer((
+                from_fn(refuse::layer),
+                CatchPanicLayer::custom(panicked),
+                // The readers behind this count what they read; this is for what nobody would read.
+                RequestBodyLimitLayer::new(2 * MAX_BODY),
+            ));
         let origins = &plane.settings.cors_origins;
         let known = if origins.is_empty() {
             known
@@ -103,12 +111,11 @@ impl Control {
             .merge(oauth::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(register::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(known)
-            .layer(axum::middleware::from_fn_with_state(
-                Arc::clone(plane),
-                arrival::layer,
+            .layer((
+                from_fn(passage::layer),
+                from_fn(browser::layer),
+                from_fn_with_state(Arc::clone(plane), arrival::layer),
             ))
-            .layer(axum::middleware::from_fn(browser::layer))
-            .layer(axum::middleware::from_fn(passage::layer))
     }
 }
 
@@ -185,7 +192,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
         workers_server::WorkersServer, __rest_over_grpc_bridge_Workers::WorkersRestBridge;
     };
     let rest = RestService::new(Arc::new(transcoder)).with_max_body_bytes(MAX_BODY);
-    router.fallback_service(rest)
+    router.merge(again::routes(plane, gate, rest))
 }
 
 /// Writes the counts of minutes that are over. They are in memory only: a crash loses those of a

@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::{Stack, TOKEN_1};
+use common::{Stack, TOKEN_1, new_key};
 use reqwest::{Method, Response, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use xylem_client::v1;
+use xylem_ids::{Role, Scope};
 
 const CANARY: &str = "canary-in-a-body-77aa";
 
@@ -67,6 +69,46 @@ async fn a_tree_is_started_rotated_and_looked_at_over_rest() {
     assert_eq!(view["converged"], true, "{view}");
     let status = json_of(rest.get("/v1/trees/release%2F1/tokens").await).await;
     assert_eq!(status["versions"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_page_of_tools_is_answered_again_until_something_about_it_changes() {
+    let rest = Rest::start().await;
+    let tool = rest.0.tool().await;
+    let page = async |key: &str, query: &str| {
+        let url = format!("{}/v1/tools{query}", rest.0.address);
+        let answer = rest.1.get(url).bearer_auth(key).send().await;
+        let answer = answer.expect("an answer");
+        (answer.status(), json_of(answer).await)
+    };
+    let admin = rest.0.admin_key();
+    let first = page(admin, "").await;
+    assert_eq!(first.1["tools"][0]["name"], "acme.deploy");
+    assert_eq!(page(admin, "").await, first);
+    assert_eq!(page(admin, "?query=nothing").await.1, json!({}));
+    // Who may not ask is not answered from memory either.
+    let user = rest.0.key_for(Role::User, "somebody").await;
+    assert!(page(user.expose_secret(), "").await.0.is_success());
+    let mut narrow = new_key("somebody", false);
+    narrow.scopes = [Scope::TreesRead].into_iter().collect();
+    let narrow = rest.0.issue(narrow).await;
+    let (status, refused) = page(narrow.expose_secret(), "").await;
+    assert_eq!((status, reason(&refused)), (StatusCode::FORBIDDEN, "scope"));
+    // Mistakes are said each time.
+    for _ in 0..2 {
+        let (status, refused) = page(admin, "?page_size=-1").await;
+        assert_eq!(
+            (status, reason(&refused)),
+            (StatusCode::BAD_REQUEST, "malformed")
+        );
+    }
+    let changed = v1::Tool {
+        description: "Deploys".to_owned(),
+        ..tool
+    };
+    let updated = rest.0.admin().await.update_tool(changed, false).await;
+    updated.expect("updated");
+    assert_ne!(page(admin, "").await, first);
 }
 
 #[tokio::test]

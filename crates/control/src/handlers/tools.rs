@@ -8,11 +8,7 @@ use crate::{
     convert,
     fault::Fault,
 };
-use prost::Message;
-use std::{
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::time::{Duration, UNIX_EPOCH};
 use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
 use xylem_audit::{Kind, Label, Note, Verdict};
@@ -288,24 +284,7 @@ impl Handlers {
         })
     }
 
-    /// A page that was found before, while nothing that it depends on has changed.
     async fn tools(&self, request: v1::ListToolsRequest) -> Result<v1::ListToolsResponse, Fault> {
-        let caller = caller()?;
-        let own = (reach()? == Reach::Own).then(|| caller.agent().clone());
-        let (memory, asked) = (&self.recalled.pages, (own, request));
-        if let Some(page) = memory.get(caller.as_of(), &asked) {
-            return Ok((*page).clone());
-        }
-        let page = self.find_tools(asked.1.clone()).await?;
-        let weight = asked.1.encoded_len() + page.encoded_len();
-        memory.put(caller.as_of(), asked, Arc::new(page.clone()), weight);
-        Ok(page)
-    }
-
-    async fn find_tools(
-        &self,
-        request: v1::ListToolsRequest,
-    ) -> Result<v1::ListToolsResponse, Fault> {
         let size = convert::page_size(request.page_size)?;
         let mut after: Option<ToolName> =
             convert::optional(request.page_token.clone(), "page_token")?;

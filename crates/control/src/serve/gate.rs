@@ -12,6 +12,7 @@ use std::{
 };
 use tonic::{Code, Response, Status};
 use xylem_audit::{Kind, Source};
+use xylem_identity::Principal;
 use xylem_proto::{Gate, v1::Rpc};
 
 /// Lets a call pass whose caller has one of the roles for it, and whose key has its scope.
@@ -23,6 +24,13 @@ impl RoleGate {
         Self(plane)
     }
 
+    /// How far a call by this principal reaches; none where it has no role for it.
+    pub(super) fn reach(principal: &Principal, rpc: Rpc) -> Option<Reach> {
+        let Rule { all, own, .. } = access::rule(rpc);
+        let own = || principal.has(own).then_some(Reach::Own);
+        principal.has(all).then_some(Reach::All).or_else(own)
+    }
+
     fn admit(&self, rpc: Rpc) -> Result<Reach, Fault> {
         let principal = caller::caller()?;
         let Rule { scope, all, own } = access::rule(rpc);
@@ -31,11 +39,7 @@ impl RoleGate {
             self.0.refused(Kind::PermissionDenied, reason, source);
             Err(Fault::denied(reason, message))
         };
-        let reach = if principal.has(all) {
-            Reach::All
-        } else if principal.has(own) {
-            Reach::Own
-        } else {
+        let Some(reach) = Self::reach(&principal, rpc) else {
             let names: Vec<_> = all.iter().chain(own).map(|role| role.code()).collect();
             let message = format!("this call needs the role {}", names.join(" or "));
             return refuse("role", message);
