@@ -22,9 +22,9 @@ const PEOPLE: &[Role] = &[Admin, ToolPublisher, PolicyAdmin, User, Auditor];
 
 pub(crate) const fn rule(rpc: Rpc) -> Rule {
     match rpc {
-        Rpc::StartTree | Rpc::StopTree | Rpc::AllowTools | Rpc::TransferTree => {
-            of(Scope::Trees, &[Admin], &[User])
-        }
+        Rpc::StartTree | Rpc::StopTree | Rpc::AllowTools => of(Scope::Trees, &[Admin], &[User]),
+        // A tree calls with what its owner may call: nobody makes another one the owner of their own.
+        Rpc::TransferTree => of(Scope::Trees, &[Admin], &[]),
         Rpc::ListTrees | Rpc::GetTree | Rpc::WatchTree => {
             of(Scope::TreesRead, &[Admin, Auditor], &[User])
         }

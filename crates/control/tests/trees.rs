@@ -519,3 +519,31 @@ async fn readiness_follows_temporal() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn only_an_administrator_gives_a_tree_away() {
+    let stack = Stack::start().await;
+    stack.tool().await;
+    let connect = async |name: &str| {
+        let key = stack.key_for(Role::User, name).await;
+        let client = Client::connect(&stack.address, &key).await;
+        client.expect("a connection")
+    };
+    let (one, heir) = (connect("one").await, connect("heir").await);
+    one.start_tree(start("train")).await.expect("its own tree");
+    let (train, to) = (tree("train"), id("heir"));
+    // It would call with what the heir may call, which the one that has its tokens may not.
+    for client in [&one, &heir] {
+        let refused = client.transfer_tree(&train, &to).await;
+        assert_eq!(refused.expect_err("no").reason(), Some("role"));
+    }
+    let admin = stack.admin().await;
+    admin.transfer_tree(&train, &to).await.expect("given");
+    look(&heir, "train").await;
+    let request = v1::GetTreeRequest {
+        tree: "train".to_owned(),
+        ..v1::GetTreeRequest::default()
+    };
+    let gone = one.get_tree(request).await.expect_err("not its own");
+    assert!(matches!(gone, Error::NotFound(_)), "{gone}");
+}
