@@ -294,6 +294,93 @@ async fn a_key_ends_by_default_and_none_outlives_the_one_it_was_made_with() {
 }
 
 #[tokio::test]
+async fn the_successor_of_a_key_ends_with_the_key_that_it_was_had_with() {
+    let stack = Stack::start().await;
+    stack.key_for(Role::User, "one").await;
+    let start = stack.clock.now();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let ending = async |days: u32, name: &str| {
+        let new = xylem_identity::NewKey {
+            expires_at: Some(start + day * days),
+            name: name.to_owned(),
+            ..common::new_key("one", false)
+        };
+        stack.issue(new).await
+    };
+    let brief = ending(1, "brief").await;
+    ending(90, "long").await;
+    let one = Client::connect(&stack.address, &brief).await;
+    let one = one.expect("a connection");
+    let keys = one.list_api_keys(Default::default()).await.expect("a list");
+    let named = |name: &str| keys.keys.iter().find(|key| key.name == name).expect("it");
+    let seconds = |key: &v1::ApiKey| key.expires_at.as_ref().expect("an end").seconds;
+    stack.clock.advance(day / 2);
+    let long = one.rotate_api_key(&named("long").id, None).await;
+    let (_, long) = long.expect("rotated");
+    assert_eq!(seconds(&long), seconds(named("brief")));
+    let itself = one.rotate_api_key(&named("brief").id, None).await;
+    let (_, itself) = itself.expect("rotated");
+    assert_eq!(seconds(&itself), seconds(named("brief")) + 86_400 / 2);
+}
+
+#[tokio::test]
+async fn none_that_is_made_or_replaced_with_a_key_works_from_elsewhere() {
+    let stack = Stack::start().await;
+    stack.key_for(Role::User, "one").await;
+    let new = xylem_identity::NewKey {
+        networks: vec!["127.0.0.0/8".parse().expect("a network")],
+        ..common::new_key("one", false)
+    };
+    let key = stack.issue(new).await;
+    let one = Client::connect(&stack.address, &key).await;
+    let one = one.expect("a connection");
+    let make = async |networks: &[&str]| {
+        let networks = networks.iter().map(|text| common::id(text)).collect();
+        let new = NewKey {
+            networks,
+            ..NewKey::new(common::id("one"), Vec::new())
+        };
+        one.create_api_key(new).await
+    };
+    for elsewhere in [
+        &[] as &[_],
+        &["0.0.0.0/0"],
+        &["127.0.0.0/9", "192.0.2.0/24"],
+        &["::/0"],
+    ] {
+        let error = make(elsewhere).await.expect_err("elsewhere");
+        assert!(error.to_string().contains("networks"), "{error}");
+    }
+    make(&["127.0.0.1/32", "127.128.0.0/9"])
+        .await
+        .expect("a key");
+    let keys = one.list_api_keys(Default::default()).await.expect("a list");
+    let anywhere = keys.keys.iter().find(|key| key.networks.is_empty());
+    let anywhere = &anywhere.expect("the first one").id;
+    let error = one.rotate_api_key(anywhere, None).await;
+    let error = error.expect_err("elsewhere");
+    assert!(error.to_string().contains("networks"), "{error}");
+}
+
+#[tokio::test]
+async fn a_workers_key_replaces_none_of_other_queues() {
+    let stack = Stack::start().await;
+    let key = stack.key_for(Role::Worker, "hand").await;
+    let both = xylem_identity::NewKey {
+        queues: [common::id(common::QUEUE), common::id("payments")].into(),
+        ..common::new_key("hand", true)
+    };
+    stack.issue(both).await;
+    let hand = Client::connect(&stack.address, &key).await;
+    let hand = hand.expect("a connection");
+    let keys = hand.list_api_keys(Default::default()).await;
+    for key in keys.expect("a list").keys {
+        let rotated = hand.rotate_api_key(&key.id, None).await;
+        assert_eq!(rotated.is_ok(), key.task_queues.len() == 1, "{rotated:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_agent_is_changed_and_retired_over_the_wire() {
     let stack = Stack::start().await;
     let admin = stack.admin().await;

@@ -207,6 +207,7 @@ impl Identity {
             roles: agent.roles,
             scopes,
             queues: BTreeSet::new(),
+            networks: Vec::new(),
             until: None,
             signed_in: foreign.signed_in,
             second_factor: foreign.second_factor,

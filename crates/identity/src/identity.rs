@@ -2,7 +2,7 @@
 
 use crate::{
     Agent, AgentChange, ApiKey, BlockList, Credential, Datum, IdentityError, Invalid, IssuedKey,
-    NewAgent, NewKey, PresentedKey, Principal, Secrets, Storage, Unauthenticated,
+    NewAgent, NewKey, PresentedKey, Principal, Secrets, Storage, StorageError, Unauthenticated,
     agent::check_roles,
     federated::Federation,
     key::{KnownKey, Recalled, generate_id, generate_secret},
@@ -29,6 +29,8 @@ const MAX_PAGE: u32 = 500;
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Keys and access tokens that are remembered.
 const REMEMBERED: usize = 10_000;
+/// What is to end is tried as often as others may change it while it is looked at.
+pub(crate) const TRIES: usize = 5;
 
 /// Agents and API keys.
 ///
@@ -287,7 +289,7 @@ impl Identity {
             seal: Mac([0; 32]),
         });
         self.storage
-            .put_key(&key, &[about_key(entry, &key)])
+            .insert_key(&key, &[about_key(entry, &key)])
             .await?;
         Ok(IssuedKey { secret, key })
     }
@@ -317,19 +319,22 @@ impl Identity {
         Ok(self.storage.keys(namespace, agent, after, limit).await?)
     }
 
-    /// Replaces a key by another one that is good for the same and lives as long as it did. The old one
-    /// goes on working for `overlap`, but not longer than it would have.
+    /// Replaces a key by another one that is good for the same and lives as long as it did, though not
+    /// beyond `until`. The old one goes on working for `overlap`, but not longer than it would have.
     ///
     /// # Errors
-    /// The key has expired or was revoked, its record was edited, or the storage failed.
+    /// The key has expired or was revoked, somebody else changes it at the same time, its record was
+    /// edited, or the storage failed.
     pub async fn rotate_key(
         &self,
         namespace: &Namespace,
         id: &KeyId,
         overlap: Duration,
+        until: Option<SystemTime>,
         entry: Entry,
     ) -> Result<IssuedKey, IdentityError> {
-        let mut old = self.secrets.check_key(self.key(namespace, id).await?)?;
+        let read = self.secrets.check_key(self.key(namespace, id).await?)?;
+        let mut old = read.clone();
         let now = entry.at;
         if old.revoked_at.is_some() || old.expires_at.is_some_and(|end| end <= now) {
             return Err(IdentityError::KeyOver);
@@ -345,11 +350,12 @@ impl Identity {
         let life = old
             .expires_at
             .map(|end| end.duration_since(old.created_at).unwrap_or_default());
+        let ends = [life.map(|life| now + life), until];
         let (secret, hash) = self.new_secret()?;
         let new = self.secrets.seal_key(ApiKey {
             id: generate_id()?,
             created_at: now,
-            expires_at: life.map(|life| now + life),
+            expires_at: ends.into_iter().flatten().min(),
             last_used_at: None,
             hash,
             ..old.clone()
@@ -358,7 +364,9 @@ impl Identity {
         old.expires_at = Some(old.expires_at.map_or(end, |expires| expires.min(end)));
         let old = self.secrets.seal_key(old);
         let entry = about_key(entry, &old);
-        self.storage.rotate_key(&old, &new, &[entry]).await?;
+        self.storage
+            .replace_key(&read, &old, Some(&new), &[entry])
+            .await?;
         Ok(IssuedKey { secret, key: new })
     }
 
@@ -380,15 +388,22 @@ impl Identity {
         id: &KeyId,
         entry: Entry,
     ) -> Result<ApiKey, IdentityError> {
-        let mut key = self.key(namespace, id).await?;
-        if key.revoked_at.is_none() {
+        for _ in 0..TRIES {
+            let read = self.key(namespace, id).await?;
+            if read.revoked_at.is_some() {
+                return Ok(read);
+            }
+            let mut key = read.clone();
             key.revoked_at = Some(entry.at);
-            key = self.secrets.seal_key(key);
-            self.storage
-                .put_key(&key, &[about_key(entry, &key)])
-                .await?;
+            let key = self.secrets.seal_key(key);
+            let entries = [about_key(entry.clone(), &key)];
+            let revoked = self.storage.replace_key(&read, &key, None, &entries);
+            match revoked.await {
+                Err(StorageError::Changed) => {}
+                done => return Ok(done.map(|()| key)?),
+            }
         }
-        Ok(key)
+        Err(IdentityError::Changed)
     }
 
     pub(crate) async fn authenticate_key(
@@ -471,6 +486,7 @@ pub(crate) fn admit_key(
         roles: agent.roles.clone(),
         scopes: key.scopes.clone(),
         queues: key.queues.clone(),
+        networks: key.networks.clone(),
         until: key.expires_at,
         signed_in: None,
         second_factor: false,

@@ -1,6 +1,7 @@
 //! The proof that somebody was authenticated.
 
 use crate::ProviderName;
+use ipnet::IpNet;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_ids::{
     AgentId, AgentKind, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId, TaskQueue,
@@ -28,6 +29,7 @@ pub struct Principal {
     pub(crate) roles: Roles,
     pub(crate) scopes: Scopes,
     pub(crate) queues: BTreeSet<TaskQueue>,
+    pub(crate) networks: Vec<IpNet>,
     pub(crate) until: Option<SystemTime>,
     pub(crate) signed_in: Option<SystemTime>,
     pub(crate) second_factor: bool,
@@ -113,6 +115,12 @@ impl Principal {
     #[must_use]
     pub fn until(&self) -> Option<SystemTime> {
         self.until
+    }
+
+    /// The networks that the key works from; any where there is none.
+    #[must_use]
+    pub fn networks(&self) -> &[IpNet] {
+        &self.networks
     }
 
     /// The task queues the caller serves.

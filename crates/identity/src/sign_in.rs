@@ -4,6 +4,7 @@ use crate::{
     AccessToken, Account, Agent, Identity, IdentityError, NoToken, Password, Principal,
     Unauthenticated,
     access::{Claims, Proof, scopes},
+    identity::TRIES,
     principal::Credential,
     session::{IDLE, LIFE, PresentedRefresh, Refresh, Session, decide},
 };
@@ -13,9 +14,6 @@ use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
 use xylem_ids::{AgentId, ClientId, KeyId, Namespace, Scope, Scopes, SessionId};
 use xylem_recall::Revision;
 use xylem_seal::{CryptoError, Mac, random_id, random_key};
-
-/// A session as often as others may change it while it is looked at.
-const TRIES: usize = 5;
 
 /// Somebody who signs in.
 pub struct SignIn<'a> {
@@ -389,6 +387,7 @@ impl Identity {
             roles: agent.roles,
             scopes,
             queues: std::collections::BTreeSet::new(),
+            networks: Vec::new(),
             until: None,
             signed_in: Some(session.opened_at),
             second_factor: session.second_factor,

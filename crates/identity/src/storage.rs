@@ -117,20 +117,21 @@ pub trait Storage: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Agent>, StorageError>;
 
-    /// Stores a new API key, or a known one's new state.
+    /// Stores a new API key.
     ///
     /// # Errors
     /// The storage did not answer.
-    async fn put_key(&self, key: &ApiKey, entries: &[Entry]) -> Result<(), StorageError>;
+    async fn insert_key(&self, key: &ApiKey, entries: &[Entry]) -> Result<(), StorageError>;
 
-    /// Stores a key's new state and the key that replaces it.
+    /// Stores a key's new state, if it still is what was read, and the key that replaces it.
     ///
     /// # Errors
-    /// The storage did not answer.
-    async fn rotate_key(
+    /// [`StorageError::Changed`] where it is not.
+    async fn replace_key(
         &self,
-        old: &ApiKey,
-        new: &ApiKey,
+        read: &ApiKey,
+        key: &ApiKey,
+        successor: Option<&ApiKey>,
         entries: &[Entry],
     ) -> Result<(), StorageError>;
 

@@ -145,16 +145,36 @@ impl Storage for Store {
         self.find_all(query, agent).await
     }
 
-    async fn put_key(&self, key: &ApiKey, entries: &[Entry]) -> Stored<()> {
+    async fn insert_key(&self, key: &ApiKey, entries: &[Entry]) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
-        work.run(upsert_key(key)).await.map_err(unavailable)?;
+        work.run(insert_key(key)).await.map_err(unavailable)?;
         self.note(work, entries).await
     }
 
-    async fn rotate_key(&self, old: &ApiKey, new: &ApiKey, entries: &[Entry]) -> Stored<()> {
+    async fn replace_key(
+        &self,
+        read: &ApiKey,
+        key: &ApiKey,
+        successor: Option<&ApiKey>,
+        entries: &[Entry],
+    ) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
-        work.run(upsert_key(old)).await.map_err(unavailable)?;
-        work.run(upsert_key(new)).await.map_err(unavailable)?;
+        let query = statement(
+            "UPDATE api_keys SET expires_at = $4, revoked_at = $5, seal = $6
+             WHERE namespace = $1 AND id = $2 AND seal = $3",
+        )
+        .bind(key.namespace.as_str())
+        .bind(key.id.as_str())
+        .bind(read.seal.0.as_slice())
+        .bind(key.expires_at.map(seconds))
+        .bind(key.revoked_at.map(seconds))
+        .bind(key.seal.0.as_slice());
+        if work.run(query).await.map_err(unavailable)? == 0 {
+            return Err(StorageError::Changed);
+        }
+        if let Some(successor) = successor {
+            work.run(insert_key(successor)).await.map_err(unavailable)?;
+        }
         self.note(work, entries).await
     }
 
@@ -445,14 +465,12 @@ async fn insert_agent(work: &mut Work, agent: &Agent) -> Stored<()> {
     Ok(())
 }
 
-fn upsert_key(key: &ApiKey) -> Statement {
+fn insert_key(key: &ApiKey) -> Statement {
     let networks: Vec<String> = key.networks.iter().map(ToString::to_string).collect();
     statement(
         "INSERT INTO api_keys (id, namespace, agent, name, scopes, queues, networks, created_at,
             expires_at, revoked_at, last_used_at, hash, seal)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-         ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at,
-            revoked_at = excluded.revoked_at, seal = excluded.seal",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(key.id.as_str())
     .bind(key.namespace.as_str())

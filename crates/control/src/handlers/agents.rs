@@ -8,12 +8,15 @@ use crate::{
 };
 use ipnet::IpNet;
 use secrecy::ExposeSecret;
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 use tonic::{Request, Response, Status};
 use v1::{agents_server::Agents, api_keys_server::ApiKeys};
 use xylem_audit::Kind;
-use xylem_identity::{Agent, AgentChange, ApiKey, NewAgent, NewKey};
-use xylem_ids::{AgentId, KeyId, Scopes};
+use xylem_identity::{Agent, AgentChange, ApiKey, Credential, NewAgent, NewKey};
+use xylem_ids::{AgentId, KeyId, Scopes, TaskQueue};
 use xylem_proto::v1;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -173,7 +176,7 @@ impl Handlers {
             networks: networks(request.networks)?,
             expires_at: expiry(request.ttl, request.never_expires, entry.at)?,
         };
-        within(&new.scopes)?;
+        within(&new.scopes, &new.networks, &new.queues)?;
         let namespace = &self.settings.namespace;
         let issued = self.identity.create_key(namespace, new, entry).await?;
         Ok(v1::CreateApiKeyResponse {
@@ -189,11 +192,18 @@ impl Handlers {
         let id: KeyId = convert::id(request.id, "id")?;
         let overlap = convert::duration(request.overlap, "overlap", Duration::ZERO, 7 * DAY)?;
         let known = self.own_key(&id).await?;
-        within(&known.scopes)?;
+        within(&known.scopes, &known.networks, &known.queues)?;
+        // A key that is replaced by its own means goes on; another one's successor ends with the key
+        // that it was had with.
+        let caller = caller()?;
+        let itself = *caller.credential() == Credential::Key(id.clone());
+        let until = caller.until().filter(|_| !itself);
         let entry = self.change(Kind::KeyRotated);
         let namespace = &self.settings.namespace;
         let overlap = overlap.unwrap_or(DAY);
-        let issued = self.identity.rotate_key(namespace, &id, overlap, entry);
+        let issued = self
+            .identity
+            .rotate_key(namespace, &id, overlap, until, entry);
         let issued = issued.await?;
         Ok(v1::CreateApiKeyResponse {
             secret: issued.secret.expose_secret().to_owned(),
@@ -273,13 +283,25 @@ fn expiry(
     }
 }
 
-/// None that is made with a key is good for more than that key.
-fn within(scopes: &Scopes) -> Result<(), Fault> {
-    if scopes.within(caller()?.scopes()) {
-        return Ok(());
+/// None that is made or replaced with a key is good for more than that key.
+fn within(scopes: &Scopes, networks: &[IpNet], queues: &BTreeSet<TaskQueue>) -> Result<(), Fault> {
+    let caller = caller()?;
+    if !scopes.within(caller.scopes()) {
+        let rule = "scopes must be within those of the key that you call with";
+        return Err(Fault::invalid("scopes", rule));
     }
-    let rule = "scopes must be within those of the key that you call with";
-    Err(Fault::invalid("scopes", rule))
+    let own = caller.networks();
+    let covered = |network: &IpNet| own.iter().any(|own| own.contains(network));
+    let anywhere = networks.is_empty();
+    if !own.is_empty() && (anywhere || !networks.iter().all(covered)) {
+        let rule = "networks must be within those of the key that you call with";
+        return Err(Fault::invalid("networks", rule));
+    }
+    if !caller.queues().is_empty() && !queues.is_subset(caller.queues()) {
+        let rule = "task_queues must be within those of the key that you call with";
+        return Err(Fault::invalid("task_queues", rule));
+    }
+    Ok(())
 }
 
 fn networks(given: Vec<String>) -> Result<Vec<IpNet>, Fault> {

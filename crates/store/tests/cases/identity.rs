@@ -8,8 +8,8 @@ use std::{
 };
 use xylem_audit::{Entry, Filter, Kind, Log, Verdict};
 use xylem_identity::{
-    Agent, AgentChange, Federated, IdentityError, IssuedKey, NewAgent, NewKey, Principal, Storage,
-    StorageError, Unauthenticated,
+    Agent, AgentChange, ApiKey, Federated, IdentityError, IssuedKey, NewAgent, NewKey, Principal,
+    Storage, StorageError, Unauthenticated,
 };
 use xylem_ids::{AgentKind, Role, Scope, Scopes};
 use xylem_policy::Denied;
@@ -437,7 +437,7 @@ async fn both_keys_work_during_the_overlap_and_one_after() {
         let id = &old.key.id;
         house
             .identity
-            .rotate_key(&namespace(), id, 2 * HOUR, entry)
+            .rotate_key(&namespace(), id, 2 * HOUR, None, entry)
             .await
     };
     let new = rotate().await.unwrap();
@@ -452,6 +452,52 @@ async fn both_keys_work_during_the_overlap_and_one_after() {
     assert!(!works(&old).await && works(&new).await);
     assert!(matches!(rotate().await, Err(IdentityError::KeyOver)));
     assert_eq!(entries(&house, Kind::KeyRotated).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_was_revoked_meanwhile_is_not_brought_back() {
+    let house = House::new().await;
+    let issued = key(&house, Role::User).await;
+    let (store, id) = (&house.store, &issued.key.id);
+    let read = house.identity.key(&namespace(), id).await.unwrap();
+    revoke(&house, &issued).await;
+    // Whoever rotates or revokes it has read it before.
+    let late = store.replace_key(&read, &read, None, &[]).await;
+    assert!(matches!(late, Err(StorageError::Changed)), "{late:?}");
+    let successor = ApiKey {
+        id: "successor".parse().unwrap(),
+        hash: [7; 32],
+        ..read.clone()
+    };
+    let late = store.replace_key(&read, &read, Some(&successor), &[]);
+    assert!(matches!(late.await, Err(StorageError::Changed)));
+    let kept = house.identity.keys(&namespace(), None, None, 10).await;
+    assert_eq!(kept.unwrap().len(), 1, "and no successor is left");
+    let secret = issued.secret.expose_secret();
+    assert_eq!(refused(&house, secret).await, "key_revoked");
+}
+
+#[tokio::test]
+async fn the_successor_of_a_key_ends_when_it_is_told_to() {
+    let house = House::new().await;
+    create(&house, new_agent("user", &[Role::User]))
+        .await
+        .unwrap();
+    let rotate = async |issued: IssuedKey, until| {
+        let entry = entry(&house, Kind::KeyRotated);
+        let (namespace, id) = (namespace(), issued.key.id);
+        let rotated = house
+            .identity
+            .rotate_key(&namespace, &id, HOUR, until, entry);
+        rotated.await.unwrap()
+    };
+    let soon = Some(now(&house) + HOUR);
+    let endless = issue(&house, new_key("user")).await.unwrap();
+    let next = rotate(endless, soon).await;
+    assert_eq!(next.key.expires_at, soon);
+    let late = Some(now(&house) + 2 * HOUR);
+    let next = rotate(next, late).await;
+    assert_eq!(next.key.expires_at, soon, "it lives as long as it did");
 }
 
 fn from_provider(name: &str, issuer: &str, subject: &str) -> Agent {
