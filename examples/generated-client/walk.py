@@ -137,12 +137,14 @@ def accounts(walk):
     user.call("ChangePassword", body={"password": first, "newPassword": second})
     session = walk.nobody.call("OAuth.Token", body={**sign_in, "password": second})
     user = walk.bearer(session["access_token"])
-    secret, _ = enrol(user, second)
+    secret, codes = enrol(user, second)
+    user.refused("key_not_valid", "ListSessions")
+    walk.nobody.refused("invalid_grant", "OAuth.Token", body={**sign_in, "password": second})
+    with_code = {**sign_in, "password": second, "otp": codes[0]}
+    user = walk.bearer(walk.nobody.call("OAuth.Token", body=with_code)["access_token"])
     shown = {"password": second, "code": one_time_code(secret, ahead=1)}
     first_code, second_code = user.call("RenewRecoveryCodes", body=shown)["recoveryCodes"][:2]
-    walk.nobody.refused("invalid_grant", "OAuth.Token", body={**sign_in, "password": second})
-    with_code = {**sign_in, "password": second, "otp": first_code}
-    session = walk.nobody.call("OAuth.Token", body=with_code)
+    session = walk.nobody.call("OAuth.Token", body={**with_code, "otp": first_code})
     refresh = {
         "grant_type": "refresh_token",
         "client_id": "walk",

@@ -297,6 +297,12 @@ async fn by_password(stack: &Stack, name: &str) -> Client {
     client(stack, &body).await
 }
 
+async fn by_recovery_code(stack: &Stack, factor: &Factor) -> Client {
+    let (status, body) = with_code(stack, "one", &factor.recovery[0]).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    client(stack, &body).await
+}
+
 #[tokio::test]
 async fn an_account_with_a_second_factor_signs_in_with_a_code_that_is_good_once() {
     let stack = open().await;
@@ -359,6 +365,10 @@ async fn a_second_factor_is_enrolled_removed_and_reset_by_whom_it_concerns() {
     let nothing = one.confirm_second_factor(&code_of_none).await;
     assert!(matches!(nothing, Err(Error::NotFound(_))));
     let factor = enrolled(&stack, &one).await;
+    let ended = one.status().await;
+    let ended = ended.expect_err("a session from before");
+    assert!(matches!(ended, Error::Unauthenticated(_)), "{ended}");
+    let one = by_recovery_code(&stack, &factor).await;
     let wrong = one
         .remove_second_factor(&SecretString::from("no code"))
         .await;
@@ -369,8 +379,8 @@ async fn a_second_factor_is_enrolled_removed_and_reset_by_whom_it_concerns() {
     by_password(&stack, "one").await;
 
     stack.clock.advance(Duration::from_secs(3600));
-    let one = by_password(&stack, "one").await;
-    enrolled(&stack, &one).await;
+    let factor = enrolled(&stack, &by_password(&stack, "one").await).await;
+    let one = by_recovery_code(&stack, &factor).await;
     let other = one.reset_second_factor(&id("one")).await;
     assert!(matches!(other, Err(Error::Denied(_))), "{other:?}");
     let admin = stack.admin().await;
@@ -399,7 +409,7 @@ async fn a_role_that_needs_a_second_factor_only_enrols_one_without_it() {
     let refused = alone
         .list_agents(xylem_client::v1::ListAgentsRequest::default())
         .await;
-    refused.expect_err("that session has shown none");
+    refused.expect_err("that session has shown none, and is over");
     let now = code(&factor.secret, stack.clock.now());
     let (status, body) = with_code(&stack, "boss", &now).await;
     assert_eq!((status, &body["scope"]), (StatusCode::OK, &Value::Null));

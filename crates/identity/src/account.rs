@@ -118,7 +118,7 @@ impl Identity {
         entry.agent = Some(new.name.clone());
         let entry = entry.regarding(SubjectKind::Agent, &new.name);
         self.storage
-            .put_password(&password, Some(&hash), &[entry])
+            .put_password(&password, &hash, &[entry])
             .await
             .map_err(|error| match error {
                 crate::StorageError::Changed => IdentityError::InvitationInvalid,
@@ -158,7 +158,8 @@ impl Identity {
     /// one ends.
     ///
     /// # Errors
-    /// The present password is wrong, there is none, or the new one is not a good one.
+    /// The present password is wrong, there is none, the new one is not a good one, or the present one
+    /// was replaced or taken away meanwhile.
     pub async fn change_password(
         &self,
         namespace: &Namespace,
@@ -173,8 +174,10 @@ impl Identity {
             .await?;
         let factor = account.has_factor();
         let password = self.password(&account.agent, new, factor).await?;
-        let entry = entry.regarding(SubjectKind::Agent, id);
-        Ok(self.storage.put_password(&password, None, &[entry]).await?)
+        let read = account.password.ok_or(IdentityError::PasswordWrong)?;
+        let entries = [entry.regarding(SubjectKind::Agent, id)];
+        let replaced = self.storage.replace_password(&read, &password, &entries);
+        Ok(replaced.await?)
     }
 
     /// The account of this name, if its rows are what was written.

@@ -55,5 +55,5 @@ pub use secrets::Secrets;
 pub use session::{REFRESH_PREFIX, Session};
 pub use sign_in::{FoundSession, SignIn, SignedIn};
 pub use signing::{PublishedKey, SigningKeyRow};
-pub use storage::{Storage, StorageError};
+pub use storage::{Confirmed, Storage, StorageError};
 pub use tokens::{AccessToken, NextSigningKey, NoToken, RevokedToken};

@@ -1,7 +1,7 @@
 //! Second factors: enrolling one, showing it, and losing it.
 
 use crate::{
-    Account, Agent, Identity, IdentityError, Invalid, NoToken, SecondFactor,
+    Account, Agent, Confirmed, Identity, IdentityError, Invalid, NoToken, Password, SecondFactor,
     factor::{RECOVERY_CODES, Secret, recovery_code, typed},
 };
 use secrecy::SecretString;
@@ -11,7 +11,7 @@ use std::{
 };
 use xylem_audit::{Entry, Kind, SubjectKind};
 use xylem_ids::{AgentId, Namespace};
-use xylem_seal::{Fields, Mac};
+use xylem_seal::{CryptoError, Fields, Mac, random_id};
 
 /// How long the first code may take.
 const PENDING: Duration = Duration::from_secs(15 * 60);
@@ -67,10 +67,10 @@ impl Identity {
     }
 
     /// Ends enrolling, with the first code. The answer are the recovery codes, each good once instead of
-    /// a code; they are shown this once.
+    /// a code; they are shown this once. Every session of before ends: none of them has shown a code.
     ///
     /// # Errors
-    /// Nothing was begun, or the code is wrong.
+    /// Nothing was begun, the code is wrong, or the password was replaced meanwhile.
     pub async fn confirm_factor(
         &self,
         namespace: &Namespace,
@@ -83,10 +83,11 @@ impl Identity {
         let attempt = self.attempt(namespace, id.as_str(), address, None);
         self.admit(&attempt, now).await?;
         let account = self.account(namespace, id).await?;
-        let pending = account.and_then(|account| account.factor);
-        let pending = pending
-            .filter(|factor| factor.confirmed_at.is_none() && now < factor.created_at + PENDING);
-        let mut factor = pending.ok_or(IdentityError::NotFound {
+        let pending = account.and_then(|account| account.factor.zip(account.password));
+        let pending = pending.filter(|(factor, _)| {
+            factor.confirmed_at.is_none() && now < factor.created_at + PENDING
+        });
+        let (mut factor, read) = pending.ok_or(IdentityError::NotFound {
             what: "second factor that is being enrolled",
         })?;
         let step = self.secret(&factor)?.step_of(&typed(code), now);
@@ -95,9 +96,18 @@ impl Identity {
         let factor = self.secrets.seal_factor(factor);
         let (codes, hashes) = self.recovery_codes(namespace, id)?;
         let entry = entry.regarding(SubjectKind::Agent, id);
-        let confirmed = Some((step, hashes.as_slice()));
+        let password = self.secrets.seal_password(Password {
+            id: random_id()?.parse().map_err(|_| CryptoError)?,
+            ..read.clone()
+        });
+        let confirmed = Confirmed {
+            step,
+            recovery: &hashes,
+            read: &read,
+            password: &password,
+        };
         self.storage
-            .put_factor(&factor, confirmed, &[entry])
+            .put_factor(&factor, Some(confirmed), &[entry])
             .await?;
         Ok(codes)
     }

@@ -33,6 +33,19 @@ pub enum StorageError {
     LastAdministrator,
 }
 
+/// What comes with a second factor that counts from now on.
+#[derive(Debug, Clone, Copy)]
+pub struct Confirmed<'a> {
+    /// The step of its first code.
+    pub step: u64,
+    /// The hashes of its recovery codes.
+    pub recovery: &'a [[u8; 32]],
+    /// The password as it was read.
+    pub read: &'a Password,
+    /// The same under another id, which ends the sessions that were opened without the factor.
+    pub password: &'a Password,
+}
+
 /// What is kept about identities. Every method is one transaction; a change and its audit entries are
 /// in the same one.
 #[async_trait]
@@ -202,26 +215,37 @@ pub trait Storage: Send + Sync {
         entries: &[Entry],
     ) -> Result<(), StorageError>;
 
-    /// Stores an agent's password. An invitation that it is stored for is used up.
+    /// Stores the password that an agent was invited to choose. The invitation is used up.
     ///
     /// # Errors
     /// [`StorageError::Changed`] where there is no such invitation.
     async fn put_password(
         &self,
         password: &Password,
-        invitation: Option<&[u8; 32]>,
+        invitation: &[u8; 32],
         entries: &[Entry],
     ) -> Result<(), StorageError>;
 
-    /// Stores an agent's second factor instead of one that does not count yet; with the step of its
-    /// first code, and the hashes of its recovery codes, where it counts from now on.
+    /// Stores an agent's next password, if the one before still is what was read.
     ///
     /// # Errors
-    /// [`StorageError::Changed`] where another one counts already.
+    /// [`StorageError::Changed`] where it is not.
+    async fn replace_password(
+        &self,
+        read: &Password,
+        password: &Password,
+        entries: &[Entry],
+    ) -> Result<(), StorageError>;
+
+    /// Stores an agent's second factor instead of one that does not count yet; with what it counts
+    /// from now on, where it does.
+    ///
+    /// # Errors
+    /// [`StorageError::Changed`] where another one counts already, or the password is another one.
     async fn put_factor(
         &self,
         factor: &SecondFactor,
-        confirmed: Option<(u64, &[[u8; 32]])>,
+        confirmed: Option<Confirmed<'_>>,
         entries: &[Entry],
     ) -> Result<(), StorageError>;
 

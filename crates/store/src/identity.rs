@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use std::{collections::BTreeSet, time::SystemTime};
 use xylem_audit::{Entry, LogError};
 use xylem_identity::{
-    Account, Agent, ApiKey, Attempt, Datum, Federated, FoundSession, Password, SecondFactor,
-    Session, SigningKeyRow, Storage, StorageError,
+    Account, Agent, ApiKey, Attempt, Confirmed, Datum, Federated, FoundSession, Password,
+    SecondFactor, Session, SigningKeyRow, Storage, StorageError,
 };
 use xylem_ids::{AgentId, KeyId, Namespace, Role, Roles, Scope, Scopes, SessionId};
 use xylem_recall::Revision;
@@ -266,16 +266,27 @@ impl Storage for Store {
     async fn put_password(
         &self,
         password: &Password,
-        invitation: Option<&[u8; 32]>,
+        invitation: &[u8; 32],
         entries: &[Entry],
     ) -> Stored<()> {
-        self.replace_password(password, invitation, entries).await
+        self.accept_invitation(password, invitation, entries).await
+    }
+
+    async fn replace_password(
+        &self,
+        read: &Password,
+        password: &Password,
+        entries: &[Entry],
+    ) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        account::update_password(&mut work, read, password).await?;
+        self.note(work, entries).await
     }
 
     async fn put_factor(
         &self,
         factor: &SecondFactor,
-        confirmed: Option<(u64, &[[u8; 32]])>,
+        confirmed: Option<Confirmed<'_>>,
         entries: &[Entry],
     ) -> Stored<()> {
         self.replace_factor(factor, confirmed, entries).await

@@ -9,8 +9,8 @@ use crate::{
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xylem_audit::Entry;
 use xylem_identity::{
-    Account, Agent, Attempt, Counter, FoundSession, KNOWN_FOR, Lane, Password, SecondFactor,
-    Session, StorageError,
+    Account, Agent, Attempt, Confirmed, Counter, FoundSession, KNOWN_FOR, Lane, Password,
+    SecondFactor, Session, StorageError,
 };
 use xylem_ids::{AgentId, KeyId, Namespace, SessionId};
 use xylem_seal::{Mac, Sealed};
@@ -85,23 +85,20 @@ impl Store {
         self.note(work, entries).await
     }
 
-    pub(super) async fn replace_password(
+    pub(super) async fn accept_invitation(
         &self,
         password: &Password,
-        invitation: Option<&[u8; 32]>,
+        invitation: &[u8; 32],
         entries: &[Entry],
     ) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
-        if let Some(hash) = invitation {
-            let used = statement(
-                "DELETE FROM invitations WHERE namespace = $1 AND agent = $2 AND hash = $3",
-            )
-            .bind(password.namespace.as_str())
-            .bind(password.agent.as_str())
-            .bind(hash.as_slice());
-            if run(&mut work, used).await? == 0 {
-                return Err(StorageError::Changed);
-            }
+        let used =
+            statement("DELETE FROM invitations WHERE namespace = $1 AND agent = $2 AND hash = $3")
+                .bind(password.namespace.as_str())
+                .bind(password.agent.as_str())
+                .bind(invitation.as_slice());
+        if run(&mut work, used).await? == 0 {
+            return Err(StorageError::Changed);
         }
         run(&mut work, upsert_password(password)).await?;
         self.note(work, entries).await
@@ -254,11 +251,11 @@ impl Store {
     pub(super) async fn replace_factor(
         &self,
         factor: &SecondFactor,
-        confirmed: Option<(u64, &[[u8; 32]])>,
+        confirmed: Option<Confirmed<'_>>,
         entries: &[Entry],
     ) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
-        let (step, recovery) = confirmed.unwrap_or_default();
+        let step = confirmed.map_or(0, |confirmed| confirmed.step);
         // One that counts is not overwritten by one that is being enrolled.
         let query = statement(
             "INSERT INTO second_factors (namespace, agent, nonce, ciphertext, created_at,
@@ -281,7 +278,11 @@ impl Store {
         if run(&mut work, query).await? == 0 {
             return Err(StorageError::Changed);
         }
+        let recovery = confirmed.map_or(&[][..], |confirmed| confirmed.recovery);
         put_recovery(&mut work, &factor.namespace, &factor.agent, recovery).await?;
+        if let Some(confirmed) = confirmed {
+            update_password(&mut work, confirmed.read, confirmed.password).await?;
+        }
         self.note(work, entries).await
     }
 
@@ -414,6 +415,29 @@ fn factor(row: &Row, agent: &Agent) -> Result<Option<SecondFactor>, RowError> {
 
 async fn run(work: &mut Work, query: Statement) -> Stored<u64> {
     work.run(query).await.map_err(unavailable)
+}
+
+/// Stores an agent's next password, if the one before still is what was read.
+pub(super) async fn update_password(
+    work: &mut Work,
+    read: &Password,
+    password: &Password,
+) -> Stored<()> {
+    let query = statement(
+        "UPDATE passwords SET id = $4, hash = $5, is_long = $6, seal = $7
+         WHERE namespace = $1 AND agent = $2 AND seal = $3",
+    )
+    .bind(password.namespace.as_str())
+    .bind(password.agent.as_str())
+    .bind(read.seal.0.as_slice())
+    .bind(password.id.as_str())
+    .bind(password.hash.as_str())
+    .bind(i64::from(password.long))
+    .bind(password.seal.0.as_slice());
+    if run(work, query).await? == 0 {
+        return Err(StorageError::Changed);
+    }
+    Ok(())
 }
 
 fn upsert_password(password: &Password) -> Statement {

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 use xylem_audit::{Entry, Kind, Verdict};
-use xylem_identity::{Identity, IdentityError, NoToken, Registration, Secrets, SignIn, SignedIn};
+use xylem_identity::{
+    Identity, IdentityError, NoToken, Registration, Secrets, SignIn, SignedIn, Storage,
+    StorageError,
+};
 use xylem_ids::{ClientId, Scope};
 use xylem_vault::{Clock, Room};
 
@@ -89,7 +92,7 @@ pub(super) async fn settled() -> House {
     house
 }
 
-async fn refresh(
+pub(super) async fn refresh(
     house: &House,
     identity: &Identity,
     token: &SecretString,
@@ -274,6 +277,34 @@ async fn a_session_ends_by_signing_out_idling_its_password_and_its_row() {
         Err(NoToken::NotNow(IdentityError::Tampered { .. }))
     ));
     assert!(!works(&house, &open).await);
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_while_it_is_taken_away_stays_away() {
+    let house = settled().await;
+    let (store, namespace, id) = (&house.store, namespace(), "one".parse().unwrap());
+    let password = async || {
+        let account = store.account(&namespace, &id).await.unwrap();
+        account.unwrap().password
+    };
+    // Whoever changes it has proven this one, and hashes the next one for a while.
+    let proven = password().await.unwrap();
+    let entry = entry(&house, Kind::AgentInvited);
+    let invited = house.identity.invite(&namespace, &id, entry).await;
+    let chosen = Registration {
+        invitation: Some(invited.unwrap().0),
+        ..new("one", OTHER)
+    };
+    register(&house, chosen, false).await.unwrap();
+    let accepted = password().await.unwrap();
+    let late = store.replace_password(&proven, &proven, &[]).await;
+    assert!(matches!(late, Err(StorageError::Changed)), "{late:?}");
+    assert_eq!(password().await.unwrap().id, accepted.id);
+
+    store.drop_factor(&namespace, &id, true, &[]).await.unwrap();
+    let late = store.replace_password(&accepted, &proven, &[]).await;
+    assert!(matches!(late, Err(StorageError::Changed)), "{late:?}");
+    assert!(password().await.is_none());
 }
 
 #[tokio::test]

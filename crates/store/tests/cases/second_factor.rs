@@ -1,6 +1,8 @@
 //! Second factors on a real database, and by more than one process.
 
-use super::account::{GOOD, beside, client, entry, grant, new, now, register, settled, works};
+use super::account::{
+    GOOD, beside, client, entry, grant, new, now, refresh, register, settled, works,
+};
 use crate::house::{House, namespace};
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
@@ -219,7 +221,14 @@ async fn where_a_factor_is_enrolled_a_password_alone_is_not_enough() {
     let house = settled().await;
     let before = sign_in(&house, &house.identity, GOOD, None).await.unwrap();
     assert!(!before.access.principal.second_factor());
-    let (secret, _) = enrolled(&house, "one").await;
+    let secret = enrol(&house, "one", GOOD).await.unwrap();
+    let refreshed = refresh(&house, &house.identity, &before.refresh, "cli").await;
+    let before = refreshed.expect("it goes on while the factor does not count");
+    let shown = code(&secret, now(&house));
+    confirm(&house, "one", &shown).await.unwrap();
+    assert!(!works(&house, &before).await, "it has shown no code");
+    let refreshed = refresh(&house, &house.identity, &before.refresh, "cli").await;
+    assert_eq!(grant(refreshed), "session_over");
     assert_eq!(count(&house, Kind::SecondFactorEnrolled).await, 1);
     let alone = sign_in(&house, &house.identity, GOOD, None).await;
     assert_eq!(grant(alone), "code_missing");

@@ -314,7 +314,9 @@ async fn second_factor(command: SecondFactor, session: &mut Session<'_>) -> Resu
         }
         SecondFactor::Confirm(Code { code }) => {
             let codes = client.confirm_second_factor(&code).await?;
-            show_codes(&codes, "signing in takes a code from now on. ", session)?;
+            let first = "signing in takes a code from now on, and every session has ended: `xylem login` \
+                         again. ";
+            show_codes(&codes, first, session)?;
         }
         SecondFactor::RecoveryCodes(RecoveryCodes { code, password }) => {
             let password = password.read("Password (not shown): ")?;
