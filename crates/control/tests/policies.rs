@@ -280,6 +280,7 @@ async fn a_check_says_why_and_changes_nothing() {
         "when": {"parameters": [{"pointer": "/region", "oneOf": ["eu-1"]}],
                  "time": [{"zone": "Europe/Berlin", "days": ["mon"], "from": "08:00", "to": "18:00"}]}});
     only(&stack, policy(deploys)).await;
+    stack.key_for(Role::User, "release-bot").await;
     let before = entries(&admin).await;
     let mut asked = check("release-bot");
     asked.parameters_json = r#"{"region":"us-1"}"#.to_owned();
@@ -317,6 +318,9 @@ async fn a_check_says_why_and_changes_nothing() {
     };
     let error = admin.check_access(unknown).await.expect_err("no such tool");
     assert!(matches!(error, Error::NotFound(_)), "{error}");
+    let nobody = admin.check_access(check("nobody")).await;
+    let nobody = nobody.expect_err("no such agent");
+    assert!(matches!(nobody, Error::NotFound(_)), "{nobody}");
 }
 
 #[tokio::test]

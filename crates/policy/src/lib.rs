@@ -100,6 +100,9 @@ pub enum PolicyError {
     /// It holds no more already.
     #[error("the policy is retired already")]
     Retired,
+    /// There is no such agent to ask about.
+    #[error("no such agent")]
+    NoAgent,
     /// There is no such request for access.
     #[error("no such access request")]
     NoRequest,

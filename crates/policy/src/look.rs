@@ -66,12 +66,10 @@ impl<'a> Look<'a> {
         if let Some(known) = memory.get(self.at, &key) {
             return Ok(known);
         }
-        let agent = policies.agent(self.rows().await?, namespace, id).await?;
-        let agent = Arc::new(agent);
-        // Names that nobody has are without number.
-        if agent.registered {
-            memory.put(self.at, key, Arc::clone(&agent), 1);
-        }
+        let rows = self.rows().await?;
+        let agent = policies.find_agent(rows, namespace, id).await?;
+        let agent = Arc::new(agent.ok_or(PolicyError::NoAgent)?);
+        memory.put(self.at, key, Arc::clone(&agent), 1);
         Ok(agent)
     }
 

@@ -81,7 +81,6 @@ pub struct Question<'a> {
 
 /// What decides about an agent.
 pub(crate) struct Known {
-    pub(crate) registered: bool,
     pub(crate) kind: AgentKind,
     pub(crate) roles: Roles,
     retired: bool,
@@ -106,6 +105,7 @@ pub struct Policies {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) seals: MacKey,
     agents: Secrets,
+    system: AgentId,
     compiler: Compiler,
     loaded: RwLock<HashMap<Namespace, Arc<Loaded>>>,
     pub(crate) recalled: Recalled,
@@ -119,7 +119,8 @@ impl fmt::Debug for Policies {
 
 /// Deciding.
 impl Policies {
-    /// Policies in this storage, sealed under this key; agents are sealed under their own.
+    /// Policies in this storage, sealed under this key; agents are sealed under their own. `system` owns
+    /// what others started without asking, has no roles, and is the one that is registered nowhere.
     ///
     /// # Errors
     /// The schema is broken.
@@ -127,11 +128,13 @@ impl Policies {
         storage: Arc<dyn Storage>,
         seals: MacKey,
         agents: Secrets,
+        system: AgentId,
     ) -> Result<Self, PolicyError> {
         Ok(Self {
             storage,
             seals,
             agents,
+            system,
             compiler: Compiler::new()?,
             loaded: RwLock::default(),
             recalled: Recalled::default(),
@@ -206,32 +209,41 @@ impl Policies {
         Ok(())
     }
 
-    /// What is known of an agent. One that was never registered owns what others started without
-    /// asking: it has no roles.
+    /// What is known of an agent that acts or owns something. Agents are never removed, not even when
+    /// they are erased: where the row is missing, somebody else removed it.
     pub(crate) async fn agent(
         &self,
         rows: &mut dyn Rows,
         namespace: &Namespace,
         id: &AgentId,
     ) -> Result<Known, PolicyError> {
+        let known = self.find_agent(rows, namespace, id).await?;
+        known.ok_or_else(|| PolicyError::tampered("agent", id))
+    }
+
+    /// What is known of an agent; none where there is none of this name.
+    pub(crate) async fn find_agent(
+        &self,
+        rows: &mut dyn Rows,
+        namespace: &Namespace,
+        id: &AgentId,
+    ) -> Result<Option<Known>, PolicyError> {
         let Some(agent) = rows.owner(namespace, id).await? else {
-            return Ok(Known {
-                registered: false,
+            return Ok((*id == self.system).then(|| Known {
                 kind: AgentKind::Service,
                 roles: Roles::new(),
                 retired: false,
                 created_by: None,
-            });
+            }));
         };
         let agent = self.agents.check_agent(agent);
         let agent = agent.map_err(|_| PolicyError::tampered("agent", id))?;
-        Ok(Known {
-            registered: true,
+        Ok(Some(Known {
             kind: agent.kind,
             roles: agent.roles,
             retired: agent.retired_at.is_some(),
             created_by: agent.created_by,
-        })
+        }))
     }
 
     /// The policies as this transaction sees them.

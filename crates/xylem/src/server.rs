@@ -487,7 +487,7 @@ impl Storage {
         let secrets = || Secrets::new(&key).map_err(IdentityError::from);
         let identity = Identity::new(store.clone(), secrets()?);
         let seals = vault.subkey(Room::Policy)?.into_mac();
-        let policies = Policies::new(store.clone(), seals, secrets()?)?;
+        let policies = Policies::new(store.clone(), seals, secrets()?, SYSTEM.parse()?)?;
         Ok(Self {
             data: data.clone(),
             namespace,

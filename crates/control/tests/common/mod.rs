@@ -65,7 +65,9 @@ where
 fn policies(store: &Arc<Store>, vault: &Vault) -> Policies {
     let key = |room| vault.subkey(room).expect("a key");
     let agents = Secrets::new(&key(Room::Identity)).expect("secrets");
-    Policies::new(store.clone(), key(Room::Policy).into_mac(), agents).expect("policies")
+    let system = id(xylem_control::SYSTEM);
+    let seals = key(Room::Policy).into_mac();
+    Policies::new(store.clone(), seals, agents, system).expect("policies")
 }
 
 /// What most tests are not about.

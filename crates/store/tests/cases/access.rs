@@ -88,6 +88,7 @@ async fn write(house: &House, json: serde_json::Value) {
 /// A call that one policy allows, once somebody approves.
 async fn waiting() -> (House, Ask) {
     let house = House::new().await;
+    create(&house, "approver", AgentKind::User, None).await;
     let (tree, grant) = house.planted("train").await;
     retire(&house, "everybody").await;
     write(
@@ -100,6 +101,18 @@ async fn waiting() -> (House, Ask) {
     .await;
     let ask = Ask::new(&tree, &grant);
     (house, ask)
+}
+
+async fn create(house: &House, name: &str, kind: AgentKind, by: Option<&str>) {
+    let new = NewAgent {
+        id: agent(name),
+        kind,
+        roles: [Role::User].into(),
+    };
+    let mut entry = Entry::new(house.clock.now(), Kind::AgentCreated, Verdict::Succeeded);
+    entry.agent = by.map(agent);
+    let created = house.identity.create_agent(&namespace(), new, entry).await;
+    assert_eq!(created.unwrap().created_by, by.map(agent));
 }
 
 async fn reason(house: &House, ask: &Ask) -> &'static str {

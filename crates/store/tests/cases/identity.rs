@@ -14,7 +14,7 @@ use xylem_identity::{
 use xylem_ids::{AgentKind, Role, Scope, Scopes};
 use xylem_policy::Denied;
 use xylem_seal::Mac;
-use xylem_vault::{Clock, Refusal};
+use xylem_vault::{Clock, Refusal, VaultError};
 
 fn now(house: &House) -> SystemTime {
     house.clock.now()
@@ -417,6 +417,27 @@ async fn the_trees_of_a_retired_agent_wait_for_a_new_owner() {
     assert_eq!(noted.owner, Some(agent("heir")));
     let redeemed = house.redeem(Ask::new(&tree, &grant)).await;
     assert!(redeemed.is_ok());
+}
+
+#[tokio::test]
+async fn the_trees_of_an_agent_that_somebody_removed_call_nothing() {
+    let house = House::new().await;
+    create(&house, new_agent("heir", &[Role::User]))
+        .await
+        .unwrap();
+    let (tree, grant) = house.planted("train").await;
+    let entry = entry(&house, Kind::TreeTransferred);
+    let transferred = house.vault.transfer(&tree, agent("heir"), entry).await;
+    transferred.unwrap();
+    retire(&house, "heir").await.unwrap();
+    // It would be nobody who was ever retired.
+    house.tamper("DELETE FROM agents WHERE id = 'heir'").await;
+    let redeemed = house.redeem(Ask::new(&tree, &grant)).await;
+    assert!(
+        matches!(redeemed, Err(VaultError::Tampered(_))),
+        "{redeemed:?}"
+    );
+    assert_eq!(house.leases().await, 0);
 }
 
 #[tokio::test]

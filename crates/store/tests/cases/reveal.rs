@@ -3,9 +3,24 @@
 use crate::house::{House, V1, agent, namespace, slot};
 use secrecy::ExposeSecret;
 use xylem_audit::{Entry, Kind, Note, Verdict};
-use xylem_ids::TreeId;
+use xylem_identity::NewAgent;
+use xylem_ids::{AgentKind, Role, TreeId};
 use xylem_policy::Document;
 use xylem_vault::{Clock, Refusal, Revealed, Revelation, VaultError};
+
+/// A house with somebody who may be allowed to see a token.
+async fn with_boss() -> House {
+    let house = House::new().await;
+    let boss = NewAgent {
+        id: agent("boss"),
+        kind: AgentKind::User,
+        roles: [Role::Admin].into(),
+    };
+    let entry = Entry::new(house.clock.now(), Kind::AgentCreated, Verdict::Succeeded);
+    let created = house.identity.create_agent(&namespace(), boss, entry).await;
+    created.unwrap();
+    house
+}
 
 fn wanted(house: &House, tree: &TreeId) -> Revelation {
     let mut entry = Entry::new(house.clock.now(), Kind::TokenRevealed, Verdict::Succeeded);
@@ -55,7 +70,7 @@ async fn break_glass(house: &House) {
 
 #[tokio::test]
 async fn a_token_is_shown_where_a_policy_allows_it_and_the_log_says_so() {
-    let house = House::new().await;
+    let house = with_boss().await;
     let (tree, _) = house.planted("train").await;
     // The policy of the house is about calls: nobody is shown anything by it.
     assert_eq!(reason(&house, wanted(&house, &tree)).await, "no_policy");
@@ -83,7 +98,7 @@ async fn a_token_is_shown_where_a_policy_allows_it_and_the_log_says_so() {
 
 #[tokio::test]
 async fn a_policy_alone_is_not_enough() {
-    let house = House::new().await;
+    let house = with_boss().await;
     let (tree, _) = house.planted("train").await;
     break_glass(&house).await;
     for (signed_in, second_factor, code) in [
@@ -109,7 +124,7 @@ async fn a_policy_alone_is_not_enough() {
 
 #[tokio::test]
 async fn policies_about_the_tools_that_use_the_slot_count() {
-    let house = House::new().await;
+    let house = with_boss().await;
     let (tree, _) = house.planted("train").await;
     write(
         &house,
@@ -139,7 +154,7 @@ async fn policies_about_the_tools_that_use_the_slot_count() {
 
 #[tokio::test]
 async fn what_cannot_be_written_down_is_not_shown() {
-    let house = House::new().await;
+    let house = with_boss().await;
     let (tree, _) = house.planted("train").await;
     break_glass(&house).await;
     house.jam("audit").await;

@@ -153,7 +153,7 @@ impl House {
 async fn policies(store: &Arc<Store>, vault: &Vault, namespace: &Namespace) -> Result<Policies> {
     let seals = vault.subkey(Room::Policy)?.into_mac();
     let agents = Secrets::new(&vault.subkey(Room::Identity)?)?;
-    let policies = Policies::new(store.clone(), seals, agents)?;
+    let policies = Policies::new(store.clone(), seals, agents, agent()?)?;
     let who = Who {
         anyone: true,
         ..Who::default()

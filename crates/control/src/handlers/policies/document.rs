@@ -174,6 +174,7 @@ impl From<PolicyError> for Fault {
             PolicyError::NotFound => Self::not_found("policy"),
             PolicyError::VersionChanged(_) => Self::conflict("version_changed", message),
             PolicyError::Retired => Self::refused("policy_retired", message),
+            PolicyError::NoAgent => Self::not_found("agent"),
             PolicyError::NoRequest => Self::not_found("access request"),
             PolicyError::Decided(_) => Self::refused("access_decided", message),
             PolicyError::OwnRequest => Self::denied("own_request", message),
