@@ -9,7 +9,8 @@ use secrecy::ExposeSecret;
 use std::{collections::BTreeMap, time::Duration};
 use tower::ServiceExt;
 use xylem_client::{Client, NewKey, v1};
-use xylem_ids::{Role, Scope};
+use xylem_control::Control;
+use xylem_ids::{AgentKind, Role, Scope};
 use xylem_proto::v1::Rpc;
 use xylem_vault::Clock;
 
@@ -186,6 +187,77 @@ async fn a_user_sees_its_own_keys_alone() {
         "{hidden}"
     );
     one.revoke_api_key(id).await.expect("its own");
+}
+
+#[tokio::test]
+async fn nobody_makes_or_rotates_the_keys_of_another_person() {
+    let stack = Stack::start().await;
+    let person = xylem_identity::NewAgent {
+        id: common::id("maria"),
+        kind: AgentKind::User,
+        roles: [Role::User].into(),
+    };
+    stack.agent(person).await;
+    let key = stack.issue(common::new_key("maria", false)).await;
+    let maria = Client::connect(&stack.address, &key).await;
+    let maria = maria.expect("a connection");
+    let admin = stack.admin().await;
+    let new = || NewKey::new(common::id("maria"), Vec::new());
+    let error = admin.create_api_key(new()).await.expect_err("hers");
+    let field = |error: &xylem_client::Error| {
+        let answer = error.answer().and_then(|answer| answer.field.clone());
+        answer.unwrap_or_default()
+    };
+    assert_eq!(field(&error), "agent", "{error}");
+    let (_, own) = maria.create_api_key(new()).await.expect("her own");
+    let error = admin.rotate_api_key(&own.id, None).await;
+    let error = error.expect_err("hers");
+    assert_eq!(field(&error), "id", "{error}");
+    maria.rotate_api_key(&own.id, None).await.expect("her own");
+    admin.revoke_api_key(&own.id).await.expect("revoked");
+}
+
+async fn answered(control: &Control, request: Request<Body>) -> (StatusCode, serde_json::Value) {
+    let answer = control.router().oneshot(request).await.expect("an answer");
+    let (parts, body) = answer.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+    (parts.status, serde_json::from_slice(&body).expect("JSON"))
+}
+
+#[tokio::test]
+async fn a_key_of_another_namespace_is_none_here() {
+    let stack = Stack::start().await;
+    let other = stack.beside("other");
+    let key = stack.admin_key();
+    let ask = async |control: &Control, secret: &str| {
+        let request = Request::builder()
+            .uri("/v1/agents")
+            .header("authorization", format!("Bearer {secret}"));
+        let request = request.body(Body::empty()).expect("a request");
+        answered(control, request).await
+    };
+    let exchange = async |control: &Control| {
+        let body = format!("grant_type=client_credentials&client_id=admin&client_secret={key}");
+        let request = Request::builder()
+            .method("POST")
+            .uri("/token")
+            .header("content-type", "application/x-www-form-urlencoded");
+        let request = request.body(Body::from(body)).expect("a request");
+        answered(control, request).await
+    };
+    let (status, body) = exchange(&stack.control).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let token = body["access_token"].as_str().expect("a token");
+    for secret in [key, token] {
+        let (status, body) = ask(&stack.control, secret).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let (status, body) = ask(&other, secret).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+        assert_eq!(body["details"][0]["reason"], "key_not_valid", "{body}");
+    }
+    let (status, body) = exchange(&other).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+    assert_eq!(body["error"], "invalid_client", "{body}");
 }
 
 #[tokio::test]

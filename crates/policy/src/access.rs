@@ -516,6 +516,23 @@ impl Policies {
         Ok(!deciding.is_disjoint(&theirs))
     }
 
+    /// Whether what one of two agents does counts as the other one's: they are the same, or one made
+    /// the other, or somebody made both, and they are no people.
+    ///
+    /// # Errors
+    /// One of them was removed or edited, or the storage failed.
+    pub async fn same_hands(
+        &self,
+        namespace: &Namespace,
+        one: &AgentId,
+        other: &AgentId,
+    ) -> Result<bool, PolicyError> {
+        let mut rows = self.storage.begin_look().await?;
+        let ones = self.behind(&mut *rows, namespace, one).await?;
+        let others = self.behind(&mut *rows, namespace, other).await?;
+        Ok(!ones.is_disjoint(&others))
+    }
+
     /// An agent, and whoever made it where it is no person: that one has its keys.
     async fn behind(
         &self,

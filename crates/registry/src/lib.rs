@@ -28,8 +28,8 @@ mod tools;
 pub use auth::Auth;
 pub use definition::WorkflowDefinition;
 pub use record::{
-    Approval, Callable, Edited, Editor, NotCallable, Published, RecordRow, Retirement, ToolRecord,
-    ToolSeal, ToolState, Unchanged,
+    Approval, Approver, Callable, Edited, Editor, NotCallable, Published, RecordRow, Retirement,
+    ToolRecord, ToolSeal, ToolState, Unchanged,
 };
 pub use registry::{Registry, RegistryError};
 pub use retry::RetryClass;

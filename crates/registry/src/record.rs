@@ -238,6 +238,15 @@ pub struct Editor {
     pub of_all: bool,
 }
 
+/// What else counts where somebody approves a version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Approver {
+    /// Whether it was published by somebody whose work counts as the approver's own.
+    pub published: bool,
+    /// Whether one person does everything here.
+    pub single_operator: bool,
+}
+
 /// What is known of a tool and was not edited: its seal was checked, or a change just made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolRecord(RecordRow);
@@ -325,14 +334,14 @@ impl ToolRecord {
     /// approved changes nothing.
     ///
     /// # Errors
-    /// That is not what waits for approval, or the approver published it and is not the only
+    /// That is not what waits for approval, or it is the approver's own and that one is not the only
     /// operator.
     pub fn approve(
         &self,
         version: u32,
         hash: &DefinitionHash,
         by: AgentId,
-        single_operator: bool,
+        approver: Approver,
         at: SystemTime,
     ) -> Result<Self, Unchanged> {
         if self.0.retired.is_some() {
@@ -345,8 +354,8 @@ impl ToolRecord {
         if self.state() == ToolState::Approved {
             return Ok(self.clone());
         }
-        let own = current.by.as_ref() == Some(&by);
-        if own && !single_operator {
+        let own = approver.published || current.by.as_ref() == Some(&by);
+        if own && !approver.single_operator {
             return Err(Unchanged::OwnProposal);
         }
         let approval = Approval {
@@ -635,7 +644,13 @@ mod tests {
 
     fn approve(record: &ToolRecord) -> ToolRecord {
         let Published { version, hash, .. } = record.row().current.clone();
-        let approved = record.approve(version, &hash, agent("other"), false, UNIX_EPOCH);
+        let approved = record.approve(
+            version,
+            &hash,
+            agent("other"),
+            Approver::default(),
+            UNIX_EPOCH,
+        );
         approved.unwrap()
     }
 
@@ -760,7 +775,13 @@ mod tests {
             change(1, false),
             change(2, false),
             change(2, true),
-            record.approve(version, &current, agent("owner"), false, UNIX_EPOCH),
+            record.approve(
+                version,
+                &current,
+                agent("owner"),
+                Approver::default(),
+                UNIX_EPOCH,
+            ),
             record.reject(version),
             record.revert(&owner()),
             record.retire(&owner(), false, UNIX_EPOCH),
@@ -774,7 +795,13 @@ mod tests {
             assert!(next.row().current.version <= next.row().latest);
             walk(&next, approved, steps - 1, seen);
         }
-        if let Ok(next) = record.approve(version, &current, agent("other"), false, UNIX_EPOCH) {
+        if let Ok(next) = record.approve(
+            version,
+            &current,
+            agent("other"),
+            Approver::default(),
+            UNIX_EPOCH,
+        ) {
             let mut approved = approved.clone();
             approved.insert(current);
             walk(&next, &approved, steps - 1, seen);
@@ -808,14 +835,24 @@ mod tests {
     #[test]
     fn an_approval_is_of_what_was_read_and_by_somebody_else() {
         let new = proposed();
-        let approve = |version, of, by, single| {
-            new.approve(version, &hash(of), agent(by), single, UNIX_EPOCH)
+        let approve = |version, of, by, single_operator| {
+            let approver = Approver {
+                single_operator,
+                ..Approver::default()
+            };
+            new.approve(version, &hash(of), agent(by), approver, UNIX_EPOCH)
         };
         assert_eq!(approve(1, 2, "other", false), Err(Unchanged::NotProposed));
         assert_eq!(approve(2, 1, "other", false), Err(Unchanged::NotProposed));
         assert_eq!(approve(1, 1, "owner", false), Err(Unchanged::OwnProposal));
         let own = approve(1, 1, "owner", true).unwrap();
         assert!(own.row().approval.as_ref().unwrap().own);
+        let hands = Approver {
+            published: true,
+            ..Approver::default()
+        };
+        let of_a_bot = new.approve(1, &hash(1), agent("other"), hands, UNIX_EPOCH);
+        assert_eq!(of_a_bot, Err(Unchanged::OwnProposal));
         let others = approve(1, 1, "other", true).unwrap();
         assert!(!others.row().approval.as_ref().unwrap().own);
         assert_eq!(new.revert(&owner()), Err(Unchanged::NothingApproved));

@@ -1,8 +1,8 @@
 //! The rules of tools: what becomes a version, who decides about it, and what is called.
 
 use crate::{
-    Callable, Edited, Editor, NotCallable, Published, RecordRow, RegistryError, StorageError, Tool,
-    ToolDefinition, ToolRecord, ToolSeal, ToolState, Unchanged,
+    Approver, Callable, Edited, Editor, NotCallable, Published, RecordRow, RegistryError,
+    StorageError, Tool, ToolDefinition, ToolRecord, ToolSeal, ToolState, Unchanged,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
@@ -453,11 +453,11 @@ impl Tools {
         name: &ToolName,
         version: u32,
         hash: &crate::DefinitionHash,
-        single_operator: bool,
+        approver: Approver,
     ) -> Result<KnownTool, RegistryError> {
         let before = self.record(act.namespace, name).await?;
         let by = act.editor.agent.clone();
-        let record = before.approve(version, hash, by, single_operator, act.at)?;
+        let record = before.approve(version, hash, by, approver, act.at)?;
         // What is approved is what lies there: it is read, and its hash is computed, once more.
         let tool = self.current(act.namespace, &record).await?;
         if record != before {

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use v1::{agents_server::Agents, api_keys_server::ApiKeys};
 use xylem_audit::Kind;
 use xylem_identity::{Agent, AgentChange, ApiKey, Credential, NewAgent, NewKey};
-use xylem_ids::{AgentId, KeyId, Scopes, TaskQueue};
+use xylem_ids::{AgentId, AgentKind, KeyId, Scopes, TaskQueue};
 use xylem_proto::v1;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -167,6 +167,7 @@ impl Handlers {
             Some(agent) => agent,
             None => caller()?.agent().clone(),
         };
+        self.not_another_person(&agent, "agent").await?;
         let entry = self.change(Kind::KeyCreated);
         let new = NewKey {
             agent,
@@ -192,6 +193,7 @@ impl Handlers {
         let id: KeyId = convert::id(request.id, "id")?;
         let overlap = convert::duration(request.overlap, "overlap", Duration::ZERO, 7 * DAY)?;
         let known = self.own_key(&id).await?;
+        self.not_another_person(&known.agent, "id").await?;
         within(&known.scopes, &known.networks, &known.queues)?;
         // A key that is replaced by its own means goes on; another one's successor ends with the key
         // that it was had with.
@@ -209,6 +211,22 @@ impl Handlers {
             secret: issued.secret.expose_secret().to_owned(),
             key: Some(wire_key(issued.key)),
         })
+    }
+
+    /// Nobody has the keys of another person: whatever is done with them would count as that one's.
+    async fn not_another_person(&self, agent: &AgentId, field: &'static str) -> Result<(), Fault> {
+        if caller()?.agent() == agent {
+            return Ok(());
+        }
+        let known = self.identity.agent(&self.settings.namespace, agent).await?;
+        if known.kind != AgentKind::User {
+            return Ok(());
+        }
+        let rule = format!(
+            "{field} must not be another person's: whoever is of the kind user makes and rotates \
+             their own keys, once they have signed in; `xylem agent invite` lets them"
+        );
+        Err(Fault::invalid(field, rule))
     }
 
     /// The key, as far as the caller may see it.

@@ -16,8 +16,8 @@ use xylem_ids::{CredentialName, KeyPin, Slot, ToolName, ToolTag};
 use xylem_policy::{Change, Denied, Period, RateLimit, Refused};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
-    Act, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, RetryClass, Tls, Tool,
-    ToolDefinition, ToolFilter, ToolState, ToolVersion,
+    Act, Approver, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, RetryClass, Tls,
+    Tool, ToolDefinition, ToolFilter, ToolState, ToolVersion, Unchanged,
 };
 
 /// Tools that are looked at together, where a caller does not see all of them.
@@ -135,12 +135,15 @@ impl Handlers {
             let rule = "hash must be the definition's: 64 lower-case hexadecimal digits";
             Fault::invalid("hash", rule)
         })?;
-        let alone = self.settings.single_operator;
         let act = self.editing()?;
-        let approved = self
-            .tools
-            .approve(&act, &name, request.version, &hash, alone)
-            .await;
+        let approved = match self.approver(&act, &name, request.version).await? {
+            Err(why) => Err(why.into()),
+            Ok(approver) => {
+                let version = request.version;
+                let tools = &self.tools;
+                tools.approve(&act, &name, version, &hash, approver).await
+            }
+        };
         match approved {
             Ok(known) => Ok(wire_tool(&known)),
             Err(RegistryError::Unchanged(why)) => {
@@ -151,6 +154,33 @@ impl Handlers {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether whoever approves this version has published it, too, be it by a service or bot. The
+    /// publisher of a version stays who it is, whatever becomes of the tool meanwhile.
+    async fn approver(
+        &self,
+        act: &Act<'_>,
+        name: &ToolName,
+        version: u32,
+    ) -> Result<Result<Approver, Unchanged>, Fault> {
+        let known = self.tools.get(act.namespace, name).await?;
+        let current = &known.record.row().current;
+        if current.version != version {
+            return Ok(Err(Unchanged::NotProposed));
+        }
+        let published = match &current.by {
+            None => false,
+            Some(by) => {
+                let approving = &act.editor.agent;
+                let same = self.policies.same_hands(act.namespace, by, approving);
+                same.await?
+            }
+        };
+        Ok(Ok(Approver {
+            published,
+            single_operator: self.settings.single_operator,
+        }))
     }
 
     async fn reject_tool(&self, request: v1::RejectToolRequest) -> Result<v1::Tool, Fault> {

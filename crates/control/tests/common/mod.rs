@@ -215,6 +215,24 @@ impl Stack {
         (reopen(self.dir).await, restored)
     }
 
+    /// A control plane of another namespace, over the same database.
+    pub(crate) fn beside(&self, namespace: &str) -> Control {
+        let settings = Settings::new(id(namespace));
+        let parts = Parts {
+            vault: self.vault.clone(),
+            policies: self.policies.clone(),
+            registry: self.registry.clone(),
+            identity: self.identity.clone(),
+            tools: Tools::new(self.store.clone(), self.vault.tool_seal().expect("a seal")),
+            log: self.store.clone(),
+            watch: self.store.clone(),
+            backups: None,
+            archives: None,
+            temporal: self.temporal.clone(),
+        };
+        Control::new(settings, parts).expect("a control plane")
+    }
+
     /// Where the audit log's checkpoints are copied to.
     pub(crate) fn checkpoint_file(&self) -> PathBuf {
         checkpoint_file(self.dir.path())

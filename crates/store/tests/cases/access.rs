@@ -338,21 +338,19 @@ async fn what_stands_for_itself_allows_what_nothing_denies() {
 #[tokio::test]
 async fn nobody_approves_for_a_bot_of_their_own() {
     let (house, _) = waiting().await;
-    let create = async |name: &str, kind, by: Option<&str>| {
-        let new = NewAgent {
-            id: agent(name),
-            kind,
-            roles: [Role::User].into(),
-        };
-        let mut entry = Entry::new(house.clock.now(), Kind::AgentCreated, Verdict::Succeeded);
-        entry.agent = by.map(agent);
-        let created = house.identity.create_agent(&namespace(), new, entry).await;
-        assert_eq!(created.unwrap().created_by, by.map(agent));
+    create(&house, "boss", AgentKind::User, None).await;
+    create(&house, "bot", AgentKind::Bot, Some("boss")).await;
+    create(&house, "other-bot", AgentKind::Service, Some("boss")).await;
+    create(&house, "colleague", AgentKind::User, Some("boss")).await;
+    let same_hands = async |a: &str, b: &str| {
+        let (namespace, a, b) = (namespace(), agent(a), agent(b));
+        let same = house.policies.same_hands(&namespace, &a, &b).await;
+        same.unwrap()
     };
-    create("boss", AgentKind::User, None).await;
-    create("bot", AgentKind::Bot, Some("boss")).await;
-    create("other-bot", AgentKind::Service, Some("boss")).await;
-    create("colleague", AgentKind::User, Some("boss")).await;
+    for own in ["bot", "boss", "other-bot"] {
+        assert!(same_hands("bot", own).await && same_hands(own, "bot").await);
+    }
+    assert!(!same_hands("bot", "colleague").await && !same_hands("boss", "colleague").await);
     let asked = ask_for(&house, "bot", Action::Execute, "bot")
         .await
         .unwrap();

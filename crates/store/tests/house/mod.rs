@@ -32,7 +32,7 @@ use xylem_ids::{
     AgentId, Audience, Namespace, Order, RunId, Slot, TaskQueue, ToolName, TreeId, WorkflowId,
 };
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
-use xylem_registry::{Act, Editor, KnownTool, Registry, Tool, Tools, WorkflowDefinition};
+use xylem_registry::{Act, Approver, Editor, KnownTool, Registry, Tool, Tools, WorkflowDefinition};
 use xylem_seal::Sealed;
 use xylem_store::Store;
 use xylem_vault::{
@@ -173,7 +173,10 @@ impl House {
         let namespace = namespace();
         let act = self.act(&namespace, "approver");
         let (name, hash) = (known.tool.name(), known.tool.hash());
-        let approved = self.tools.approve(&act, name, known.version, hash, false);
+        let approver = Approver::default();
+        let approved = self
+            .tools
+            .approve(&act, name, known.version, hash, approver);
         approved.await.expect("approves")
     }
 

@@ -204,9 +204,12 @@ async fn create(arguments: Create, session: &mut Session<'_>) -> Result<(), Fail
     let client = session.client().await?;
     let Create { name, roles, kind } = arguments;
     let agent = register(&client, &name, kind, &roles).await?;
-    session.output.answer(&agent, |_| {
-        format!("registered {name}\n`xylem key create --agent {name}` gives it a key")
-    })?;
+    let next = match kind {
+        Kind::User => format!("`xylem agent invite {name}` lets them choose a password"),
+        Kind::Service | Kind::Bot => format!("`xylem key create --agent {name}` gives it a key"),
+    };
+    let text = format!("registered {name}\n{next}");
+    session.output.answer(&agent, |_| text)?;
     Ok(())
 }
 

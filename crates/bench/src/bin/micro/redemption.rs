@@ -15,7 +15,7 @@ use xylem_control::{ClaimChecker, temporal::Cluster};
 use xylem_identity::Secrets;
 use xylem_ids::{AgentId, Namespace, Slot, TaskQueue, ToolName, TreeId};
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
-use xylem_registry::{Act, Editor, Registry, Tool, Tools, WorkflowDefinition};
+use xylem_registry::{Act, Approver, Editor, Registry, Tool, Tools, WorkflowDefinition};
 use xylem_store::Store;
 use xylem_testkit::TemporalServer;
 use xylem_vault::{
@@ -180,8 +180,12 @@ async fn offer(tools: &Tools, namespace: &Namespace, tool: &Tool) -> Result<()> 
     };
     let act = Act::new(namespace, editor, SystemTime::now());
     let known = tools.register(&act, tool.clone()).await?;
+    let approver = Approver {
+        single_operator: true,
+        ..Approver::default()
+    };
     tools
-        .approve(&act, tool.name(), known.version, tool.hash(), true)
+        .approve(&act, tool.name(), known.version, tool.hash(), approver)
         .await?;
     Ok(())
 }

@@ -26,6 +26,8 @@ const APPROVER: &str = "approver";
 const TOOL: &str = "acme.deploy";
 const TREE: &str = "intern-1";
 const REQUIRED: &str = "approval_required";
+/// Under this, `xylem` remembers who is signed in.
+const SIGNED_IN: &str = "XDG_STATE_HOME";
 
 /// The worker of `xylem dev` asks again every 10 seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -49,8 +51,8 @@ pub(crate) struct Permission {
 /// anywhere either.
 pub(crate) async fn show(stack: &Stack, progress: &Progress) -> Result<(Permission, SecretString)> {
     progress.step("an agent that has no permission starts a workflow");
-    let key = enrol(stack, AGENT, "bot", "user").await?;
-    let approver = enrol(stack, APPROVER, "user", "policy-admin").await?;
+    let key = enrol(stack, AGENT, "user").await?;
+    let approver = sign_in(stack, APPROVER, "policy-admin").await?;
     stack.client.create_policy(policy()?).await?;
     let token = stack.acme.issue(AGENT).await?;
     start(stack, &key, &token).await?;
@@ -75,10 +77,12 @@ pub(crate) async fn show(stack: &Stack, progress: &Progress) -> Result<(Permissi
     let why = process::run_to("xylem policy check", stack.xylem(&check)?, REFUSED).await?;
     let reason = ["--reason", "the release needs it", "--output", "json"];
     let request = ["access", "request", "--tool", TOOL, "--for", "1h"];
-    let asked = run_as(stack, &key, &[&request[..], &reason[..]].concat()).await?;
+    let agent = ("XYLEM_KEY_FILE", key.as_path());
+    let asked = run_as(stack, agent, &[&request[..], &reason[..]].concat()).await?;
     let id = asked["id"].as_str().context("the request has no id")?;
     let approve = ["access", "approve", id];
-    let approved = run_as(stack, &approver, &[&approve[..], &reason[..]].concat()).await?;
+    let approver = (SIGNED_IN, approver.as_path());
+    let approved = run_as(stack, approver, &[&approve[..], &reason[..]].concat()).await?;
 
     let ask = async || {
         ledger.read_on().await?;
@@ -115,16 +119,40 @@ fn policy() -> Result<v1::Policy> {
     Ok(serde_json::from_value(policy)?)
 }
 
-/// Registers an agent and makes it a key. The approver is a person: a service counts as whoever made
-/// it, and nobody approves their own.
-async fn enrol(stack: &Stack, agent: &str, kind: &str, role: &str) -> Result<PathBuf> {
-    let create = ["agent", "create", agent, "--kind", kind, "--role", role];
-    process::run("xylem agent create", stack.xylem(&create)?).await?;
+/// Registers a bot and makes it a key.
+async fn enrol(stack: &Stack, agent: &str, role: &str) -> Result<PathBuf> {
+    create(stack, agent, "bot", role).await?;
     let key = stack.directory().join(format!("{agent}.key"));
     let mut command = stack.xylem(&["key", "create", "--agent", agent, "--to"])?;
     command.arg(&key);
     process::run("xylem key create", command).await?;
     Ok(key)
+}
+
+/// Invites a person, who accepts and signs in. The approver is one: a bot counts as whoever made it,
+/// and nobody approves their own. Answers where their `xylem` remembers that they are signed in.
+async fn sign_in(stack: &Stack, person: &str, role: &str) -> Result<PathBuf> {
+    create(stack, person, "user", role).await?;
+    let invitation = stack.directory().join(format!("{person}.invitation"));
+    let mut invite = stack.xylem(&["agent", "invite", person, "--to"])?;
+    invite.arg(&invitation);
+    process::run("xylem agent invite", invite).await?;
+    // It is random, and good for nothing once it was accepted: so it serves as the password.
+    let mut register = stack.xylem(&["account", "register", person, "--invitation-file"])?;
+    register.arg(&invitation);
+    register.arg("--password-file").arg(&invitation);
+    process::run("xylem account register", register).await?;
+    let state = stack.directory().join(person);
+    let mut login = stack.xylem(&["login", person, "--password-file"])?;
+    login.arg(&invitation).env(SIGNED_IN, &state);
+    process::run("xylem login", login).await?;
+    Ok(state)
+}
+
+async fn create(stack: &Stack, agent: &str, kind: &str, role: &str) -> Result<()> {
+    let create = ["agent", "create", agent, "--kind", kind, "--role", role];
+    process::run("xylem agent create", stack.xylem(&create)?).await?;
+    Ok(())
 }
 
 /// Starts a workflow of the agent's own that calls the tool once.
@@ -162,9 +190,9 @@ async fn start(stack: &Stack, key: &Path, token: &SecretString) -> Result<()> {
 }
 
 /// What a command answers to somebody other than the administrator.
-async fn run_as(stack: &Stack, key: &Path, arguments: &[&str]) -> Result<Value> {
+async fn run_as(stack: &Stack, who: (&str, &Path), arguments: &[&str]) -> Result<Value> {
     let mut command: Command = stack.xylem(arguments)?;
-    command.env("XYLEM_KEY_FILE", key);
+    command.env(who.0, who.1);
     let name = arguments[..2].join(" ");
     let answer = process::run(&format!("xylem {name}"), command).await?;
     Ok(serde_json::from_str(&answer)?)
