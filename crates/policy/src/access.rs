@@ -11,7 +11,7 @@ use std::{
     collections::BTreeSet,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use xylem_audit::{Entry, Kind, Note, SubjectKind};
+use xylem_audit::{Entry, Kind, Note, SubjectKind, Verdict};
 use xylem_ids::{AccessId, AgentId, AgentKind, Namespace, PolicyName, ToolName};
 use xylem_seal::{Fields, Mac, random_id};
 
@@ -304,7 +304,8 @@ impl Policies {
     /// written down.
     ///
     /// # Errors
-    /// It was decided before, is over, or is one's own; there is none; or the storage failed.
+    /// It was decided before, is over, or is one's own, which is written down; there is none; or the
+    /// storage failed.
     pub async fn decide_access(
         &self,
         namespace: &Namespace,
@@ -323,6 +324,11 @@ impl Policies {
         if approve {
             own = self.is_own(tx.as_mut(), &access, &act.by).await?;
             if own && !single_operator {
+                let mut entry = act.entry(Kind::AccessApproved, &access);
+                entry = entry.because("own_request");
+                entry.verdict = Verdict::Denied;
+                tx.note(&entry).await?;
+                tx.commit().await?;
                 return Err(PolicyError::OwnRequest);
             }
         }

@@ -133,6 +133,16 @@ async fn a_call_goes_on_once_somebody_else_approves() {
 
     let own = decide(&house, &asked, true, OWNER).await;
     assert!(matches!(own, Err(PolicyError::OwnRequest)), "{own:?}");
+    let entry = house.last_entry().await;
+    assert_eq!(
+        (entry.kind, entry.verdict, entry.agent),
+        (Kind::AccessApproved, Verdict::Denied, Some(agent(OWNER)))
+    );
+    assert_eq!(entry.reason.unwrap().as_str(), "own_request");
+    assert_eq!(
+        entry.subject.unwrap().to_string(),
+        format!("access:{}", asked.id)
+    );
     let approved = decide(&house, &asked, true, "approver").await.unwrap();
     assert_eq!(approved.state.code(), "approved");
     let entry = house.last_entry().await;
