@@ -5,6 +5,7 @@ mod common;
 use common::{Stack, TOKEN_1, TOKEN_2, id, start, temporal::Mood, tree};
 use secrecy::SecretString;
 use xylem_client::{Client, Error, StartTree, v1};
+use xylem_ids::Role;
 
 const TREES: [&str; 3] = ["train-1", "train-2", "train-3"];
 
@@ -310,4 +311,53 @@ async fn what_breaks_a_rule_is_named_and_not_quoted() {
     };
     let lost = admin.rotate_credential(lost, &secret).await;
     assert_eq!(reason(lost), "other_version");
+}
+
+#[tokio::test]
+async fn a_publisher_sees_rotates_and_renews_its_own_alone() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let key = stack.key_for(Role::ToolPublisher, "publisher").await;
+    let publisher = Client::connect(&stack.address, &key).await;
+    let publisher = publisher.expect("a connection");
+    let own = v1::CreateCredentialRequest {
+        owner: "publisher".to_owned(),
+        ..new("acme")
+    };
+    for request in [own, new("other")] {
+        let value = SecretString::from(TOKEN_1);
+        let made = admin.create_credential(request, &value).await;
+        made.expect("made");
+    }
+    let listed = publisher.list_credentials(Default::default()).await;
+    let listed = listed.expect("a list").credentials;
+    let names: Vec<_> = listed.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["acme"]);
+
+    publisher.get_credential("acme").await.expect("its own");
+    rotate(&publisher, TOKEN_2).await.expect("its own");
+    // It reaches its own, which comes from no provider.
+    let renewed = reason(publisher.renew_credential("acme").await);
+    assert_ne!(renewed, "not_found");
+    let others = v1::RotateCredentialRequest {
+        name: "other".to_owned(),
+        ..v1::RotateCredentialRequest::default()
+    };
+    let value = SecretString::from(TOKEN_2);
+    let absent = v1::RotateCredentialRequest {
+        name: "absent".to_owned(),
+        ..v1::RotateCredentialRequest::default()
+    };
+    for request in [others, absent] {
+        let name = request.name.clone();
+        for refused in [
+            reason(publisher.get_credential(&name).await),
+            reason(publisher.rotate_credential(request, &value).await),
+            reason(publisher.renew_credential(&name).await),
+        ] {
+            assert_eq!(refused, "not_found", "{name}");
+        }
+    }
+    let kept = admin.get_credential("other").await.expect("shown");
+    assert_eq!(kept.versions.len(), 1, "nothing came of it");
 }
