@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use xylem_grant::UnixSeconds;
 use xylem_vault::{MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, Provided};
@@ -227,7 +227,7 @@ fn read(given: &Zeroizing<Vec<u8>>, format: Format, now: UnixSeconds) -> Result<
     if !fits || !bytes.iter().all(u8::is_ascii_graphic) {
         return Err(malformed("value of 16 to 16384 visible ASCII characters"));
     }
-    let expires_at = expires_at.map(|at: SystemTime| UnixSeconds::from(at));
+    let expires_at = expires_at.map(UnixSeconds::from);
     if expires_at.is_some_and(|at| at <= now) {
         return Err(Failed::here(
             "value_ended",
