@@ -241,8 +241,12 @@ impl Plane {
             Occasion::Asked => true,
             Occasion::Sweep => status.is_renewal_due(now) && !status.was_asked_in_vain(now),
         };
-        if is_asked && matches!(self.renew_now(name, &self.system).await?, Renewed::Busy) {
-            return Ok(Kept::of(&status, Step::Renewing, TURN));
+        if is_asked {
+            let seen = status.active().map(|active| active.version);
+            let renewed = self.renew_now(name, seen, &self.system).await?;
+            if matches!(renewed, Renewed::Busy) {
+                return Ok(Kept::of(&status, Step::Renewing, TURN));
+            }
         }
         // Whoever is behind is given what there is, whether there is more or not.
         let behind = self.spread(name).await? > 0;

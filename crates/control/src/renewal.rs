@@ -5,10 +5,11 @@ use crate::{
     oauth::{Failed, Obtained, obtain, probe},
     plane::Plane,
 };
+use secrecy::ExposeSecret;
 use std::sync::Arc;
 use xylem_audit::Reason;
-use xylem_ids::{AgentId, CredentialName};
-use xylem_vault::{NewSource, NotObtained, Rotated, Rotation, VaultError};
+use xylem_ids::{AgentId, CredentialName, Version};
+use xylem_vault::{NewSource, NotObtained, Rotated, Rotation, Turn, VaultError};
 
 /// What became of asking for a credential's next value.
 #[derive(Debug)]
@@ -46,17 +47,19 @@ impl Plane {
         Ok(obtained)
     }
 
-    /// Obtains the next version of a credential and has it spread.
+    /// Obtains the next version of a credential of which `seen` is the active one, and has it spread.
     pub(crate) async fn renew_now(
         self: &Arc<Self>,
         name: &CredentialName,
+        seen: Option<Version>,
         by: &AgentId,
     ) -> Result<Renewed, Fault> {
         let namespace = &self.settings.namespace;
-        let Some(renewal) = self.vault.begin_renewal(namespace, name).await? else {
+        let Some(renewal) = self.vault.begin_renewal(namespace, name, seen).await? else {
             return Ok(Renewed::Busy);
         };
-        let mut source = renewal.source;
+        let turn = renewal.turn;
+        let mut source = renewal.source.clone();
         let asked = self.obtained(&mut source).await;
         let refused = match &asked {
             Err(Failed::Refused(code)) => Some(code.clone()),
@@ -64,7 +67,7 @@ impl Plane {
         };
         let kept = match asked {
             Ok(obtained) => {
-                let kept = self.keep(name, source.clone(), obtained, by).await;
+                let kept = self.keep(name, source.clone(), obtained, &turn, by).await;
                 kept.map_err(Fault::from)
             }
             Err(failed) => Err(told(failed)),
@@ -85,9 +88,12 @@ impl Plane {
                 let failed = NotObtained {
                     refused: refused.is_some(),
                     reason: refused.unwrap_or_else(|| Reason::of(fault.reason())),
-                    next: Some(source),
+                    // A refresh token that came with what failed may be the only one that is good now.
+                    next: is_other(&renewal.source, &source).then_some(source),
                 };
-                self.vault.fail_renewal(namespace, name, failed, by).await?;
+                self.vault
+                    .fail_renewal(namespace, name, &turn, failed, by)
+                    .await?;
                 Ok(Renewed::NotObtained(fault))
             }
         }
@@ -99,6 +105,7 @@ impl Plane {
         name: &CredentialName,
         source: NewSource,
         obtained: Obtained,
+        turn: &Turn,
         by: &AgentId,
     ) -> Result<Rotated, VaultError> {
         // No agent's name begins so: no request of an agent is the same.
@@ -114,8 +121,20 @@ impl Plane {
             by: by.clone(),
             request: request.parse().map_err(|_| VaultError::Crypto)?,
         };
-        self.vault.rotate_credential(rotation).await
+        self.vault.end_renewal(rotation, turn).await
     }
+}
+
+/// Whether the refresh token is another one.
+fn is_other(before: &NewSource, after: &NewSource) -> bool {
+    let [before, after] = [before, after].map(|source| match source {
+        NewSource::OAuth(client) => {
+            let token = client.refresh_token.as_ref();
+            token.map(ExposeSecret::expose_secret)
+        }
+        NewSource::Provider(_) => None,
+    });
+    before != after
 }
 
 pub(crate) fn told(failed: Failed) -> Fault {

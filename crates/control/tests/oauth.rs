@@ -132,6 +132,55 @@ async fn two_renewals_at_a_time_ask_once() {
     }
 }
 
+/// While the provider holds a renewal's question, somebody gives another client secret; then it answers.
+async fn rotated_meanwhile(admin: &Client, provider: &Provider, late: Manner) -> String {
+    provider.answers(Manner::Well);
+    provider.holds_next();
+    let renewal = tokio::spawn({
+        let admin = admin.clone();
+        async move { admin.renew_credential("acme").await }
+    });
+    provider.holding().await;
+    let request = v1::RotateCredentialRequest {
+        name: "acme".to_owned(),
+        refresh_token: "canary-refresh-next".to_owned(),
+        ..v1::RotateCredentialRequest::default()
+    };
+    let secret = SecretString::from("canary-client-next");
+    let rotated = admin.rotate_credential(request, &secret).await;
+    rotated.expect("rotated");
+    provider.answers(late);
+    provider.lets_go();
+    reason(renewal.await.expect("ended"))
+}
+
+#[tokio::test]
+async fn a_secret_that_is_given_during_a_renewal_stands() {
+    let (_stack, admin, provider) = stack().await;
+    let mut request = new(&provider);
+    request.refresh_token = "canary-refresh-0000".to_owned();
+    if let Some(oauth) = &mut request.oauth {
+        oauth.secret_in_form = true;
+    }
+    made(&admin, request).await;
+    for (late, why, version) in [
+        (Manner::Refuses, "provider_refused", 2),
+        (Manner::Well, "other_version", 4),
+    ] {
+        assert_eq!(rotated_meanwhile(&admin, &provider, late).await, why);
+        let now = shown(&admin).await;
+        assert_eq!(now.state(), v1::CredentialState::Ok, "{late:?}");
+        assert_eq!(now.versions.len(), version, "{late:?}");
+        let obtained_by_rotation = provider.forms().len();
+        provider.answers(Manner::Well);
+        admin.renew_credential("acme").await.expect("renewed");
+        let last = provider.forms().pop().expect("asked");
+        assert_eq!(last["client_secret"], "canary-client-next", "{late:?}");
+        let next = format!("canary-refresh-{obtained_by_rotation:04}");
+        assert_eq!(last["refresh_token"], next, "{late:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_outage_is_survived_and_a_refusal_stops_and_is_told() {
     let (stack, admin, provider) = stack().await;

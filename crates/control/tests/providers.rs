@@ -225,7 +225,10 @@ async fn whoever_dies_while_asking_is_followed_by_somebody_else_who_asks_once() 
     scene.stack.clock.advance(Duration::from_secs(2_400));
     // It has begun, and nothing more is heard of it.
     let vault = &scene.stack.vault;
-    let begun = vault.begin_renewal(&common::namespace(), &id("acme")).await;
+    let seen = Some(xylem_ids::Version(1));
+    let begun = vault
+        .begin_renewal(&common::namespace(), &id("acme"), seen)
+        .await;
     assert!(begun.expect("begun").is_some());
     scene.stack.sweep().await;
     assert_eq!(

@@ -16,7 +16,7 @@ pub use change::{NewCredential, Rotated, Rotation};
 pub use retire::{Removal, VersionRevocation};
 pub use source::{
     Fruitless, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Renewal, Source,
-    Supply,
+    Supply, Turn,
 };
 pub use storage::{BindingRow, CredentialRow, CredentialRows, CredentialVersionRow, SourceRow};
 

@@ -45,7 +45,7 @@ pub use credential::{
     Binding, BindingRow, Copied, CopyStatus, Credential, CredentialMark, CredentialRow,
     CredentialRows, CredentialStatus, CredentialVersion, CredentialVersionRow, Fruitless,
     NewCredential, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Removal,
-    Renewal, Rotated, Rotation, Source, SourceRow, Supply, VersionRevocation,
+    Renewal, Rotated, Rotation, Source, SourceRow, Supply, Turn, VersionRevocation,
 };
 pub use deposit::{
     Audiences, Deposit, Deposited, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, TakeIn, Target,

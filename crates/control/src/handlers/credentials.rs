@@ -218,8 +218,9 @@ impl Handlers {
     async fn renew(&self, given: v1::RenewCredentialRequest) -> Result<v1::Credential, Fault> {
         let principal = caller()?;
         let name: CredentialName = convert::id(given.name, "name")?;
-        self.status_of(&name).await?;
-        let renewed = self.renew_now(&name, principal.agent()).await;
+        let status = self.status_of(&name).await?;
+        let seen = status.active().map(|active| active.version);
+        let renewed = self.renew_now(&name, seen, principal.agent()).await;
         let refused = match renewed? {
             Renewed::Well => return self.shown(&name).await,
             Renewed::Busy => Fault::refused(

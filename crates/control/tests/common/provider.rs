@@ -9,8 +9,11 @@ use axum::{
 };
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+use tokio::sync::Notify;
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +38,7 @@ struct Inner {
     manner: Manner,
     forms: Vec<HashMap<String, String>>,
     authorization: Vec<Option<String>>,
+    holds: bool,
     probed: Vec<String>,
     refuses_probes: bool,
 }
@@ -43,6 +47,9 @@ struct Inner {
 #[derive(Clone)]
 pub(crate) struct Provider {
     inner: Arc<Mutex<Inner>>,
+    /// It has a question that it does not answer yet.
+    held: Arc<Notify>,
+    let_go: Arc<Notify>,
     pub(crate) url: String,
 }
 
@@ -52,6 +59,8 @@ impl Provider {
         let listener = listener.expect("a listener");
         let provider = Self {
             inner: Arc::default(),
+            held: Arc::default(),
+            let_go: Arc::default(),
             url: format!("http://{}/token", listener.local_addr().expect("bound")),
         };
         let router = Router::new()
@@ -64,6 +73,21 @@ impl Provider {
 
     pub(crate) fn answers(&self, manner: Manner) {
         self.lock().manner = manner;
+    }
+
+    /// Does not answer the next question before it is let go; then as it answers at that time.
+    pub(crate) fn holds_next(&self) {
+        self.lock().holds = true;
+    }
+
+    /// Waits until a question is held.
+    pub(crate) async fn holding(&self) {
+        let held = tokio::time::timeout(Duration::from_secs(60), self.held.notified());
+        held.await.expect("a question");
+    }
+
+    pub(crate) fn lets_go(&self) {
+        self.let_go.notify_one();
     }
 
     /// Whether a probe with one of its tokens is answered with 401.
@@ -107,14 +131,19 @@ async fn answer(
     headers: HeaderMap,
     Form(form): Form<HashMap<String, String>>,
 ) -> Response {
-    let (manner, number) = {
+    let (holds, number) = {
         let mut inner = provider.lock();
         inner.forms.push(form);
         let header = headers.get("authorization");
         let header = header.and_then(|value| value.to_str().ok().map(str::to_owned));
         inner.authorization.push(header);
-        (inner.manner, inner.forms.len())
+        (mem::take(&mut inner.holds), inner.forms.len())
     };
+    if holds {
+        provider.held.notify_one();
+        provider.let_go.notified().await;
+    }
+    let manner = provider.lock().manner;
     match manner {
         Manner::Well => axum::Json(serde_json::json!({
             "access_token": format!("canary-access-{number:04}"),

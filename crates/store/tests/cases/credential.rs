@@ -7,8 +7,9 @@ use xylem_audit::Kind;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{CredentialName, Slot, TreeId, Version};
 use xylem_vault::{
-    Copied, CredentialStatus, Deposited, NewCredential, Removal, Revocation, Rotated, Rotation,
-    Target, VaultError, VersionRevocation, VersionState,
+    Copied, CredentialStatus, Deposited, NewCredential, NewSource, NotObtained, OAuth, OAuthClient,
+    OAuthGrant, Removal, Renewal, Revocation, Rotated, Rotation, Target, VaultError,
+    VersionRevocation, VersionState,
 };
 
 pub(crate) fn name() -> CredentialName {
@@ -55,6 +56,30 @@ pub(crate) async fn rotated(house: &House, value: &str, request: &str) -> Rotate
         .rotate_credential(rotation(value, request))
         .await;
     rotated.expect("rotates")
+}
+
+fn source() -> NewSource {
+    NewSource::OAuth(OAuthClient {
+        oauth: OAuth {
+            token_url: "https://id.acme.example/token".to_owned(),
+            grant: OAuthGrant::ClientCredentials,
+            client_id: "xylem".to_owned(),
+            secret_in_form: false,
+            scopes: Vec::new(),
+            resource: None,
+            assume_lifetime: None,
+            probe_url: None,
+            revoke_old: false,
+        },
+        client_secret: SecretString::from("canary-client-secret"),
+        refresh_token: None,
+    })
+}
+
+async fn turn(house: &House, seen: Option<Version>) -> Option<Renewal> {
+    let (namespace, name) = (namespace(), name());
+    let begun = house.vault.begin_renewal(&namespace, &name, seen).await;
+    begun.expect("looks")
 }
 
 async fn status(house: &House) -> CredentialStatus {
@@ -161,6 +186,45 @@ async fn a_rotation_that_was_meant_for_another_version_loses() {
         matches!(late, Err(VaultError::OtherVersion(Version(2)))),
         "{late:?}"
     );
+}
+
+#[tokio::test]
+async fn a_value_is_not_obtained_by_whoever_has_not_seen_the_last_version() {
+    let house = House::new().await;
+    let mut new = new(V1);
+    new.source = Some(source());
+    house.vault.create_credential(new).await.expect("makes");
+    let seen = status(&house).await.active().map(|active| active.version);
+    let renewal = turn(&house, seen).await.expect("a turn");
+    assert!(turn(&house, seen).await.is_none(), "two turns");
+    let mut next = rotation(V2, "@renewal/1");
+    next.source = Some(renewal.source);
+    let ended = house.vault.end_renewal(next, &renewal.turn).await;
+    assert_eq!(ended.expect("ends").version.version, Version(2));
+    assert!(turn(&house, seen).await.is_none(), "one that came late");
+}
+
+#[tokio::test]
+async fn a_turn_that_took_too_long_does_not_end_that_of_another() {
+    let house = House::new().await;
+    let mut new = new(V1);
+    new.source = Some(source());
+    house.vault.create_credential(new).await.expect("makes");
+    let seen = Some(Version(1));
+    let slow = turn(&house, seen).await.expect("a turn").turn;
+    house.clock.advance(Duration::from_secs(121));
+    turn(&house, seen).await.expect("another turn");
+    let failed = NotObtained {
+        reason: xylem_audit::Reason::of("provider_unavailable"),
+        refused: false,
+        next: None,
+    };
+    let vault = &house.vault;
+    vault
+        .fail_renewal(&namespace(), &name(), &slow, failed, &agent("admin"))
+        .await
+        .expect("noted");
+    assert!(turn(&house, seen).await.is_none(), "two turns");
 }
 
 #[tokio::test]

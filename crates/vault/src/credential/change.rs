@@ -1,7 +1,7 @@
 //! Making and rotating credentials.
 
 use super::{
-    Credential, CredentialRow, CredentialVersion, Fruitless, NewSource,
+    Credential, CredentialRow, CredentialVersion, Fruitless, NewSource, Turn,
     rows::{data_key_place, value_place, version_place},
 };
 use crate::{
@@ -148,6 +148,27 @@ impl Vault {
     /// There is no such credential, another version is active than the one that was named, or a
     /// field breaks its rule.
     pub async fn rotate_credential(&self, rotation: Rotation) -> Result<Rotated, VaultError> {
+        self.next_credential_version(rotation, None).await
+    }
+
+    /// Makes the next version of a credential of what was obtained in a turn. Where somebody has rotated
+    /// it meanwhile, or changed what its value is obtained with, theirs stands.
+    ///
+    /// # Errors
+    /// As with a rotation; it is not what it was when the turn began.
+    pub async fn end_renewal(
+        &self,
+        rotation: Rotation,
+        turn: &Turn,
+    ) -> Result<Rotated, VaultError> {
+        self.next_credential_version(rotation, Some(turn)).await
+    }
+
+    async fn next_credential_version(
+        &self,
+        rotation: Rotation,
+        turn: Option<&Turn>,
+    ) -> Result<Rotated, VaultError> {
         let Rotation { value, by, .. } = &rotation;
         let fingerprint = self.checked_value(value, rotation.accept_short, rotation.expires_at)?;
         let mut tx = self.begin().await?;
@@ -170,6 +191,17 @@ impl Vault {
         let active = versions
             .into_iter()
             .find(|version| version.info.state == VersionState::Active);
+        let current = active.as_ref().map(|active| active.info.version);
+        let is_expected = rotation
+            .if_version
+            .is_none_or(|expected| Some(expected) == current);
+        let is_turn = match turn {
+            Some(turn) => self.is_turn(&mut *tx, &row, turn, current).await?,
+            None => true,
+        };
+        if !is_expected || !is_turn {
+            return Err(VaultError::OtherVersion(current.unwrap_or(Version(0))));
+        }
         if let (Some(NewSource::Provider(_)), Some(active)) = (&rotation.source, &active)
             && active.info.fingerprint == fingerprint
             && active.info.expires_at == rotation.expires_at
@@ -177,12 +209,6 @@ impl Vault {
             return self
                 .unchanged(tx, &row, &rotation, active.info.clone())
                 .await;
-        }
-        let current = active.as_ref().map(|active| active.info.version);
-        if let Some(expected) = rotation.if_version
-            && Some(expected) != current
-        {
-            return Err(VaultError::OtherVersion(current.unwrap_or(Version(0))));
         }
         if let Some(mut active) = active {
             active.info.state = VersionState::Superseded;

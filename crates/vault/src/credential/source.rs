@@ -254,8 +254,28 @@ pub struct NotObtained {
 pub struct Renewal {
     /// Where it comes from, and with what.
     pub source: NewSource,
-    /// The version that is active now.
-    pub version: Option<Version>,
+    /// What it was when the turn began.
+    pub turn: Turn,
+}
+
+/// What a credential was when the turn to obtain its next value began: somebody may change it while the
+/// provider is asked, and what they gave stands.
+#[derive(Debug)]
+pub struct Turn {
+    version: Option<Version>,
+    supply: Supply,
+    client: Option<SecretId>,
+    refresh: Option<SecretId>,
+    until: UnixSeconds,
+}
+
+impl Turn {
+    /// Whether what the value is obtained with is still what it was. Secrets that are given anew have other
+    /// ids.
+    fn is_of(&self, source: &SourceRow) -> bool {
+        (&self.supply, &self.client, &self.refresh)
+            == (&source.source.supply, &source.client, &source.refresh)
+    }
 }
 
 impl CredentialStatus {
@@ -303,8 +323,9 @@ impl CredentialStatus {
 }
 
 impl Vault {
-    /// Begins to obtain the next value of a credential. `None` where somebody else has begun a moment
-    /// ago: whoever asks a provider twice may invalidate what the first one got.
+    /// Begins to obtain the next value of a credential of which `seen` was the active version. `None` where
+    /// somebody else has begun a moment ago, or has made another version since: whoever asks a provider
+    /// twice may invalidate what the first one got.
     ///
     /// # Errors
     /// There is no such credential, or its value is not obtained by itself.
@@ -312,6 +333,7 @@ impl Vault {
         &self,
         namespace: &Namespace,
         name: &CredentialName,
+        seen: Option<Version>,
     ) -> Result<Option<Renewal>, VaultError> {
         let mut tx = self.begin().await?;
         let row = self.credential_in(&mut *tx, namespace, name).await?;
@@ -320,7 +342,10 @@ impl Vault {
             .await?
             .ok_or(VaultError::NotObtained)?;
         let now = self.seconds();
-        if source.renewing_until > now {
+        let versions = self.credential_versions(&mut *tx, &row.credential).await?;
+        let active = versions.iter().find(|version| version.is_active());
+        let version = active.map(|active| active.info.version);
+        if source.renewing_until > now || version != seen {
             return Ok(None);
         }
         source.renewing_until = now.plus(LEASE);
@@ -331,11 +356,15 @@ impl Vault {
                 NewSource::OAuth(self.open_client(&mut *tx, &row, &source, oauth).await?)
             }
         };
-        let versions = self.credential_versions(&mut *tx, &row.credential).await?;
-        let active = versions.iter().find(|version| version.is_active());
         let renewal = Renewal {
+            turn: Turn {
+                version,
+                supply: source.source.supply.clone(),
+                client: source.client.clone(),
+                refresh: source.refresh.clone(),
+                until: source.renewing_until,
+            },
             source: opened,
-            version: active.map(|active| active.info.version),
         };
         tx.put_source(&source).await?;
         tx.commit().await?;
@@ -343,7 +372,8 @@ impl Vault {
     }
 
     /// Notes that a value could not be obtained, and why. What it is obtained with takes the place of what
-    /// it was, where the provider has given something else.
+    /// it was, where the provider has given something else. Nothing of this is noted where somebody has
+    /// changed what it is obtained with since the turn began.
     ///
     /// # Errors
     /// There is no such credential, or its value is not obtained by itself.
@@ -351,17 +381,26 @@ impl Vault {
         &self,
         namespace: &Namespace,
         name: &CredentialName,
+        turn: &Turn,
         failed: NotObtained,
         by: &AgentId,
     ) -> Result<(), VaultError> {
         let mut tx = self.begin().await?;
         let row = self.credential_in(&mut *tx, namespace, name).await?;
-        if let Some(next) = &failed.next {
-            self.put_new_source(&mut *tx, &row, next, None).await?;
-        }
         let found = self.source_in(&mut *tx, &row).await?;
         let mut source = found.ok_or(VaultError::NotObtained)?;
-        source.renewing_until = UnixSeconds(0);
+        if !turn.is_of(&source) {
+            return Ok(());
+        }
+        if let Some(next) = &failed.next {
+            self.put_new_source(&mut *tx, &row, next, None).await?;
+            let found = self.source_in(&mut *tx, &row).await?;
+            source = found.ok_or(VaultError::NotObtained)?;
+        }
+        // Whoever took longer than a turn does not end that of another.
+        if source.renewing_until == turn.until {
+            source.renewing_until = UnixSeconds(0);
+        }
         source.source.fruitless = Some(Fruitless {
             at: self.seconds(),
             reason: Some(failed.reason.clone()),
@@ -372,9 +411,7 @@ impl Vault {
             entry.reason = Some(failed.reason.clone());
             tx.audit(&entry).await?;
         }
-        if failed.refused {
-            source.source.broken = Some(failed.reason);
-        }
+        source.source.broken = failed.refused.then_some(failed.reason);
         tx.put_source(&self.derived.seal_source(source)).await?;
         tx.commit().await?;
         Ok(())
@@ -399,6 +436,19 @@ impl Vault {
             client_secret: self.open_source(tx, &key, row, client).await?,
             refresh_token,
         })
+    }
+
+    /// Whether a credential is still what it was when the turn began: its active version, and what its
+    /// value is obtained with.
+    pub(super) async fn is_turn(
+        &self,
+        tx: &mut dyn Transaction,
+        row: &CredentialRow,
+        turn: &Turn,
+        version: Option<Version>,
+    ) -> Result<bool, VaultError> {
+        let source = self.source_in(tx, row).await?;
+        Ok(turn.version == version && source.is_some_and(|source| turn.is_of(&source)))
     }
 
     /// Stores what the next values are obtained with. What it replaces is deleted.
