@@ -38,7 +38,9 @@ impl Plane {
         let mut after = None;
         loop {
             let namespace = &self.settings.namespace;
-            let page = self.vault.credentials(namespace, after.as_ref(), PAGE);
+            let page = self
+                .vault
+                .credentials(namespace, None, after.as_ref(), PAGE);
             let page = page.await?;
             let Some(last) = page.last() else {
                 return Ok(failed);

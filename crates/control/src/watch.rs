@@ -150,7 +150,7 @@ impl Plane {
         loop {
             let page = self
                 .vault
-                .credentials(namespace, after.as_ref(), CREDENTIALS);
+                .credentials(namespace, None, after.as_ref(), CREDENTIALS);
             let page = page.await?;
             let Some(last) = page.last() else { break };
             after = Some(last.credential.name.clone());

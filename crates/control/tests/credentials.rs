@@ -264,6 +264,47 @@ async fn a_credential_is_removed_when_nothing_needs_it() {
 }
 
 #[tokio::test]
+async fn a_publisher_is_told_of_its_own_alone_and_no_other_name() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let key = stack.key_for(Role::ToolPublisher, "publisher").await;
+    let publisher = Client::connect(&stack.address, &key).await;
+    let publisher = publisher.expect("a connection");
+    for (name, owner) in [
+        ("canary-a", ""),
+        ("mine-b", "publisher"),
+        ("canary-c", ""),
+        ("mine-d", "publisher"),
+        ("canary-e", ""),
+    ] {
+        let request = v1::CreateCredentialRequest {
+            owner: owner.to_owned(),
+            ..new(name)
+        };
+        let value = SecretString::from(format!("canary-secret-of-{name}"));
+        let made = admin.create_credential(request, &value).await;
+        made.expect("made");
+    }
+    let (mut names, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListCredentialsRequest {
+            page_size: Some(1),
+            page_token,
+        };
+        let page = publisher.list_credentials(request).await.expect("a page");
+        names.extend(page.credentials.into_iter().map(|it| it.name));
+        page_token = page.next_page_token;
+        assert!(!page_token.contains("canary"), "{page_token}");
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, ["mine-b", "mine-d"]);
+    let all = admin.list_credentials(Default::default()).await;
+    assert_eq!(all.expect("a page").credentials.len(), 5);
+}
+
+#[tokio::test]
 async fn what_breaks_a_rule_is_named_and_not_quoted() {
     let stack = Stack::start().await;
     let admin = stack.admin().await;

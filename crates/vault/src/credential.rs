@@ -163,20 +163,21 @@ impl Vault {
         self.credential_status(&mut *tx, row).await
     }
 
-    /// Credentials of a namespace by name, beginning after `after`; at most 500.
+    /// Credentials of a namespace, of this owner or of all, by name, beginning after `after`; at most 500.
     ///
     /// # Errors
     /// The storage failed, or a row was edited.
     pub async fn credentials(
         &self,
         namespace: &Namespace,
+        owner: Option<&AgentId>,
         after: Option<&CredentialName>,
         limit: u32,
     ) -> Result<Vec<CredentialStatus>, VaultError> {
         let mut tx = self.begin_read().await?;
         let limit = limit.clamp(1, MAX_PAGE);
         let mut found = Vec::new();
-        for row in tx.credentials(namespace, after, limit).await? {
+        for row in tx.credentials(namespace, owner, after, limit).await? {
             let row = self.derived.check_credential(row)?;
             found.push(self.credential_status(&mut *tx, row).await?);
         }

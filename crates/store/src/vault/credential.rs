@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use std::time::Duration;
 use xylem_audit::Reason;
 use xylem_grant::UnixSeconds;
-use xylem_ids::{CredentialName, Namespace, Slot, Version, WorkflowType};
+use xylem_ids::{AgentId, CredentialName, Namespace, Slot, Version, WorkflowType};
 use xylem_seal::Mac;
 use xylem_vault::{
     Binding, BindingRow, Credential, CredentialRow, CredentialRows, CredentialVersion,
@@ -74,13 +74,16 @@ impl CredentialRows for StoreTransaction {
     async fn credentials(
         &mut self,
         namespace: &Namespace,
+        owner: Option<&AgentId>,
         after: Option<&CredentialName>,
         limit: u32,
     ) -> Stored<Vec<CredentialRow>> {
         let query = statement(columns!(credentials
-            "WHERE namespace = $1 AND removed_at IS NULL AND name > $2 ORDER BY name LIMIT $3"));
+            "WHERE namespace = $1 AND removed_at IS NULL AND name > $2 AND ($4 = '' OR owner = $4)
+             ORDER BY name LIMIT $3"));
         let after = after.map(text).unwrap_or_default();
         let query = query.bind(text(namespace)).bind(after).bind(limit);
+        let query = query.bind(owner.map(text).unwrap_or_default());
         self.all(query, credential_row).await
     }
 

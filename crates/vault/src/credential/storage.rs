@@ -4,7 +4,7 @@ use super::{Binding, Credential, CredentialVersion, Source};
 use crate::{SecretId, StorageError, VersionState, storage::VersionRow};
 use async_trait::async_trait;
 use xylem_grant::UnixSeconds;
-use xylem_ids::{CredentialName, KeyId, Namespace, Slot, WorkflowType};
+use xylem_ids::{AgentId, CredentialName, KeyId, Namespace, Slot, WorkflowType};
 use xylem_seal::Mac;
 
 type Stored<T> = Result<T, StorageError>;
@@ -74,10 +74,11 @@ pub trait CredentialRows: Send {
         namespace: &Namespace,
         name: &CredentialName,
     ) -> Stored<Option<CredentialRow>>;
-    /// Credentials that were not removed, by name, beginning after `after`.
+    /// Credentials that were not removed, of this owner or of all, by name, beginning after `after`.
     async fn credentials(
         &mut self,
         namespace: &Namespace,
+        owner: Option<&AgentId>,
         after: Option<&CredentialName>,
         limit: u32,
     ) -> Stored<Vec<CredentialRow>>;
