@@ -1,5 +1,7 @@
 //! Who may make which call, and how far it reaches. A new rpc does not compile without a line here.
 
+use crate::caller::Reach;
+use xylem_identity::Principal;
 use xylem_ids::{
     Role::{self, Admin, Auditor, PolicyAdmin, ToolPublisher, User, Worker},
     Scope,
@@ -15,6 +17,17 @@ pub(crate) struct Rule {
     pub(crate) all: &'static [Role],
     /// The roles that reach what is their own: their trees, keys and tools. Another's is not found.
     pub(crate) own: &'static [Role],
+}
+
+impl Rule {
+    /// How far a call reaches of somebody with these roles; not at all where absent.
+    pub(crate) fn reach(&self, principal: &Principal) -> Option<Reach> {
+        if principal.has(self.all) {
+            Some(Reach::All)
+        } else {
+            principal.has(self.own).then_some(Reach::Own)
+        }
+    }
 }
 
 /// Every role but that of workers.

@@ -20,6 +20,7 @@ mod handlers;
 mod keeper;
 mod metrics;
 mod oauth;
+mod onlooker;
 mod plane;
 mod provider;
 mod providers;

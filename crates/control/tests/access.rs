@@ -4,11 +4,12 @@ mod common;
 
 use axum::body::Body;
 use common::Stack;
+use futures::{Stream, StreamExt};
 use http::{Request, Response, StatusCode};
 use secrecy::ExposeSecret;
 use std::{collections::BTreeMap, time::Duration};
 use tower::ServiceExt;
-use xylem_client::{Client, NewKey, v1};
+use xylem_client::{Client, Error, NewKey, v1};
 use xylem_control::Control;
 use xylem_ids::{AgentKind, Role, Scope};
 use xylem_proto::v1::Rpc;
@@ -471,4 +472,52 @@ async fn an_agent_is_changed_and_retired_over_the_wire() {
     let refused = admin.retire_agent(&common::id("admin")).await;
     let refused = refused.expect_err("the last one");
     assert_eq!(refused.reason(), Some("last_administrator"));
+}
+
+/// Takes whatever comes until the stream ends with an error.
+async fn last<T>(mut stream: impl Stream<Item = Result<T, Error>> + Unpin) -> Error {
+    let end = async {
+        loop {
+            match stream.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                None => panic!("a silent end"),
+            }
+        }
+    };
+    let end = tokio::time::timeout(Duration::from_secs(60), end);
+    end.await.expect("an end")
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_key_is_revoked_or_its_role_is_gone() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let auditor = stack.key_for(Role::Auditor, "auditor-1").await;
+    let auditor = Client::connect(&stack.address, &auditor).await;
+    let auditor = auditor.expect("a connection");
+    let tail = auditor.tail_audit(Default::default()).await;
+    let follow = v1::ExportAuditRequest {
+        follow: true,
+        ..v1::ExportAuditRequest::default()
+    };
+    let other = stack.key_for(Role::Auditor, "auditor-2").await;
+    let other = Client::connect(&stack.address, &other).await;
+    let export = other.expect("a connection").export_audit(follow).await;
+    let (tail, export) = (tail.expect("a stream"), export.expect("a stream"));
+    let keys = admin.list_api_keys(Default::default()).await.expect("keys");
+    let key = keys.keys.iter().find(|key| key.agent == "auditor-1");
+    let revoked = admin.revoke_api_key(&key.expect("a key").id).await;
+    revoked.expect("revoked");
+    let update = v1::UpdateAgentRequest {
+        name: "auditor-2".to_owned(),
+        add_roles: vec![v1::Role::User.into()],
+        remove_roles: vec![v1::Role::Auditor.into()],
+        ..v1::UpdateAgentRequest::default()
+    };
+    admin.update_agent(update).await.expect("updated");
+    stack.clock.advance(Duration::from_secs(61));
+    let ended = last(Box::pin(tail)).await;
+    assert!(matches!(ended, Error::Unauthenticated(_)), "{ended:?}");
+    assert_eq!(last(Box::pin(export)).await.reason(), Some("role"));
 }

@@ -34,6 +34,7 @@ mod secrets;
 mod session;
 mod sign_in;
 mod signing;
+mod standing;
 mod storage;
 mod tokens;
 

@@ -371,6 +371,25 @@ impl Identity {
         Ok(self.admitted(&found.session, found.agent, at))
     }
 
+    /// Who had a session, if it goes on.
+    pub(crate) async fn session_standing(
+        &self,
+        namespace: &Namespace,
+        session: &SessionId,
+        now: SystemTime,
+    ) -> Result<Principal, Unauthenticated> {
+        let at = self.revision().await?;
+        let found = self.found(namespace, session, None).await?;
+        let found = found.ok_or(Unauthenticated::Token("session_unknown"))?;
+        if !found.session.is_open(found.password.as_ref(), now) {
+            return Err(Unauthenticated::Token("session_over"));
+        }
+        if found.agent.retired_at.is_some() {
+            return Err(Unauthenticated::Retired(found.agent.id));
+        }
+        Ok(self.admitted(&found.session, found.agent, at))
+    }
+
     /// Who has a session that goes on.
     fn admitted(&self, session: &Session, agent: Agent, at: Revision) -> Principal {
         let lacks_factor = self.needs_factor(&agent) && !session.second_factor;

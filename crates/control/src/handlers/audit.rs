@@ -5,6 +5,7 @@ use crate::{
     caller::{caller, during_call},
     convert,
     fault::Fault,
+    onlooker::Onlooker,
 };
 use std::{
     ops::ControlFlow,
@@ -19,7 +20,7 @@ use xylem_audit::{
     SubjectError, Verdict, Verified,
 };
 use xylem_ids::WorkflowId;
-use xylem_proto::v1;
+use xylem_proto::v1::{self, Rpc};
 
 /// Entries in one report of a worker.
 const MOST_ENTRIES: usize = 100;
@@ -168,7 +169,9 @@ impl Handlers {
         let filter = self.filter(given.filter).await?;
         let end = self.log.end().await?.place();
         let after = PageToken::after(end.saturating_sub(given.last.into()));
-        Ok(self.read(filter, after, None, None, |record| Ok(wire(record))))
+        let onlooker = Onlooker::caller(self, Rpc::TailAudit)?;
+        let item: fn(Record) -> Result<_, Fault> = |record| Ok(wire(record));
+        Ok(self.read(onlooker, filter, after, None, None, item))
     }
 
     /// Who takes the log along is in it before anything is sent.
@@ -189,17 +192,19 @@ impl Handlers {
         let entry = Entry::new(self.now(), Kind::AuditExported, Verdict::Granted).because(code);
         self.log.append(&[during_call(entry)]).await?;
         let until = (!given.follow).then_some(end);
+        let onlooker = Onlooker::caller(self, Rpc::ExportAudit)?;
         let missed = self.missed(&filter, Some(&after)).await?;
         let first = missed.map(|archived| v1::AuditLine {
             archived: Some(archived),
             ..v1::AuditLine::default()
         });
-        Ok(self.read(filter, after, until, first, line))
+        Ok(self.read(onlooker, filter, after, until, first, line))
     }
 
-    /// Sends what matches, up to an entry or for as long as somebody listens.
+    /// Sends what matches, up to an entry or for as long as somebody listens who may.
     fn read<T: Send + 'static>(
         &self,
+        mut onlooker: Onlooker,
         filter: Filter,
         mut after: PageToken,
         until: Option<u64>,
@@ -208,11 +213,16 @@ impl Handlers {
     ) -> Answers<T> {
         let (send, receive) = mpsc::channel(64);
         let log = Arc::clone(&self.log);
+        let plane = Arc::clone(&self.0);
         self.tasks.spawn(async move {
             if let Some(first) = first {
                 let _ = send.send(Ok(first)).await;
             }
             loop {
+                if let Err(fault) = onlooker.may_go_on(&plane).await {
+                    let _ = send.send(Err(Status::from(fault))).await;
+                    return;
+                }
                 // Read before the page: what it does not match up to here never will.
                 let end = log.end().await;
                 let page = log.list(&filter, Some(&after), TAIL_PAGE).await;

@@ -5,6 +5,7 @@ use crate::{
     caller::{caller, reaches},
     convert,
     fault::Fault,
+    onlooker::Onlooker,
     stop,
     temporal::{StartWorkflow, Stop, TemporalError, listable},
     view,
@@ -21,7 +22,7 @@ use v1::trees_server::Trees;
 use xylem_audit::Kind;
 use xylem_identity::{IdentityError, Principal};
 use xylem_ids::{AgentId, Audience, Slot, TaskQueue, ToolName, TreeId, WorkflowId, WorkflowType};
-use xylem_proto::v1;
+use xylem_proto::v1::{self, Rpc};
 use xylem_stateful::header::{PROTOCOL, Slots, TREE_HEADER, TreeHeader};
 use xylem_vault::{
     Audiences, Binding, Bound, Copied, Deposit, NewTree, StartId, Stopping, Target, Tree,
@@ -416,11 +417,12 @@ impl Handlers {
         )?;
         let rest = rest.unwrap_or(Duration::from_secs(1));
         let id = self.named_id(&given.tree).await?;
+        let mut onlooker = Onlooker::caller(self, Rpc::WatchTree)?;
         let (send, receive) = mpsc::channel(1);
         let handlers = self.clone();
         self.tasks.spawn(async move {
             loop {
-                let seen = handlers.view_of(&id).await;
+                let seen = handlers.view_for(&id, &mut onlooker).await;
                 let over = match &seen {
                     Ok(view) => !given.keep_watching && view.converged,
                     Err(_) => true,
@@ -437,8 +439,13 @@ impl Handlers {
         Ok(self.answers(receive))
     }
 
-    async fn view_of(&self, id: &TreeId) -> Result<v1::TreeView, Fault> {
+    /// A tree as somebody sees it who may still see it, and to whom it still belongs where that counts.
+    async fn view_for(&self, id: &TreeId, onlooker: &mut Onlooker) -> Result<v1::TreeView, Fault> {
+        onlooker.may_go_on(self).await?;
         let tree = self.vault.tree(id).await?;
+        if !onlooker.reaches(&tree.owner) {
+            return Err(Fault::not_found("tree"));
+        }
         self.view(tree, Look::default()).await
     }
 

@@ -26,9 +26,7 @@ impl RoleGate {
 
     /// How far a call by this principal reaches; none where it has no role for it.
     pub(super) fn reach(principal: &Principal, rpc: Rpc) -> Option<Reach> {
-        let Rule { all, own, .. } = access::rule(rpc);
-        let own = || principal.has(own).then_some(Reach::Own);
-        principal.has(all).then_some(Reach::All).or_else(own)
+        access::rule(rpc).reach(principal)
     }
 
     fn admit(&self, rpc: Rpc) -> Result<Reach, Fault> {
