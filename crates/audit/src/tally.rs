@@ -3,7 +3,7 @@
 use crate::{Entry, Kind, Reason, Subject, Verdict};
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use xylem_ids::AgentId;
@@ -49,16 +49,21 @@ struct Bucket {
 }
 
 /// Counts what happens too often to be written one by one, per source and minute, so that a flood
-/// becomes one entry per source and minute. Sources beyond the limit share one count.
+/// becomes one entry per source and minute. What was refused, which anybody can be, takes no room from
+/// what was granted. Sources beyond the limit are counted without their addresses, and unknown ones
+/// together.
 #[derive(Debug)]
 pub struct Tally {
-    counts: BTreeMap<Bucket, u64>,
+    refused: Counts,
+    granted: Counts,
     most: usize,
 }
 
+type Counts = BTreeMap<Bucket, u64>;
+
 /// Counts of minutes that are over. Those that could not be written go back with [`Tally::restore`].
 #[derive(Debug, Default)]
-pub struct Counted(BTreeMap<Bucket, u64>);
+pub struct Counted(Counts);
 
 impl Counted {
     /// One entry per count, oldest first.
@@ -69,17 +74,21 @@ impl Counted {
 }
 
 impl Tally {
-    /// A tally that keeps at most this many counts at a time.
+    /// A tally that tells at most this many sources apart at a time, of what was refused and of what was
+    /// granted.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
-            counts: BTreeMap::new(),
+            refused: Counts::new(),
+            granted: Counts::new(),
             most,
         }
     }
 
-    /// Counts one refused event.
-    pub fn refused(&mut self, at: SystemTime, kind: Kind, reason: Reason, source: Source) {
+    /// Counts one refused event, by the network of 64 bits where the address is of IPv6: whoever has one
+    /// address has as many as they like.
+    pub fn refused(&mut self, at: SystemTime, kind: Kind, reason: Reason, mut source: Source) {
+        source.address = source.address.map(customer);
         let bucket = Bucket {
             minute: minute_of(at),
             kind,
@@ -105,10 +114,10 @@ impl Tally {
     /// Takes out the counts of the minutes that are over.
     pub fn drain(&mut self, now: SystemTime) -> Counted {
         let current = minute_of(now);
-        let (over, open): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.counts)
-            .into_iter()
-            .partition(|(bucket, _)| bucket.minute < current);
-        self.counts = open;
+        let mut over = Counts::new();
+        for counts in [&mut self.refused, &mut self.granted] {
+            over.extend(counts.extract_if(.., |bucket, _| bucket.minute < current));
+        }
         Counted(over)
     }
 
@@ -122,16 +131,33 @@ impl Tally {
     /// When the oldest minute began that is counted here.
     #[must_use]
     pub fn oldest(&self) -> Option<SystemTime> {
-        let (bucket, _) = self.counts.first_key_value()?;
-        Some(beginning(bucket.minute))
+        let first = |counts: &Counts| counts.first_key_value().map(|(bucket, _)| bucket.minute);
+        let minutes = [&self.refused, &self.granted].into_iter().filter_map(first);
+        minutes.min().map(beginning)
     }
 
     fn add(&mut self, mut bucket: Bucket, count: u64) {
-        if self.counts.len() >= self.most && !self.counts.contains_key(&bucket) {
-            bucket.source = Source::default();
+        let counts = match bucket.verdict {
+            Verdict::Granted => &mut self.granted,
+            _ => &mut self.refused,
+        };
+        if counts.len() >= self.most && !counts.contains_key(&bucket) {
+            // Of agents and what they show there is no end that a caller can choose: who it was stays.
+            bucket.source.address = None;
+            if bucket.source.agent.is_none() {
+                bucket.source = Source::default();
+            }
         }
-        let sum = self.counts.entry(bucket).or_default();
+        let sum = counts.entry(bucket).or_default();
         *sum = sum.saturating_add(count);
+    }
+}
+
+/// What one customer of a network provider has: an IPv4 address, or an IPv6 network of 64 bits.
+fn customer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -202,6 +228,42 @@ mod tests {
         let over = tally.drain(at(60)).entries();
         assert_eq!(over.len(), 4);
         assert_eq!(over.iter().map(|e| e.count).sum::<u64>(), 100);
+    }
+
+    #[test]
+    fn who_has_a_network_is_one_source() {
+        let mut tally = Tally::new(10_000);
+        for number in 0..2_000_u128 {
+            let base: Ipv6Addr = "2001:db8:1:2::".parse().unwrap();
+            let address = Ipv6Addr::from_bits(base.to_bits() + number);
+            let source = Source::address(Some(address.into()));
+            let kind = Kind::AuthenticationFailed;
+            tally.refused(at(1), kind, Reason::of("unknown_key"), source);
+        }
+        let network = Some("2001:db8:1:2::".parse().unwrap());
+        assert_eq!(counts(&tally.drain(at(60))), [(network, 2_000)]);
+    }
+
+    #[test]
+    fn a_flood_hides_nobody_who_was_granted_something() {
+        let mut tally = Tally::new(3);
+        for number in 0..100 {
+            note(&mut tally, 1, number);
+        }
+        let agent: AgentId = "svc-7".parse().unwrap();
+        for number in 0..10 {
+            let known = Source {
+                address: source(number).address,
+                ..Source::agent(&agent)
+            };
+            tally.granted(at(1), Kind::Authenticated, known);
+        }
+        let over = tally.drain(at(60)).entries();
+        let granted = over.iter().filter(|e| e.verdict == Verdict::Granted);
+        let granted: Vec<_> = granted.collect();
+        assert!(granted.iter().all(|e| e.agent.as_ref() == Some(&agent)));
+        assert_eq!(granted.iter().filter(|e| e.address.is_some()).count(), 3);
+        assert_eq!(granted.iter().map(|e| e.count).sum::<u64>(), 10);
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl Plane {
         let unspread = self.tend_credentials().await?;
         let unrenewed = self.renew_expiring().await?;
         self.vault.tidy().await?;
+        self.identity.tidy(self.now()).await?;
         self.expire_accesses().await?;
         let mut swept = self.sweep_trees().await?;
         swept.failed += unsettled + unspread + unrenewed;

@@ -247,6 +247,14 @@ impl Identity {
         self.secrets.account.seal(&fields).0
     }
 
+    /// Clears away what decides nothing any more, so that attempts of strangers do not fill a disk.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub async fn tidy(&self, now: SystemTime) -> Result<(), IdentityError> {
+        Ok(self.storage.tidy(now).await?)
+    }
+
     /// Counts an attempt.
     ///
     /// # Errors

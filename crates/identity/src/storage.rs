@@ -322,6 +322,13 @@ pub trait Storage: Send + Sync {
         now: SystemTime,
     ) -> Result<Result<(), u64>, StorageError>;
 
+    /// Clears away what decides nothing any more: attempts that count in no lane, ended sessions,
+    /// invitations that are over.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn tidy(&self, now: SystemTime) -> Result<(), StorageError>;
+
     /// Stores a new session. The attempt that led to it counts no more, and its place is known.
     ///
     /// # Errors

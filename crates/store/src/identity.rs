@@ -345,6 +345,10 @@ impl Storage for Store {
         self.count_attempt(attempt, now).await
     }
 
+    async fn tidy(&self, now: SystemTime) -> Stored<()> {
+        self.forget_attempts(now).await
+    }
+
     async fn open_session(
         &self,
         session: &Session,

@@ -154,6 +154,12 @@ impl Store {
         Ok(Ok(()))
     }
 
+    pub(super) async fn forget_attempts(&self, now: SystemTime) -> Stored<()> {
+        let mut work = self.write().await.map_err(unavailable)?;
+        forget(&mut work, seconds(now)).await?;
+        self.note(work, &[]).await
+    }
+
     pub(super) async fn insert_session(
         &self,
         session: &Session,

@@ -2,6 +2,7 @@
 
 use crate::house::{House, namespace};
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::Connection;
 use std::{
     net::IpAddr,
     time::{Duration, SystemTime},
@@ -368,6 +369,28 @@ async fn who_guesses_waits_and_the_owner_does_not() {
     let forged = format!("{}A", &device[..device.len() - 1]);
     let forged = attempt(&house, &other, "203.0.113.98", GOOD, Some(&forged)).await;
     assert!(waits(&forged) || device.ends_with('A'));
+}
+
+#[tokio::test]
+async fn attempts_of_strangers_are_forgotten_without_anybody_signing_in() {
+    let house = House::new().await;
+    for number in 1..20 {
+        let from = format!("192.0.{number}.1");
+        let refused = attempt(&house, &house.identity, &from, GOOD, None).await;
+        assert!(refused.is_err());
+    }
+    assert!(attempts(&house).await > 19);
+    house.clock.advance(61 * 60 * SECOND);
+    house.identity.tidy(now(&house)).await.unwrap();
+    assert_eq!(attempts(&house).await, 0);
+}
+
+async fn attempts(house: &House) -> i64 {
+    let mut burglar = house.burglar().await;
+    let counted = sqlx::query_scalar("SELECT COUNT(*) FROM attempts");
+    let counted = counted.fetch_one(&mut burglar).await.unwrap();
+    burglar.close().await.expect("closes");
+    counted
 }
 
 #[tokio::test]
