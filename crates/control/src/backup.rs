@@ -1,11 +1,12 @@
 //! Backups of the database: when they are made, and that they are in the log.
 
-use crate::{fault::Fault, plane::Plane};
+use crate::{Control, fault::Fault, plane::Plane};
 use async_trait::async_trait;
 use std::{
     path::PathBuf,
     time::{Duration, SystemTime},
 };
+use tonic::Status;
 use xylem_audit::{Entry, Kind, Note, Verdict};
 use xylem_ids::AgentId;
 
@@ -44,6 +45,17 @@ pub trait Backups: Send + Sync {
     fn every(&self) -> Duration;
 }
 
+impl Control {
+    /// Makes a backup as the schedule has it done; none where the last one is younger than half of
+    /// [`Backups::every`].
+    ///
+    /// # Errors
+    /// No backups are made here, or none could be made.
+    pub async fn back_up(&self) -> Result<(), Status> {
+        Ok(self.plane().take_due_backup().await?)
+    }
+}
+
 impl Plane {
     /// Makes a backup, and notes who had it made.
     pub(crate) async fn take_backup(&self, by: &AgentId) -> Result<Backup, Fault> {
@@ -69,6 +81,20 @@ impl Plane {
             let message = "no backup could be made: the control plane's log says why";
             Fault::unavailable("backup_failed", message, error)
         })
+    }
+
+    /// Makes the backup that the schedule asks for. Whoever may write to the namespace can ask in its place,
+    /// and each new backup has the oldest one removed: while the last one is young there is no other.
+    pub(crate) async fn take_due_backup(&self) -> Result<(), Fault> {
+        if let Some(backups) = &self.backups
+            && let Ok(Some(last)) = backups.last().await
+            && let Ok(age) = self.now().duration_since(last.at)
+            && age < backups.every() / 2
+        {
+            tracing::warn!("no backup was made: the last one is younger than half of the interval");
+            return Ok(());
+        }
+        self.take_backup(&self.system).await.map(drop)
     }
 
     /// How old the newest backup is, where backups are made: two intervals are too old.

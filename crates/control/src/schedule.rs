@@ -126,10 +126,7 @@ impl Sweeper {
             Scope::All => self.0.sweep_all().await,
             Scope::Watch => self.0.watch_all().await.map(|_| Swept::default()),
             Scope::Archive => self.0.archive_daily().await.map(|()| Swept::default()),
-            Scope::BackUp => {
-                let made = self.0.take_backup(&self.0.system).await;
-                made.map(|_| Swept::default())
-            }
+            Scope::BackUp => self.0.take_due_backup().await.map(|()| Swept::default()),
             Scope::Tree(tree) => self.0.sweep_tree(tree).await.map(|(_, swept)| swept),
             Scope::Credential(name) => self.0.spread(name).await.map(|failed| Swept {
                 failed,

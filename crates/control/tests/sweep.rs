@@ -489,3 +489,22 @@ async fn a_root_that_is_back_is_swept_again() {
     assert_eq!(only(&stack, "train").await.serial.0, 2);
     assert_eq!(held(&stack.admin().await, "train").await, (1, 2));
 }
+
+#[tokio::test]
+async fn whoever_starts_the_scheduled_backup_again_and_again_pushes_none_out() {
+    let stack = Stack::start().await;
+    for _ in 0..5 {
+        stack.control.back_up().await.expect("looked at");
+    }
+    assert_eq!(stack.backups.made().len(), 1);
+    stack.clock.advance(Duration::from_secs(12 * 60 * 60));
+    stack.control.back_up().await.expect("looked at");
+    assert_eq!(stack.backups.made().len(), 2);
+    let admin = stack.admin().await;
+    admin.back_up().await.expect("made");
+    assert_eq!(
+        stack.backups.made().len(),
+        3,
+        "an administrator may at any time"
+    );
+}

@@ -1,11 +1,13 @@
 //! A control plane over a real SQLite store and a Temporal that lives in memory.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-pub(crate) mod clock;
+mod backups;
+mod clock;
 pub(crate) mod device;
 pub(crate) mod provider;
 pub(crate) mod temporal;
 
+use backups::FakeBackups;
 use clock::TestClock;
 use secrecy::{ExposeSecret, SecretString};
 use std::{
@@ -48,6 +50,7 @@ pub(crate) struct Stack {
     pub(crate) vault: Arc<Vault>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Arc<TestClock>,
+    pub(crate) backups: Arc<FakeBackups>,
     admin: Option<SecretString>,
     keys: Arc<KeyRing>,
     store: Arc<Store>,
@@ -159,6 +162,7 @@ impl Stack {
         change(&mut settings);
         let policies = Arc::new(policies(&store, &vault));
         everybody_may_call(&policies).await;
+        let backups = Arc::new(FakeBackups::default());
         let parts = Parts {
             vault: vault.clone(),
             policies: policies.clone(),
@@ -167,7 +171,7 @@ impl Stack {
             tools,
             log: store.clone(),
             watch: store.clone(),
-            backups: None,
+            backups: Some(backups.clone()),
             archives: None,
             temporal: used,
         };
@@ -188,6 +192,7 @@ impl Stack {
             vault,
             policies,
             clock,
+            backups,
             admin: None,
             keys,
             store,
