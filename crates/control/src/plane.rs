@@ -35,9 +35,8 @@ use xylem_proto::v1::Check;
 use xylem_registry::{Registry, Tools};
 use xylem_vault::Vault;
 
-/// What has to work before calls make sense.
-pub(crate) const ESSENTIAL: [&str; 3] = ["database", "audit_log", "temporal"];
-
+/// For so long it is not looked again whether this process is ready: anybody may ask that.
+const READY_FOR: Duration = Duration::from_secs(1);
 /// Calls are counted for at most so many sources at a time.
 const TALLY_SOURCES: usize = 10_000;
 /// How long counts may wait to be written before this process is not ready.
@@ -138,6 +137,8 @@ pub(crate) struct Plane {
     /// Who acts where no caller does: sweeps and adoptions.
     pub(crate) system: AgentId,
     search_attribute: AtomicBool,
+    /// What was failing when that was last looked at.
+    failing: tokio::sync::Mutex<Option<(Instant, Vec<&'static str>)>>,
     tally: Mutex<Tally>,
 }
 
@@ -168,6 +169,7 @@ impl Plane {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             search_attribute: AtomicBool::new(false),
+            failing: tokio::sync::Mutex::default(),
             tally: Mutex::new(Tally::new(TALLY_SOURCES)),
             settings,
             vault: parts.vault,
@@ -191,11 +193,16 @@ impl Plane {
 
     /// Looks whether `XylemTokens` is registered, and registers it where that is permitted.
     pub(crate) async fn ensure_search_attribute(&self) -> Result<bool, TemporalError> {
-        let mut registered = self.temporal.has_search_attribute().await?;
-        if !registered {
+        if !self.find_search_attribute().await? {
             self.temporal.register_search_attribute().await?;
-            registered = true;
+            self.search_attribute.store(true, Ordering::Relaxed);
         }
+        Ok(true)
+    }
+
+    /// Looks whether `XylemTokens` is registered: somebody may have done it since.
+    async fn find_search_attribute(&self) -> Result<bool, TemporalError> {
+        let registered = self.temporal.has_search_attribute().await?;
         self.search_attribute.store(registered, Ordering::Relaxed);
         Ok(registered)
     }
@@ -306,6 +313,30 @@ impl Plane {
         let age = humantime::format_duration(age);
         let checkpoint = log.checkpoint;
         format!("{entries} entries, the last checkpoint {age} ago at entry {checkpoint}")
+    }
+
+    /// What fails of all that has to work before calls make sense. Whoever asks at the same time waits for
+    /// one look, and nothing is changed elsewhere by it.
+    pub(crate) async fn failing(&self) -> Vec<&'static str> {
+        let mut seen = self.failing.lock().await;
+        if let Some((at, failing)) = &*seen
+            && at.elapsed() < READY_FOR
+        {
+            return failing.clone();
+        }
+        let temporal = self.find_search_attribute().await;
+        let works = [
+            ("database", self.vault.epoch().await.is_ok()),
+            ("audit_log", self.audit_log().await.is_ok()),
+            (
+                "temporal",
+                !matches!(temporal, Err(TemporalError::Unavailable(_))),
+            ),
+        ];
+        let failing = works.into_iter().filter(|(_, works)| !works);
+        let failing: Vec<_> = failing.map(|(name, _)| name).collect();
+        *seen = Some((Instant::now(), failing.clone()));
+        failing
     }
 
     /// Looks at everything this process relies on.

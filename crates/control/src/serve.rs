@@ -135,13 +135,7 @@ fn plain(plane: &Arc<Plane>) -> Router {
 }
 
 async fn ready(State(plane): State<Arc<Plane>>) -> impl IntoResponse {
-    let failing: Vec<_> = plane
-        .checks()
-        .await
-        .into_iter()
-        .filter(|check| !check.ok && crate::plane::ESSENTIAL.contains(&check.name.as_str()))
-        .map(|check| check.name)
-        .collect();
+    let failing = plane.failing().await;
     if failing.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {

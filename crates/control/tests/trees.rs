@@ -547,3 +547,17 @@ async fn only_an_administrator_gives_a_tree_away() {
     let gone = one.get_tree(request).await.expect_err("not its own");
     assert!(matches!(gone, Error::NotFound(_)), "{gone}");
 }
+
+#[tokio::test]
+async fn whoever_asks_for_readiness_again_and_again_asks_nobody_else() {
+    let stack = Stack::start().await;
+    let url = format!("{}/readyz", stack.address);
+    let (before, registered) = stack.temporal.search_attribute();
+    let asked = (0..50).map(|_| reqwest::get(&url));
+    for answer in futures::future::join_all(asked).await {
+        assert_eq!(answer.expect("an answer").status().as_u16(), 200);
+    }
+    let (looks, after) = stack.temporal.search_attribute();
+    assert!((1..50).contains(&(looks - before)), "{looks}");
+    assert_eq!(after, registered, "asking for readiness changes nothing");
+}

@@ -58,6 +58,8 @@ struct State {
     lose_answers: bool,
     truncates: bool,
     search_attribute: bool,
+    /// How often it was looked for.
+    looks: usize,
     runs: u32,
     lists: u32,
     /// Children that their parents have not seen start.
@@ -74,6 +76,12 @@ impl FakeTemporal {
     }
 
     /// Whether calls fail as if nobody were there.
+    /// How often the search attribute was looked for, and whether it is registered.
+    pub(crate) fn search_attribute(&self) -> (usize, bool) {
+        let state = self.state();
+        (state.looks, state.search_attribute)
+    }
+
     pub(crate) fn down(&self, down: bool) {
         self.state().down = down;
     }
@@ -519,7 +527,9 @@ impl Temporal for FakeTemporal {
     }
 
     async fn has_search_attribute(&self) -> Result<bool, TemporalError> {
-        Ok(self.up()?.search_attribute)
+        let mut state = self.up()?;
+        state.looks += 1;
+        Ok(state.search_attribute)
     }
 
     async fn register_search_attribute(&self) -> Result<(), TemporalError> {
