@@ -71,6 +71,12 @@ pub enum Refusal {
          that is, or correct the tool"
     )]
     NotClientCredentials,
+    /// What the slot holds is a copy of a stored credential, which is shown to nobody.
+    #[error(
+        "the slot holds a stored credential, whose value is shown to nobody: get it where it was \
+         issued, or set a token of the tree's own"
+    )]
+    StoredCredential,
     /// Nothing was deposited in the slot yet.
     #[error("the slot holds no token yet: set one")]
     NoToken,
@@ -123,6 +129,7 @@ impl Refusal {
             Self::UnknownCredential => "unknown_credential",
             Self::CredentialEnded => "credential_ended",
             Self::NotClientCredentials => "not_client_credentials",
+            Self::StoredCredential => "stored_credential",
             Self::NoToken => "no_token",
             Self::TokenRevoked => "token_revoked",
             Self::TokenExpired => "token_expired",

@@ -105,6 +105,10 @@ impl Vault {
         entry.policy = Label::new(&permit.by().to_string());
         let version = version?;
         *entry = self.about(entry.clone(), &version.info);
+        // Looked at last: whom no policy allows anything is told nothing about the slot.
+        if version.info.credential.is_some() {
+            return Err(Refusal::StoredCredential.into());
+        }
         let key = self.data_key(tx, &owner).await?;
         Ok(Revealed {
             token: self.open_token(tx, &key, &owner.tree, &version).await?,

@@ -1,6 +1,7 @@
 //! Break-glass: who is shown a token, and what the log says of it.
 
-use crate::house::{House, V1, agent, namespace, slot};
+use super::credential::{made, tree_of};
+use crate::house::{House, V1, V2, agent, namespace, slot};
 use secrecy::ExposeSecret;
 use xylem_audit::{Entry, Kind, Note, Verdict};
 use xylem_identity::NewAgent;
@@ -120,6 +121,27 @@ async fn a_policy_alone_is_not_enough() {
         );
         assert_eq!(entry.reason.unwrap().as_str(), code);
     }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_stored_credential_is_shown_to_nobody() {
+    let house = House::new().await;
+    made(&house).await;
+    let tree = tree_of(&house, "train").await;
+    assert_eq!(reason(&house, wanted(&house, &tree)).await, "no_policy");
+    break_glass(&house).await;
+    assert_eq!(
+        reason(&house, wanted(&house, &tree)).await,
+        "stored_credential"
+    );
+    let entry = house.last_entry().await;
+    assert_eq!(
+        (entry.kind, entry.verdict),
+        (Kind::TokenRevealed, Verdict::Denied)
+    );
+    house.deposit(&tree, V2, "d2").await;
+    let own = reveal(&house, wanted(&house, &tree)).await.unwrap();
+    assert_eq!(own.token.expose_secret(), V2);
 }
 
 #[tokio::test]
