@@ -353,3 +353,19 @@ async fn the_metadata_names_what_is_there() {
         assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
     }
 }
+
+#[tokio::test]
+async fn the_log_that_people_read_says_that_a_signing_key_was_made() {
+    let stack = Stack::start().await;
+    exchanged(&stack).await;
+    let filter = xylem_client::v1::AuditFilter {
+        action: "signing_key_made".to_owned(),
+        ..Default::default()
+    };
+    let request = xylem_client::v1::ListAuditRequest {
+        filter: Some(filter),
+        ..Default::default()
+    };
+    let page = stack.admin().await.list_audit(request).await;
+    assert_eq!(page.expect("a page").entries.len(), 1);
+}

@@ -33,6 +33,11 @@ pub(crate) struct Federation {
 }
 
 impl Federation {
+    /// The one that the control plane serves.
+    pub(crate) fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
+    }
+
     /// The provider that a token claims to be from, if its tokens are accepted at all.
     pub(crate) fn of(&self, presented: &str) -> Option<(&Namespace, &Arc<ProviderKeys>)> {
         let namespace = self.namespace.as_ref()?;

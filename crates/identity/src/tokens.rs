@@ -345,7 +345,9 @@ impl Identity {
         }
         let mut keys = self.read_keys().await?;
         if keys.is_due(now) {
-            let entry = Entry::new(now, Kind::SigningKeyMade, Verdict::Succeeded);
+            let mut entry = Entry::new(now, Kind::SigningKeyMade, Verdict::Succeeded);
+            // Who reads the log reads what is of a namespace: that of whoever made the key.
+            entry.namespace = self.federation.namespace().cloned();
             self.rotate_signing_key(entry).await?;
             keys = self.read_keys().await?;
         }
