@@ -64,4 +64,4 @@ pub use subject::{Label, Subject, SubjectError, SubjectKind};
 pub use tally::{Counted, Source, Tally};
 pub use usage::{By, CLASSES, Called, Counts, Period, Usage, UsageKey, UsageQuery, class};
 pub use verify::{Extent, Finding, Intact, Verifier};
-pub use watch::{Alert, Delivery, Due, Memory, Of, Rule, Rules, Used, Watch};
+pub use watch::{Alert, Delivery, Due, LATEST, Memory, Of, Rule, Rules, Used, Watch};

@@ -44,12 +44,17 @@ codes!(
         BreakGlass = "break_glass",
         /// A stored row is not what was written.
         Tampered = "tampered",
+        /// Nobody watched for so long that what happened meanwhile raised nothing.
+        WatchAway = "watch_away",
     }
 );
 
 const MINUTE: u64 = 60 * 1_000;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+
+/// An entry that is looked at later than this raises no alert.
+pub const LATEST: Duration = Duration::from_millis(DAY);
 
 /// When an alert is raised.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,7 +149,7 @@ impl Alert {
 
 impl Rules {
     /// Looks at an entry, remembers what later ones are compared with, and answers the alert's entry
-    /// for each alert it raises. One of more than a day ago raises none: it is only remembered.
+    /// for each alert it raises. One of more than [`LATEST`] ago raises none: it is only remembered.
     ///
     /// # Errors
     /// The memory did not answer.

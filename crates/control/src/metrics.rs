@@ -158,11 +158,7 @@ impl Metrics {
                 self.open_connections(),
             ),
         ] {
-            let family = name.split('{').next().unwrap_or(name);
-            let _ = writeln!(
-                out,
-                "# HELP {family} {help}\n# TYPE {family} gauge\n{name} {value}"
-            );
+            gauge(out, name, help, value);
         }
         for (name, help, counter) in [
             (
@@ -243,6 +239,15 @@ impl Metrics {
 /// Adds to a counter. Counters are read one by one: no ordering between them is needed.
 pub(crate) fn add(counter: &AtomicU64, more: u64) {
     counter.fetch_add(more, Ordering::Relaxed);
+}
+
+/// A value that goes up and down.
+pub(crate) fn gauge(out: &mut String, name: &str, help: &str, value: u64) {
+    let family = name.split('{').next().unwrap_or(name);
+    let _ = writeln!(
+        out,
+        "# HELP {family} {help}\n# TYPE {family} gauge\n{name} {value}"
+    );
 }
 
 fn header(out: &mut String, name: &str, help: &str) {

@@ -3,7 +3,7 @@
 use crate::{
     Backups, Parts,
     claims::ClaimChecker,
-    metrics::{Metrics, add},
+    metrics::{Metrics, add, gauge},
     provider::CredentialProviders,
     recall::Recalled,
     rotation::Rotations,
@@ -368,6 +368,12 @@ impl Plane {
                 temporal.map(|_| "XylemTokens is registered".to_owned()),
                 "temporal operator search-attribute create --name XylemTokens --type KeywordList",
             ),
+            check(
+                "watch",
+                self.watched().await,
+                "look whether the schedule xylem-watch is paused: temporal schedule describe \
+                 --schedule-id xylem-watch; the control plane's log says what else stops it",
+            ),
             self.approvals(),
         ];
         checks.extend(self.restored().await);
@@ -380,6 +386,22 @@ impl Plane {
         let archived = self.archived().await;
         checks.extend(archived.map(|seen| check("archive", seen, advice)));
         checks
+    }
+
+    /// The counters, and how far the watch is behind, where that can be found out.
+    pub(crate) async fn metered(&self) -> String {
+        let mut text = self.metrics.render();
+        if let Ok(behind) = self.watch_behind().await {
+            let help =
+                "For how long the oldest entry of the audit log waits to be looked at for alerts.";
+            gauge(
+                &mut text,
+                "xylem_watch_behind_seconds",
+                help,
+                behind.as_secs(),
+            );
+        }
+        text
     }
 
     /// Only where a restore waits to be confirmed.

@@ -147,7 +147,7 @@ async fn ready(State(plane): State<Arc<Plane>>) -> impl IntoResponse {
 /// Counts of calls, and nothing about trees: any key will do.
 async fn metrics(State(plane): State<Arc<Plane>>) -> impl IntoResponse {
     let kind = [("content-type", "text/plain; version=0.0.4")];
-    (kind, plane.metrics.render())
+    (kind, plane.metered().await)
 }
 
 /// Every service twice: as gRPC under its own path, and behind the REST transcoder as the fallback.

@@ -13,8 +13,8 @@ use crate::{Control, fault::Fault, handlers::credential_state, plane::Plane};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 use xylem_audit::{
-    Alert, Called, Delivery, Due, Entry, Filter, Kind, PageToken, Record, Rule, Rules, Subject,
-    SubjectKind, Verdict,
+    Alert, Called, Delivery, Due, Entry, Filter, Kind, LATEST, LogError, PageToken, Record, Rule,
+    Rules, Subject, SubjectKind, Verdict,
 };
 use xylem_proto::v1::CredentialState;
 use xylem_vault::CredentialStatus;
@@ -25,6 +25,9 @@ const PAGE: u32 = 200;
 const CREDENTIALS: u32 = 200;
 /// The hours of a day are added up when they are so long ago.
 const HOURS_KEPT: Duration = Duration::from_secs(35 * 24 * 60 * 60);
+/// Entries wait at most so long to be looked at while somebody watches: counts of calls are written a
+/// minute or two after the first of them.
+const BEHIND: Duration = Duration::from_secs(5 * 60);
 /// Alerts that are sent in one round.
 const SENT: u32 = 50;
 /// What is compared within hours is forgotten after so long.
@@ -97,6 +100,32 @@ impl Plane {
         }
     }
 
+    /// For how long the oldest entry waits that nobody has looked at yet.
+    pub(crate) async fn watch_behind(&self) -> Result<Duration, LogError> {
+        let namespace = &self.settings.namespace;
+        let after = PageToken::after(self.watch.watched(namespace).await?);
+        let filter = Filter {
+            namespace: Some(namespace.clone()),
+            ..Filter::default()
+        };
+        let page = self.log.list(&filter, Some(&after), 1).await?;
+        let waits = page.records.first().map(|record| {
+            let waits = self.now().duration_since(record.entry.at);
+            waits.unwrap_or_default()
+        });
+        Ok(waits.unwrap_or_default())
+    }
+
+    /// Whether somebody watches: whoever may write to the namespace can pause the schedule.
+    pub(crate) async fn watched(&self) -> Result<String, String> {
+        let behind = self.watch_behind().await;
+        let behind = behind.map_err(|error| error.to_string())?;
+        let said = Duration::from_secs(behind.as_secs());
+        let said = format!("{} behind", humantime::format_duration(said));
+        let late = behind > BEHIND.max(self.settings.watch_every.saturating_mul(10));
+        if late { Err(said) } else { Ok(said) }
+    }
+
     /// Looks at a page, unless another instance has meanwhile.
     async fn look_at(&self, after: u64, records: &[Record], last: u64) -> Result<u64, Fault> {
         let namespace = &self.settings.namespace;
@@ -107,6 +136,17 @@ impl Plane {
             return Ok(0);
         }
         let mut entries = Vec::new();
+        let oldest = records.first().map(|record| record.entry.at);
+        if let Some(away) = oldest.and_then(|at| now.duration_since(at).ok())
+            && away > LATEST
+            // The first look at a log is at all of it.
+            && after > 0
+        {
+            let subject = Subject::new(SubjectKind::Agent, &self.system);
+            let alert = Alert::new(Rule::WatchAway, subject).number("away_s", away.as_secs());
+            let raised = rules.raise(&mut *memory, namespace, alert, rules.quiet, now);
+            entries.extend(raised.await?);
+        }
         for record in records {
             if let Some(called) = Called::of(record) {
                 memory.add_usage(&called).await?;
