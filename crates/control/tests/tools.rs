@@ -3,7 +3,8 @@
 mod common;
 
 use common::{API, Stack, id, start};
-use xylem_client::{Client, Error, v1};
+use std::time::Duration;
+use xylem_client::{Client, Error, NewKey, v1};
 use xylem_ids::Role;
 
 fn tool(name: &str) -> v1::Tool {
@@ -60,6 +61,68 @@ async fn nobody_approves_their_own_and_a_proposed_tool_is_not_used() {
     assert_eq!(approved.state(), v1::ToolState::Approved);
     assert!(!approved.approval.expect("an approval").single_operator);
     other.start_tree(start("train")).await.expect("a tree");
+}
+
+#[tokio::test]
+async fn nobody_approves_what_a_bot_of_their_own_publishes() {
+    let (stack, publisher, admin) = shared().await;
+    let bot = v1::CreateAgentRequest {
+        name: "bot".to_owned(),
+        kind: v1::AgentKind::Bot.into(),
+        roles: vec![v1::Role::ToolPublisher.into()],
+    };
+    admin.create_agent(bot).await.expect("an agent");
+    let key = NewKey::new(id("bot"), Vec::new());
+    let (secret, _) = admin.create_api_key(key).await.expect("a key");
+    let bot = Client::connect(&stack.address, &secret).await;
+    let bot = bot.expect("a connection");
+    let proposed = bot.register_tool(tool("acme.deploy")).await;
+    let proposed = proposed.expect("proposed");
+    let own = admin.approve_tool(&proposed).await.expect_err("own");
+    assert_eq!(reason(&own), "own_proposal");
+    let entries = admin.list_audit(Default::default()).await;
+    let entries = entries.expect("a log").entries;
+    assert!(entries.iter().any(|entry| entry.reason == "own_proposal"));
+    let approved = publisher.approve_tool(&proposed).await;
+    assert_eq!(approved.expect("approved").state(), v1::ToolState::Approved);
+}
+
+#[tokio::test]
+async fn what_was_approved_to_be_read_is_seen_until_that_ends() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let key = stack.key_for(Role::User, "reader").await;
+    let user = Client::connect(&stack.address, &key).await;
+    let user = user.expect("a connection");
+    let retired = admin.retire_policy(&id("everybody"), None, "").await;
+    retired.expect("retired");
+    for name in ["acme.a", "acme.b"] {
+        admin.register_tool(tool(name)).await.expect("a tool");
+    }
+    let seen = async || {
+        let listed = user.list_tools(Default::default()).await;
+        let tools = listed.expect("a list").tools;
+        let listed: Vec<_> = tools.into_iter().map(|tool| tool.name).collect();
+        let shown = user.get_tool(&id("acme.b"), None).await;
+        assert_eq!(shown.is_ok(), listed.contains(&"acme.b".to_owned()));
+        listed
+    };
+    assert!(seen().await.is_empty());
+    let asked = v1::RequestAccessRequest {
+        agent: "reader".to_owned(),
+        tool: "acme.b".to_owned(),
+        action: "read".to_owned(),
+        reason: "to look at it".to_owned(),
+        ..Default::default()
+    };
+    let asked = admin.request_access(asked).await.expect("asked");
+    assert!(seen().await.is_empty());
+    let approved = admin.decide_access(&id(&asked.id), true, "fine").await;
+    approved.expect("approved");
+    assert_eq!(seen().await, ["acme.b"]);
+    // It ends by the clock, and nothing else changes then.
+    stack.clock.advance(Duration::from_secs(8 * 3600));
+    assert!(seen().await.is_empty());
 }
 
 #[tokio::test]

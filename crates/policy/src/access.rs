@@ -460,7 +460,7 @@ impl Policies {
         let mut found = Vec::new();
         for tool in ask.resource.tools() {
             for access in rows
-                .approvals(namespace, ask.agent, &tool.name, now)
+                .approvals(namespace, ask.agent, Some(&tool.name), now)
                 .await?
             {
                 found.extend(self.checked(access)?.approval(ask, &tool.name, now));

@@ -5,7 +5,7 @@
 //! that fails does not allow.
 
 use crate::{
-    Action, Ask, Effect, Facts, PolicyError, PolicyRef,
+    Action, Approval, Ask, Effect, Facts, PolicyError, PolicyRef,
     compile::{Place, Policy},
     condition::{ConditionKind, Needs},
     facts::Vocabulary,
@@ -254,14 +254,28 @@ impl Engine {
     }
 
     /// Whether the agent may ever do it, whatever the conditions: an allowance stands before every
-    /// denial that always holds. It does not change with the clock.
+    /// denial that always holds, or an approval that stands for itself after all of them. It does not
+    /// change with the clock, but for what is approved. To call, a policy that still waits for an
+    /// approval counts, for whoever is to ask for it has to know of the tool; to read, it does not.
     #[must_use]
-    pub fn conceivable(&self, ask: &Ask<'_>) -> bool {
-        self.candidates(ask)
+    pub fn conceivable(&self, ask: &Ask<'_>, approvals: &[Approval]) -> bool {
+        let opened = |policy: &Policy| {
+            let mut named = approvals.iter().filter_map(|it| it.policy.as_ref());
+            named.any(|name| *name == policy.reference.name)
+        };
+        let counts = |policy: &Policy| {
+            ask.action != Action::Read || !policy.requires_approval || opened(policy)
+        };
+        let decides = self
+            .candidates(ask)
             .into_iter()
             .filter_map(|at| self.policies.get(at as usize))
-            .find(|policy| policy.effect == Effect::Allow || policy.unconditional())
-            .is_some_and(|policy| policy.effect == Effect::Allow)
+            .filter(|policy| counts(policy))
+            .find(|policy| policy.effect == Effect::Allow || policy.unconditional());
+        match decides {
+            Some(policy) => policy.effect == Effect::Allow,
+            None => approvals.iter().any(|it| it.policy.is_none()),
+        }
     }
 
     /// The policies that would allow it once somebody approves, if their other conditions hold.
@@ -277,12 +291,14 @@ impl Engine {
         waiting
     }
 
-    /// Whether the agent may know that the tool exists: it may conceivably read or call it.
+    /// Whether the agent may know that the tool exists: it may conceivably read or call it, by what is
+    /// approved for either.
     #[must_use]
-    pub fn may_see(&self, ask: &Ask<'_>) -> bool {
-        [Action::Read, Action::Execute]
-            .into_iter()
-            .any(|action| self.conceivable(&Ask { action, ..*ask }))
+    pub fn may_see(&self, ask: &Ask<'_>, approved: impl Fn(&Ask<'_>) -> Vec<Approval>) -> bool {
+        [Action::Read, Action::Execute].into_iter().any(|action| {
+            let ask = Ask { action, ..*ask };
+            self.conceivable(&ask, &approved(&ask))
+        })
     }
 
     /// The policies whose head names this, in the order in which they decide.

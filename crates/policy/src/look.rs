@@ -17,7 +17,7 @@ const REMEMBERED: usize = 10_000;
 pub(crate) struct Recalled {
     loaded: Memory<Namespace, Arc<Loaded>>,
     agents: Memory<(Namespace, AgentId), Arc<Known>>,
-    approved: Memory<(Namespace, AgentId, ToolName), Arc<[Access]>>,
+    approved: Memory<(Namespace, AgentId, Option<ToolName>), Arc<[Access]>>,
 }
 
 impl Default for Recalled {
@@ -80,7 +80,7 @@ impl<'a> Look<'a> {
     ) -> Result<Vec<Approval>, PolicyError> {
         let mut found = Vec::new();
         for tool in ask.resource.tools() {
-            let approved = self.approved(ask.agent, &tool.name).await?;
+            let approved = self.approved(ask.agent, Some(&tool.name)).await?;
             found.extend(
                 approved
                     .iter()
@@ -90,14 +90,15 @@ impl<'a> Look<'a> {
         Ok(found)
     }
 
-    /// What was ever approved and not ended: which of it holds at a time is for the clock to say.
-    async fn approved(
+    /// What was ever approved and not ended, for one tool or for any: which of it holds at a time is for
+    /// the clock to say.
+    pub(crate) async fn approved(
         &mut self,
         agent: &AgentId,
-        tool: &ToolName,
+        tool: Option<&ToolName>,
     ) -> Result<Arc<[Access]>, PolicyError> {
         let (policies, namespace) = (self.policies, self.namespace);
-        let key = (namespace.clone(), agent.clone(), tool.clone());
+        let key = (namespace.clone(), agent.clone(), tool.cloned());
         let memory = &policies.recalled.approved;
         if let Some(known) = memory.get(self.at, &key) {
             return Ok(known);

@@ -547,8 +547,9 @@ impl Policies {
         Ok(engine.check(&ask, &facts))
     }
 
-    /// Which of these tools an agent may know of: those that it may conceivably read or call. As with
-    /// [`Policies::check`], what is remembered is good enough.
+    /// Which of these tools an agent may know of: those that it may conceivably read or call, by what is
+    /// approved `now`, in seconds since 1970. As with [`Policies::check`], what is remembered is good
+    /// enough.
     ///
     /// # Errors
     /// The storage failed, or what is stored was edited.
@@ -557,18 +558,25 @@ impl Policies {
         namespace: &Namespace,
         agent: &AgentId,
         tools: &[ToolFacts],
+        now: u64,
         at: Revision,
     ) -> Result<Vec<bool>, PolicyError> {
         let mut look = Look::new(self, namespace, at);
         let current = look.loaded().await?;
         let known = look.agent(agent).await?;
-        let may_see = |tool| {
-            current.engine.may_see(&Ask {
+        let approved = look.approved(agent, None).await?;
+        let may_see = |tool: &ToolFacts| {
+            let ask = Ask {
                 agent,
                 kind: known.kind.code(),
                 roles: &known.roles,
                 action: Action::Read,
                 resource: Resource::Tool(tool),
+            };
+            current.engine.may_see(&ask, |ask| {
+                let approved = approved.iter();
+                let holds = approved.filter_map(|it| it.approval(ask, &tool.name, now));
+                holds.collect()
             })
         };
         Ok(tools.iter().map(may_see).collect())

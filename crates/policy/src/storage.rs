@@ -101,12 +101,13 @@ pub trait Rows: Send {
 
     async fn access(&mut self, namespace: &Namespace, id: &AccessId) -> Stored<Option<Access>>;
     async fn put_access(&mut self, access: &Access) -> Stored<()>;
-    /// What was approved for this agent and this tool, and has not ended at that time.
+    /// What was approved for this agent, and for this tool where one is named, and has not ended at
+    /// that time.
     async fn approvals(
         &mut self,
         namespace: &Namespace,
         agent: &AgentId,
-        tool: &ToolName,
+        tool: Option<&ToolName>,
         now: u64,
     ) -> Stored<Vec<Access>>;
     /// In the order of their ids.

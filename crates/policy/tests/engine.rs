@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use xylem_ids::Role;
-use xylem_policy::{Action, ConditionKind, Engine};
+use xylem_policy::{Action, Approval, ConditionKind, Engine};
 
 fn policy(name: &str, effect: &str, band: u16) -> Value {
     json!({"name": name, "effect": effect, "band": band, "who": {"roles": ["user"]},
@@ -154,14 +154,48 @@ fn what_may_be_seen_does_not_depend_on_the_clock() {
     let mut night = policy("night", "allow", 500);
     night["when"] = json!({"time": [{"zone": "UTC", "from": "22:00", "to": "06:00"}]});
     let case = Case::default();
-    assert!(engine(&[night.clone()]).may_see(&case.ask()));
-    assert!(!engine(&[night.clone(), guardrail("g")]).may_see(&case.ask()));
-    assert!(!engine(&[night.clone(), policy("d", "deny", 600)]).may_see(&case.ask()));
-    assert!(engine(&[night.clone(), policy("d", "deny", 400)]).may_see(&case.ask()));
+    assert!(engine(&[night.clone()]).may_see(&case.ask(), |_| Vec::new()));
+    assert!(!engine(&[night.clone(), guardrail("g")]).may_see(&case.ask(), |_| Vec::new()));
+    assert!(
+        !engine(&[night.clone(), policy("d", "deny", 600)]).may_see(&case.ask(), |_| Vec::new())
+    );
+    assert!(
+        engine(&[night.clone(), policy("d", "deny", 400)]).may_see(&case.ask(), |_| Vec::new())
+    );
     let mut sometimes = policy("d", "deny", 600);
     sometimes["when"] = json!({"second_factor": false});
-    assert!(engine(&[night, sometimes]).may_see(&case.ask()));
-    assert!(!engine(&[]).may_see(&case.ask()));
+    assert!(engine(&[night, sometimes]).may_see(&case.ask(), |_| Vec::new()));
+    assert!(!engine(&[]).may_see(&case.ask(), |_| Vec::new()));
+}
+
+#[test]
+fn what_is_approved_may_be_seen() {
+    let case = Case::default();
+    let sees = |policies: &[serde_json::Value], action, policy: Option<&str>| {
+        engine(policies).may_see(&case.ask(), |ask| {
+            let approved = (ask.action == action).then(|| Approval {
+                id: "a1".parse().unwrap(),
+                policy: policy.map(|name| name.parse().unwrap()),
+            });
+            approved.into_iter().collect()
+        })
+    };
+    for action in [Action::Read, Action::Execute] {
+        assert!(sees(&[], action, None), "{action:?}");
+        assert!(
+            sees(&[policy("d", "deny", 600)], Action::Read, None),
+            "it denies calls"
+        );
+        assert!(!sees(&[guardrail("g")], Action::Execute, None));
+    }
+    // Whoever is to ask for an approval has to know of the tool, but not by what it may read then.
+    let mut waits = policy("waits", "allow", 500);
+    waits["requires_approval"] = json!(true);
+    assert!(sees(&[waits.clone()], Action::Admin, None));
+    waits["actions"] = json!(["read"]);
+    assert!(!sees(&[waits.clone()], Action::Admin, None));
+    assert!(!sees(&[waits.clone()], Action::Read, Some("other")));
+    assert!(sees(&[waits], Action::Read, Some("waits")));
 }
 
 #[test]

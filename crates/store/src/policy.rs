@@ -219,7 +219,7 @@ impl Rows for StoreTransaction {
         &mut self,
         namespace: &Namespace,
         agent: &AgentId,
-        tool: &ToolName,
+        tool: Option<&ToolName>,
         now: u64,
     ) -> Stored<Vec<Access>> {
         let query = access::approved(namespace, agent, tool, now);

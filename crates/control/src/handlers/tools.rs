@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
 use xylem_audit::{Kind, Label, Note, Verdict};
+use xylem_grant::UnixSeconds;
 use xylem_ids::{CredentialName, KeyPin, Slot, ToolName, ToolTag};
 use xylem_policy::{Change, Denied, Period, RateLimit, Refused};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
@@ -358,8 +359,10 @@ impl Handlers {
             .collect();
         let namespace = &self.settings.namespace;
         let agent = principal.agent();
-        let at = principal.as_of();
-        let visible = self.policies.visible(namespace, agent, &facts?, at).await?;
+        let (now, at) = (UnixSeconds::from(self.now()).0, principal.as_of());
+        let facts = facts?;
+        let visible = self.policies.visible(namespace, agent, &facts, now, at);
+        let visible = visible.await?;
         let own = |known: &KnownTool| known.record.row().owner.as_ref() == Some(agent);
         let all = tools.iter().zip(visible);
         Ok(all.map(|(known, visible)| visible || own(known)).collect())

@@ -25,21 +25,23 @@ pub(super) fn by_id(namespace: &Namespace, id: &AccessId) -> Statement {
         .bind(id.as_str())
 }
 
-/// What was approved and goes on beyond `now`.
+/// What was approved, for one tool or for any, and goes on beyond `now`.
 pub(super) fn approved(
     namespace: &Namespace,
     agent: &AgentId,
-    tool: &ToolName,
+    tool: Option<&ToolName>,
     now: u64,
 ) -> Statement {
-    statement(select!(
-        "WHERE namespace = $1 AND agent = $2 AND tool = $3 AND state = 'approved' AND ends_at > $4
-         ORDER BY id"
-    ))
-    .bind(namespace.as_str())
-    .bind(agent.as_str())
-    .bind(tool.as_str())
-    .bind(integer(now))
+    let mut query = Growing::new(select!("WHERE namespace = "));
+    query.push_bind(namespace.as_str());
+    query.push(" AND agent = ").push_bind(agent.as_str());
+    if let Some(tool) = tool {
+        query.push(" AND tool = ").push_bind(tool.as_str());
+    }
+    query.push(" AND state = 'approved' AND ends_at > ");
+    query.push_bind(integer(now));
+    query.push(" ORDER BY id");
+    query.done()
 }
 
 pub(super) fn wanted(namespace: &Namespace, wanted: Wanted<'_>, limit: u32) -> Statement {

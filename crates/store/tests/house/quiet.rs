@@ -98,7 +98,7 @@ impl Rows for Silent {
         &mut self,
         namespace: &Namespace,
         agent: &AgentId,
-        tool: &ToolName,
+        tool: Option<&ToolName>,
         now: u64,
     ) -> Stored<Vec<Access>> {
         self.0.approvals(namespace, agent, tool, now).await
