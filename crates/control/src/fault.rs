@@ -1,7 +1,7 @@
 //! What a handler fails with, and how that leaves the process.
 
 use crate::temporal::TemporalError;
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 use tonic::{
     Code, Status,
     metadata::{MetadataMap, MetadataValue},
@@ -20,14 +20,14 @@ pub(crate) const FIELD: &str = "xylem-field";
 const DOMAIN: &str = "xylem";
 
 /// A failure with everything that a caller is told, and a cause that only the log sees.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fault {
     code: Code,
     reason: &'static str,
     message: String,
     field: Option<String>,
     retry_after: Option<Duration>,
-    cause: Option<Box<dyn Error + Send + Sync>>,
+    cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl Fault {
@@ -108,13 +108,18 @@ impl Fault {
     }
 
     fn caused_by(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.cause = Some(cause.into());
+        self.cause = Some(Arc::from(cause.into()));
         self
     }
 
     /// The stable code.
     pub(crate) fn reason(&self) -> &'static str {
         self.reason
+    }
+
+    /// After how long the same call may succeed, where that is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// What an HTTP client is told to authenticate with, where it did not (RFC 6750).

@@ -107,9 +107,12 @@ impl Control {
             known.layer(browser::cors(origins))
         };
         // What gives out tokens is for no page of another origin: no browser is let through to it.
+        let turned_away = axum::middleware::from_fn(arrival::turned_away);
+        let register = register::routes(plane).layer(CatchPanicLayer::custom(panicked));
         plain(plane)
+            .merge(register)
+            .layer(turned_away)
             .merge(oauth::routes(plane).layer(CatchPanicLayer::custom(panicked)))
-            .merge(register::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(known)
             .layer((
                 from_fn(passage::layer),

@@ -170,10 +170,45 @@ async fn an_address_that_asks_too_often_waits_and_others_are_served() {
     }
     let (_, refused) = until_refused(&stack, "/token", "nothing", CLIENT).await;
     assert_eq!(refused.headers()["content-type"], "application/json");
+    assert_eq!(refused.headers()["cache-control"], "no-store");
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let body: Value = refused.json().await.expect("JSON");
+    assert_eq!(body["error"], "temporarily_unavailable", "RFC 6749: {body}");
+    assert!(body["error_description"].is_string(), "{body}");
     let other = [("x-forwarded-for", "203.0.113.9")];
     let served = ask(&stack, "/v1/status", stack.admin_key(), &other).await;
     assert_eq!(served.status(), StatusCode::OK);
     assert!(metric(&stack, "xylem_requests_limited_by_address_total").await >= 3);
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_can_read_that_it_has_to_wait() {
+    const OPS: &str = "https://ops.example";
+    let stack = behind(ProxyHeader::XForwardedFor, |settings| {
+        settings.limits.requests_per_address = 1;
+        settings.cors_origins = vec![id(OPS)];
+    })
+    .await;
+    let origin = "access-control-allow-origin";
+    for (path, readable) in [("/v1/status", true), ("/metrics", true), ("/token", false)] {
+        until_refused(&stack, path, stack.admin_key(), CLIENT).await;
+        let asked = [("x-forwarded-for", CLIENT), ("origin", OPS)];
+        let refused = loop {
+            let answer = ask(&stack, path, stack.admin_key(), &asked).await;
+            if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+                break answer;
+            }
+        };
+        let headers = refused.headers();
+        assert_eq!(
+            headers.contains_key(origin),
+            readable,
+            "{path}: {headers:?}"
+        );
+        let exposed = headers.get("access-control-expose-headers");
+        let exposed = exposed.map(|names| names.to_str().expect("text").contains("retry-after"));
+        assert_eq!(exposed, readable.then_some(true), "{path}");
+    }
 }
 
 #[tokio::test]

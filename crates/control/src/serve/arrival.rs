@@ -13,13 +13,23 @@ use std::{net::SocketAddr, sync::Arc};
 use xylem_audit::{Kind, Source};
 use xylem_identity::Principal;
 
-/// The axum layer.
+/// The axum layer. What is refused is passed on as far as to whoever answers it as its sender reads it:
+/// in the form of OAuth 2.0, or for the page of another origin. That is [`turned_away`] where nothing
+/// else is said.
 pub(super) async fn layer(
     State(plane): State<Arc<Plane>>,
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    match arrive(&plane, &request) {
+    if let Err(fault) = arrive(&plane, &request) {
+        Passage::of(&request).turn_away(fault);
+    }
+    next.run(request).await
+}
+
+/// The axum layer that answers what was refused.
+pub(super) async fn turned_away(request: Request, next: Next) -> Response<Body> {
+    match Passage::of(&request).go_on() {
         Ok(()) => next.run(request).await,
         Err(fault) => {
             let answer = refuse::answer(&request, fault);

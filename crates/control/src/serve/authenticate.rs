@@ -28,7 +28,10 @@ pub(crate) async fn layer(
 ) -> Response<Body> {
     let passage = Passage::of(&request);
     let address = passage.address();
-    let authenticated = authenticate(&plane, request.headers(), address).await;
+    let authenticated = match passage.go_on() {
+        Ok(()) => authenticate(&plane, request.headers(), address).await,
+        Err(fault) => Err(fault),
+    };
     let authenticated = authenticated.and_then(|principal| {
         passage.by(principal.agent());
         arrival::of_agent(&plane, &passage, &principal).map(|()| principal)

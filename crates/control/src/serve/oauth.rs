@@ -12,13 +12,14 @@ use axum::{
             AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE,
         },
     },
+    middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use url::form_urlencoded;
 use xylem_audit::{Entry, Kind, Label, Source, SubjectKind, Verdict};
 use xylem_identity::{
@@ -41,7 +42,19 @@ pub(super) fn routes(plane: &Arc<Plane>) -> Router {
         .route("/revoke", post(revoke))
         .route("/.well-known/jwks.json", get(keys))
         .route("/.well-known/oauth-authorization-server", get(metadata))
+        .layer(axum::middleware::from_fn(turned_away))
         .with_state(Arc::clone(plane))
+}
+
+/// Answers what was refused on arrival.
+async fn turned_away(request: Request, next: Next) -> Response {
+    let Err(fault) = Passage::of(&request).go_on() else {
+        return next.run(request).await;
+    };
+    answer(Err(match fault.retry_after() {
+        Some(after) => too_many(after, "too many requests: try again later"),
+        None => bad(REQUEST, "it must be known from which address this comes"),
+    }))
 }
 
 /// An error as RFC 6749 has it. Its words are the same whatever is wrong with a secret.
@@ -60,6 +73,15 @@ const fn bad(error: &'static str, says: &'static str) -> Refused {
         error,
         says,
         after: 0,
+    }
+}
+
+fn too_many(after: Duration, says: &'static str) -> Refused {
+    Refused {
+        status: StatusCode::TOO_MANY_REQUESTS,
+        error: "temporarily_unavailable",
+        says,
+        after: after.as_secs().max(1),
     }
 }
 
@@ -335,12 +357,7 @@ fn refuse(plane: &Plane, asked: &Asked, why: &NoToken) -> Refused {
         }
         NoToken::NotNow(IdentityError::TooMany(wait)) => {
             failed(plane, asked, "throttled");
-            Refused {
-                status: StatusCode::TOO_MANY_REQUESTS,
-                error: "temporarily_unavailable",
-                says: "too many attempts: try again later",
-                after: wait.as_secs().max(1),
-            }
+            too_many(*wait, "too many attempts: try again later")
         }
         NoToken::NotNow(cause) => {
             tracing::warn!(

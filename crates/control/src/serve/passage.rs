@@ -2,7 +2,7 @@
 //!
 //! The line names the call, not the path: a path can hold whatever somebody put there by mistake.
 
-use crate::caller::RequestId;
+use crate::{caller::RequestId, fault::Fault};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request},
@@ -32,6 +32,7 @@ pub(crate) struct Passage {
 struct Found {
     address: OnceLock<IpAddr>,
     too_many: OnceLock<()>,
+    turned_away: OnceLock<Fault>,
     agent: OnceLock<AgentId>,
     rpc: OnceLock<Rpc>,
     code: OnceLock<Code>,
@@ -59,6 +60,19 @@ impl Passage {
     /// The address it came from; none without a listener.
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.found.address.get().copied()
+    }
+
+    /// That it goes no further than to whoever answers it in the form in which it was asked.
+    pub(super) fn turn_away(&self, why: Fault) {
+        let _ = self.found.turned_away.set(why);
+    }
+
+    /// Nothing, unless it goes no further.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn go_on(&self) -> Result<(), Fault> {
+        self.found.turned_away.get().cloned().map_or(Ok(()), Err)
     }
 
     /// That it was refused because there were too many.
