@@ -334,6 +334,39 @@ async fn a_user_finds_what_policies_let_it_see() {
     };
     let hidden = user.list_tool_versions(versions).await.expect_err("hidden");
     assert_eq!(reason(&hidden), reason(&absent));
+    let told = async |tool: &str| {
+        let check = v1::CheckAccessRequest {
+            tool: tool.to_owned(),
+            ..Default::default()
+        };
+        let request = v1::RequestAccessRequest {
+            tool: tool.to_owned(),
+            reason: "release 42".to_owned(),
+            ..Default::default()
+        };
+        let begun = xylem_client::StartTree {
+            tools: vec![id(tool)],
+            ..common::start("train")
+        };
+        let refused = [
+            user.check_access(check).await.map(drop),
+            user.request_access(request).await.map(drop),
+            user.start_tree(begun).await.map(drop),
+            user.callable_tool(&id(tool)).await.map(drop),
+        ];
+        refused.map(|refused| {
+            let error = refused.expect_err(tool);
+            let said = error.answer().expect("an answer").message.clone();
+            (reason(&error).to_owned(), said.replace(tool, "TOOL"))
+        })
+    };
+    let hidden = told("acme.b").await;
+    assert!(hidden.iter().all(|(reason, _)| reason == "not_found"));
+    assert_eq!(
+        hidden,
+        told("acme.d").await,
+        "nobody learns which names are taken"
+    );
 }
 
 const BUILDS: &str = include_str!("../../registry/src/openapi/documents/builds.json");

@@ -213,9 +213,21 @@ impl Handlers {
         Ok(wire_report(report.await?))
     }
 
-    /// What policies can say about a tool: about the definition that is called; where none is, about the
-    /// one that waits for approval.
+    /// What policies can say about a tool that the caller may know of: another one is not there.
     pub(super) async fn asked_about(&self, name: &ToolName) -> Result<Arc<ToolFacts>, Fault> {
+        let facts = self.facts_of(name).await?;
+        match self
+            .visible(std::slice::from_ref(&*facts))
+            .await?
+            .as_slice()
+        {
+            [true] => Ok(facts),
+            _ => Err(RegistryError::NotFound { what: "tool" }.into()),
+        }
+    }
+
+    /// About the definition that is called; where none is, about the one that waits for approval.
+    async fn facts_of(&self, name: &ToolName) -> Result<Arc<ToolFacts>, Fault> {
         let (memory, at) = (&self.recalled.facts, caller()?.as_of());
         if let Some(known) = memory.get(at, name) {
             return Ok(known);

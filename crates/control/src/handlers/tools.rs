@@ -14,7 +14,7 @@ use v1::tools_server::Tools;
 use xylem_audit::{Kind, Label, Note, Verdict};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{CredentialName, KeyPin, Slot, ToolName, ToolTag};
-use xylem_policy::{Change, Denied, Period, RateLimit, Refused};
+use xylem_policy::{Change, Denied, Period, RateLimit, Refused, ToolFacts};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
     Act, Approver, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, RetryClass, Tls,
@@ -280,16 +280,25 @@ impl Handlers {
         let name: ToolName = convert::id(request.name, "name")?;
         let namespace = &self.settings.namespace;
         let known = match (request.callable, request.version) {
-            (true, None) => self.tools.callable(namespace, &name).await?,
-            (false, Some(version)) => self.tools.version(namespace, &name, version).await?,
-            (false, None) => self.tools.get(namespace, &name).await?,
+            (true, None) => self.tools.callable(namespace, &name).await,
+            (false, Some(version)) => self.tools.version(namespace, &name, version).await,
+            (false, None) => self.tools.get(namespace, &name).await,
             (true, Some(_)) => {
                 let rule = "version must be absent where the callable one is asked for";
                 return Err(Fault::invalid("version", rule));
             }
         };
-        self.check_visible(&known).await?;
-        Ok(wire_tool(&known))
+        match known {
+            Ok(known) => {
+                self.check_visible(&known).await?;
+                Ok(wire_tool(&known))
+            }
+            Err(error) => {
+                // That there is such a tool, but no such version, is for those who may know of it.
+                self.asked_about(&name).await?;
+                Err(error.into())
+            }
+        }
     }
 
     async fn tool_versions(
@@ -328,7 +337,8 @@ impl Handlers {
             let found = self.tools.find(namespace, &filter, after.as_ref(), batch);
             let found = found.await?;
             more = found.len() == batch as usize;
-            for (known, visible) in found.iter().zip(self.visible(&found).await?) {
+            let visible = self.visible(&facts(&found)?).await?;
+            for (known, visible) in found.iter().zip(visible) {
                 if page.len() == size as usize {
                     more = true;
                     break;
@@ -348,32 +358,34 @@ impl Handlers {
 
     /// Which of these the caller may know of: all of them; its own, and those that policies let it
     /// read or call.
-    async fn visible(&self, tools: &[KnownTool]) -> Result<Vec<bool>, Fault> {
+    pub(super) async fn visible(&self, tools: &[ToolFacts]) -> Result<Vec<bool>, Fault> {
         if reach()? == Reach::All {
             return Ok(vec![true; tools.len()]);
         }
         let principal = caller()?;
-        let facts: Result<Vec<_>, _> = tools
-            .iter()
-            .map(|known| known.record.facts(known.tool.definition()))
-            .collect();
         let namespace = &self.settings.namespace;
         let agent = principal.agent();
         let (now, at) = (UnixSeconds::from(self.now()).0, principal.as_of());
-        let facts = facts?;
-        let visible = self.policies.visible(namespace, agent, &facts, now, at);
+        let visible = self.policies.visible(namespace, agent, tools, now, at);
         let visible = visible.await?;
-        let own = |known: &KnownTool| known.record.row().owner.as_ref() == Some(agent);
+        let own = |tool: &ToolFacts| tool.owner.as_ref() == Some(agent);
         let all = tools.iter().zip(visible);
-        Ok(all.map(|(known, visible)| visible || own(known)).collect())
+        Ok(all.map(|(tool, visible)| visible || own(tool)).collect())
     }
 
     async fn check_visible(&self, known: &KnownTool) -> Result<(), Fault> {
-        match self.visible(std::slice::from_ref(known)).await?.as_slice() {
+        let facts = facts(std::slice::from_ref(known))?;
+        match self.visible(&facts).await?.as_slice() {
             [true] => Ok(()),
             _ => Err(RegistryError::NotFound { what: "tool" }.into()),
         }
     }
+}
+
+fn facts(tools: &[KnownTool]) -> Result<Vec<ToolFacts>, Fault> {
+    let facts = |known: &KnownTool| known.record.facts(known.tool.definition());
+    let facts: Result<_, _> = tools.iter().map(facts).collect();
+    Ok(facts?)
 }
 
 fn present(tool: Option<v1::Tool>) -> Result<v1::Tool, Fault> {

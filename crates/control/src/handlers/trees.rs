@@ -206,10 +206,18 @@ impl Handlers {
         Ok(given.unwrap_or(self.settings.lifetime))
     }
 
+    /// Whether a tree may be allowed these tools: one that the caller may not know of is not there.
     async fn check_tools(&self, tools: &BTreeSet<ToolName>) -> Result<(), Fault> {
         for tool in tools {
-            let usable = self.tools.usable(&self.settings.namespace, tool).await;
-            usable.map_err(|error| Fault::from(error).about(tool.as_str()))?;
+            let usable = async {
+                self.asked_about(tool).await?;
+                let namespace = &self.settings.namespace;
+                self.tools
+                    .usable(namespace, tool)
+                    .await
+                    .map_err(Fault::from)
+            };
+            usable.await.map_err(|fault| fault.about(tool.as_str()))?;
         }
         Ok(())
     }
