@@ -81,7 +81,11 @@ impl Plane {
                 Ok(published) => {
                     let age = Duration::from_secs(published.age.as_secs());
                     let age = humantime::format_duration(age);
-                    Ok(format!("{} keys, fetched {age} ago", published.keys))
+                    let keys = match published.keys {
+                        1 => "1 key".to_owned(),
+                        keys => format!("{keys} keys"),
+                    };
+                    Ok(format!("{keys}, fetched {age} ago"))
                 }
                 Err(failure) => Err(failure.to_string()),
             };

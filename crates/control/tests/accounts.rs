@@ -395,7 +395,7 @@ async fn a_second_factor_is_enrolled_removed_and_reset_by_whom_it_concerns() {
 
 #[tokio::test]
 async fn a_role_that_needs_a_second_factor_only_enrols_one_without_it() {
-    let stack = Stack::strict([Role::Admin].into()).await;
+    let stack = Stack::strict([Role::Admin].into(), |_| {}).await;
     boss(&stack).await;
     let alone = by_password(&stack, "boss").await;
     let refused = alone
@@ -404,7 +404,16 @@ async fn a_role_that_needs_a_second_factor_only_enrols_one_without_it() {
         .expect_err("no second factor");
     assert_eq!(refused.reason(), Some("second_factor_required"));
     let status = alone.status().await.expect("a status");
+    assert!(status.narrowed);
     assert_eq!(status.scopes, ["account"]);
+    let mut reader = password("boss", GOOD).to_vec();
+    reader.push(("scope", "trees:read"));
+    let (_, _, body) = token(&stack, &reader).await;
+    let status = client(&stack, &body).await.status().await;
+    let status = status.expect("a status");
+    assert!(status.narrowed && status.scopes.is_empty(), "{status:?}");
+    let whole = stack.admin().await.status().await.expect("a status");
+    assert!(!whole.narrowed && whole.scopes.is_empty());
     let factor = enrolled(&stack, &alone).await;
     let refused = alone
         .list_agents(xylem_client::v1::ListAgentsRequest::default())

@@ -450,7 +450,7 @@ async fn a_provider_that_is_down_is_relied_on_for_a_day_and_not_longer() {
     let check = house.check().await;
     assert_eq!(
         (check.ok, check.detail.as_str()),
-        (true, "1 keys, fetched 0s ago")
+        (true, "1 key, fetched 0s ago")
     );
 }
 
@@ -567,6 +567,27 @@ async fn what_a_provider_says_is_not_outlived_or_outdone() {
         .expect_err("the last one");
     assert_eq!(error.reason(), Some("last_administrator"));
     owner.retire_agent(&id(&name)).await.expect("retired");
+}
+
+#[tokio::test]
+async fn who_lacks_a_second_factor_is_told_to_show_one_where_it_is_enrolled() {
+    let corp = IdentityProvider::start().await;
+    let given = Provider::new(settings("corp", &corp)).expect("sound");
+    let stack = Stack::strict([Role::User].into(), |settings| {
+        settings.identity_providers = vec![given];
+        settings.addresses.development = true;
+    });
+    let stack = stack.await;
+    let token = corp.token(&claims(&stack, &corp, "u-17", &["deployers"]));
+    let one = client(&stack, &token).await;
+    let listed = one.list_tools(Default::default()).await;
+    let refused = listed.expect_err("no second factor");
+    assert_eq!(refused.reason(), Some("second_factor_required"));
+    let said = refused.to_string();
+    assert!(
+        said.contains("at your identity provider") && !said.contains("enrol"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

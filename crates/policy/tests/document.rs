@@ -108,6 +108,18 @@ fn a_field_error_names_field_and_rule() {
 }
 
 #[test]
+fn calls_alone_are_counted() {
+    for action in ["read", "admin", "reveal"] {
+        let limit = json!([{"at_most": 5, "per": "minute", "of": "agent"}]);
+        let mut limited = with("requests", limit);
+        limited["actions"] = json!(["execute", action]);
+        let error = refusal(limited);
+        let rule = "actions must be execute alone where requests are counted";
+        assert!(error.contains(rule), "{action}: {error}");
+    }
+}
+
+#[test]
 fn a_denial_of_everything_is_meant_as_a_guardrail() {
     let error = refusal(with("effect", json!("deny")));
     assert!(error.contains("guardrail must be true"), "{error}");

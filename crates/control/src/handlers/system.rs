@@ -51,7 +51,7 @@ impl Handlers {
     async fn status(&self) -> Result<v1::SystemStatus, Fault> {
         let principal = caller()?;
         let roles = principal.roles().iter();
-        let scopes = principal.scopes().codes().unwrap_or_default();
+        let narrowed = principal.scopes().codes();
         let mut checks = self.checks().await;
         checks.extend(self.provider_checks().await);
         Ok(v1::SystemStatus {
@@ -62,7 +62,8 @@ impl Handlers {
             checks,
             signed_in_at: principal.signed_in().map(convert::time),
             second_factor: principal.second_factor(),
-            scopes: scopes.into_iter().map(str::to_owned).collect(),
+            narrowed: narrowed.is_some(),
+            scopes: narrowed.into_iter().flatten().map(str::to_owned).collect(),
         })
     }
 

@@ -12,7 +12,7 @@ use std::{
 };
 use tonic::{Code, Response, Status};
 use xylem_audit::{Kind, Source};
-use xylem_identity::Principal;
+use xylem_identity::{Credential, Principal};
 use xylem_proto::{Gate, v1::Rpc};
 
 /// Lets a call pass whose caller has one of the roles for it, and whose key has its scope.
@@ -43,11 +43,10 @@ impl RoleGate {
             return refuse("role", message);
         };
         match scope {
-            Some(scope) if !principal.may(scope) && principal.lacks_second_factor() => {
-                let message = "your role needs a second factor: sign in with one, and before that enrol \
-                               one with `xylem account second-factor enrol`";
-                refuse("second_factor_required", message.to_owned())
-            }
+            Some(scope) if !principal.may(scope) && principal.lacks_second_factor() => refuse(
+                "second_factor_required",
+                second_factor_of(&principal).to_owned(),
+            ),
             Some(scope) if !principal.may(scope) => {
                 let message = format!("this key is narrowed: the call needs the scope {scope}");
                 refuse("scope", message)
@@ -81,6 +80,20 @@ impl Gate for RoleGate {
             passage.was(rpc, code);
         }
         result
+    }
+}
+
+/// What whoever needs a second factor is told to do for one.
+fn second_factor_of(principal: &Principal) -> &'static str {
+    match principal.credential() {
+        Credential::Provider(_) => {
+            "your role needs a second factor: sign in with one at your identity provider, whose tokens \
+             have to say so"
+        }
+        Credential::Key(_) | Credential::Session(_) => {
+            "your role needs a second factor: sign in with one, and before that enrol one with `xylem \
+             account second-factor enrol`"
+        }
     }
 }
 

@@ -105,10 +105,10 @@ impl Stack {
     }
 
     /// Where whoever has one of these roles needs a second factor.
-    pub(crate) async fn strict(roles: Roles) -> Self {
+    pub(crate) async fn strict(roles: Roles, change: impl FnOnce(&mut Settings)) -> Self {
         let temporal = Arc::new(FakeTemporal::default());
         let strict = |identity: Identity| identity.second_factor_for(roles);
-        Self::made(temporal.clone(), temporal, |_| {}, strict).await
+        Self::made(temporal.clone(), temporal, change, strict).await
     }
 
     /// Over another Temporal; the fake one is then not used.

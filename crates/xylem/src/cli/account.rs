@@ -271,6 +271,7 @@ async fn show(session: &mut Session<'_>) -> Result<(), Failure> {
         "agent": status.agent,
         "roles": status.roles,
         "scopes": status.scopes,
+        "narrowed": status.narrowed,
         "signedInAt": status.signed_in_at,
         "secondFactor": status.second_factor,
     });
@@ -285,6 +286,7 @@ async fn show(session: &mut Session<'_>) -> Result<(), Failure> {
             ""
         };
         let scopes = match status.scopes.as_slice() {
+            [] if status.narrowed => "\nscopes  none: nothing but this may be asked".to_owned(),
             [] => String::new(),
             scopes => format!("\nscopes  {}", plain(&scopes.join(" "))),
         };

@@ -167,9 +167,16 @@ mod tests {
     #[test]
     fn what_is_no_field_or_no_value_is_refused_by_name() {
         for (text, expected) in [
-            ("denial = 3", "denial"),
+            ("\ndenial = 3", "line 2: unknown field `denial`"),
             ("denials = 0", "denials"),
-            ("denials_within = \"soon\"", "duration"),
+            (
+                "\n\ndenials_within = \"soon\"",
+                "line 3: expected a duration",
+            ),
+            (
+                "off = []\n[webhook]\nsecret_file = \"SECRET\"",
+                "line 2: missing field `url`",
+            ),
             ("off = [\"all\"]", "off must be some of denials"),
             (
                 "[webhook]\nurl = \"http://siem.example\"\nsecret_file = \"SECRET\"",

@@ -63,5 +63,16 @@ fn parsed<T: DeserializeOwned>(file: &Path, mut opened: File) -> Result<T, FileE
     let mut text = String::new();
     let read = opened.read_to_string(&mut text);
     read.map_err(|source| DataError::io("read", file, source))?;
-    toml::from_str(&text).map_err(|error| FileError::field(file, error.message()))
+    toml::from_str(&text).map_err(|error| {
+        let rule = error.message();
+        match error.span() {
+            Some(at) => FileError::field(file, format!("line {}: {rule}", line(&text, at.start))),
+            None => FileError::field(file, rule),
+        }
+    })
+}
+
+/// The line that a byte of the text is in.
+fn line(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }

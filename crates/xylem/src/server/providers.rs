@@ -81,8 +81,12 @@ mod tests {
     #[test]
     fn what_is_no_field_or_no_value_is_refused_by_name() {
         for (from, to, expected) in [
-            ("audience", "audiences", "audiences"),
-            ("audience = \"xylem\"", "", "audience"),
+            ("audience", "audiences", "line 5: unknown field `audiences`"),
+            (
+                "audience = \"xylem\"",
+                "",
+                "line 2: missing field `audience`",
+            ),
             ("algorithms = [\"RS256\"]", "", "algorithms"),
             ("RS256", "HS256", "provider 1: algorithms"),
             ("https:", "http:", "provider 1: issuer"),
