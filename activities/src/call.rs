@@ -95,7 +95,8 @@ impl ToolCaller {
                 return Err(failure);
             }
         };
-        let outbound = self.outbound(&ready).await?;
+        let outbound = self.outbound.connecting(&ready.tool.connecting).await;
+        let outbound = outbound.map_err(|error| no_answer(&ready, error))?;
         let permitted = self.redeem(claims, call, &ready, &request, attempt).await?;
         let answered = self.send(
             &outbound,
@@ -111,15 +112,6 @@ impl ToolCaller {
             self.report(claims, name, slot.as_ref(), failure).await;
         }
         answered
-    }
-
-    /// What sends to whom the tool trusts.
-    async fn outbound(&self, ready: &ReadyTool) -> Result<Outbound, Failure> {
-        let Some(trust) = &ready.tool.trust else {
-            return Ok(self.outbound.clone());
-        };
-        let trusting = self.outbound.trusting(trust).await;
-        trusting.map_err(|error| no_answer(ready, error))
     }
 
     /// Everything that needs no token.

@@ -663,7 +663,7 @@ async fn a_server_that_is_not_the_tools_is_sent_nothing() {
         let trust = Trust::new(ca.map(str::to_owned), pins).expect("a trust");
         stage.vault.change(|tool| {
             tool.base_url = front.url.clone();
-            tool.trust = Some(trust);
+            tool.connecting.trust = Some(trust);
         });
         let tool: ToolName = "acme.deploy".parse().expect("a tool name");
         stage.caller.definitions.forget(&claims(), &tool);

@@ -41,4 +41,6 @@ pub use tool::{
     Auth, DEFAULT_RESPONSE_BYTES, DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, MAX_TIMEOUT, Place,
     RetryClass, Tool,
 };
-pub use xylem_outbound::{AddressPolicy, NoAuthority, OutboundError, Trust};
+pub use xylem_outbound::{
+    AddressPolicy, CONNECT_TIMEOUT, Connecting, NoAuthority, OutboundError, Trust,
+};

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use xylem_ids::{Audience, PathTemplate, Slot, ToolName, may_carry_parameter, may_reach_workflow};
-use xylem_outbound::Trust;
+use xylem_outbound::Connecting;
 
 /// How long a call may take where the definition does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,8 +60,8 @@ pub struct Tool {
     /// The largest response in bytes; [`DEFAULT_RESPONSE_BYTES`] where absent,
     /// [`MAX_RESPONSE_BYTES`] at most. It limits both the compressed and the decompressed form.
     pub max_response_bytes: Option<usize>,
-    /// Whom to trust to be its server; whom the system trusts where absent.
-    pub trust: Option<Trust>,
+    /// How to connect to its server.
+    pub connecting: Connecting,
     /// Response headers that reach the workflow; all others are dropped.
     pub response_headers: Vec<String>,
     /// Where a workflow's `apiUrl` may point, beside `base_url`.
@@ -299,7 +299,7 @@ pub(crate) mod tests {
             places: BTreeMap::new(),
             timeout: None,
             max_response_bytes: None,
-            trust: None,
+            connecting: Connecting::default(),
             response_headers: Vec::new(),
             allowed_api_urls: Vec::new(),
         }

@@ -22,8 +22,9 @@ use temporalio_sdk::{
     SignalWorkflowOptions, SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowResult,
 };
 use xylem_activities::{
-    Activities, AddressPolicy, AuditSink, Auth, Outcome, PortError, Ports, Redeem, Redeemed,
-    Release, Released, RetryClass, Settings, TaskClaims, TokenSource, Tool, ToolDirectory,
+    Activities, AddressPolicy, AuditSink, Auth, Connecting, Outcome, PortError, Ports, Redeem,
+    Redeemed, Release, Released, RetryClass, Settings, TaskClaims, TokenSource, Tool,
+    ToolDirectory,
 };
 use xylem_ids::{Epoch, NodeId, Order, Serial, Slot, ToolName, TreeId, Version};
 use xylem_stateful::activity::{
@@ -76,7 +77,7 @@ impl Plane {
                 places: BTreeMap::new(),
                 timeout: None,
                 max_response_bytes: None,
-                trust: None,
+                connecting: Connecting::default(),
                 response_headers: Vec::new(),
                 allowed_api_urls: Vec::new(),
             },

@@ -556,6 +556,11 @@ async fn a_document_is_fetched_and_keeps_what_it_does_not_speak_of() {
             calls: 5,
             per: "minute".to_owned(),
         }),
+        retry: v1::RetryClass::AtMostOnce.into(),
+        connect_timeout: Some(xylem_client::Duration {
+            seconds: 2,
+            nanos: 0,
+        }),
         description: "Another one".to_owned(),
         ..made
     };
@@ -566,7 +571,9 @@ async fn a_document_is_fetched_and_keeps_what_it_does_not_speak_of() {
     let again = import().await.expect("imported");
     assert_eq!(again.tools[0].outcome(), v1::ImportOutcome::Updated);
     let kept = publisher.get_tool(&name, None).await.expect("a tool");
-    assert_eq!(kept.rate_limit.map(|limit| limit.calls), Some(5));
+    assert_eq!(kept.rate_limit.as_ref().map(|limit| limit.calls), Some(5));
+    assert_eq!(kept.retry(), v1::RetryClass::AtMostOnce);
+    assert_eq!(kept.connect_timeout.map(|it| it.seconds), Some(2));
     assert_eq!(kept.description, "");
 }
 
@@ -658,6 +665,51 @@ async fn how_a_token_is_sent_and_answered_is_kept_and_checked() {
             "response_schema_json",
             v1::Tool {
                 response_schema_json: "{".to_owned(),
+                ..tool("acme.list")
+            },
+        ),
+    ] {
+        let refused = admin.register_tool(wrong).await.expect_err(field);
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn how_often_and_how_long_is_kept_and_checked() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let seconds = |seconds| Some(xylem_client::Duration { seconds, nanos: 0 });
+    let usual = admin.register_tool(tool("acme.usual")).await;
+    let usual = usual.expect("a tool");
+    assert_eq!(usual.retry(), v1::RetryClass::Idempotent);
+    assert_eq!(usual.connect_timeout, seconds(5));
+    let given = v1::Tool {
+        retry: v1::RetryClass::AtMostOnce.into(),
+        connect_timeout: seconds(30),
+        ..tool("acme.once")
+    };
+    let kept = admin.register_tool(given).await.expect("a tool");
+    assert_eq!(kept.retry(), v1::RetryClass::AtMostOnce);
+    assert_eq!(kept.connect_timeout, seconds(30));
+    for (field, wrong) in [
+        (
+            "retry",
+            v1::Tool {
+                retry: 9,
+                ..tool("acme.list")
+            },
+        ),
+        (
+            "connect_timeout",
+            v1::Tool {
+                connect_timeout: seconds(31),
+                ..tool("acme.list")
+            },
+        ),
+        (
+            "connect_timeout",
+            v1::Tool {
+                connect_timeout: seconds(0),
                 ..tool("acme.list")
             },
         ),

@@ -19,10 +19,11 @@ use std::{
 };
 use url::Url;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take where nothing else is said.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_AGENT: &str = concat!("xylem/", env!("CARGO_PKG_VERSION"));
 
-/// So many clients with a trust of their own are kept, with their connections.
+/// So many clients that connect in a way of their own are kept, with their connections.
 const MOST_APART: usize = 64;
 
 /// Why there is no HTTP client.
@@ -38,30 +39,48 @@ pub struct Outbound {
     apart: Arc<Mutex<Apart>>,
 }
 
-/// Clients by whom they trust. No connection of one is used by another.
+/// How requests connect.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Connecting {
+    /// How long that may take, until the server has shown who it is.
+    pub timeout: Duration,
+    /// Whom to trust to be the server, over https only; whom the system trusts where absent.
+    pub trust: Option<Trust>,
+}
+
+impl Default for Connecting {
+    fn default() -> Self {
+        Self {
+            timeout: CONNECT_TIMEOUT,
+            trust: None,
+        }
+    }
+}
+
+/// Clients by how they connect. No connection of one is used by another.
 #[derive(Default)]
 struct Apart {
-    clients: HashMap<Trust, (u64, Client)>,
+    clients: HashMap<Connecting, (u64, Client)>,
     uses: u64,
 }
 
 impl Apart {
-    fn get(&mut self, trust: &Trust) -> Option<Client> {
+    fn get(&mut self, how: &Connecting) -> Option<Client> {
         self.uses += 1;
-        let (used, client) = self.clients.get_mut(trust)?;
+        let (used, client) = self.clients.get_mut(how)?;
         *used = self.uses;
         Some(client.clone())
     }
 
     /// Keeps a client, in place of the one that was not used for longest where there are too many.
-    fn put(&mut self, trust: Trust, client: Client) {
+    fn put(&mut self, how: Connecting, client: Client) {
         if self.clients.len() >= MOST_APART
             && let Some(longest) = self.clients.iter().min_by_key(|(_, (used, _))| *used)
         {
             let longest = longest.0.clone();
             self.clients.remove(&longest);
         }
-        self.clients.insert(trust, (self.uses, client));
+        self.clients.insert(how, (self.uses, client));
     }
 }
 
@@ -152,7 +171,9 @@ impl Outbound {
             policy: Arc::new(policy),
             lookup,
         };
-        let client = builder(&guard).tls_version_min(Version::TLS_1_2).build();
+        let client = builder(&guard, CONNECT_TIMEOUT)
+            .tls_version_min(Version::TLS_1_2)
+            .build();
         Ok(Self {
             client: client.map_err(OutboundError)?,
             guard,
@@ -160,23 +181,26 @@ impl Outbound {
         })
     }
 
-    /// The same for requests that trust somebody else: over https only. All that trust the same share
-    /// their connections.
+    /// The same for requests that connect in another way. All that connect in the same share their
+    /// connections.
     ///
     /// # Errors
     /// The system's certificate authorities could not be loaded.
-    pub async fn trusting(&self, trust: &Trust) -> Result<Self, SendError> {
+    pub async fn connecting(&self, how: &Connecting) -> Result<Self, SendError> {
         const FAILED: SendError =
             SendError::NotSent("this machine's TLS root certificates could not be loaded for it");
-        let known = self.apart().get(trust);
+        if *how == Connecting::default() {
+            return Ok(self.clone());
+        }
+        let known = self.apart().get(how);
         let client = match known {
             Some(client) => client,
             None => {
-                let (guard, trusted) = (self.guard.clone(), trust.clone());
+                let (guard, other) = (self.guard.clone(), how.clone());
                 // Root certificates are read from files.
-                let build = tokio::task::spawn_blocking(move || client(&guard, &trusted));
+                let build = tokio::task::spawn_blocking(move || client(&guard, &other));
                 let client = build.await.ok().flatten().ok_or(FAILED)?;
-                self.apart().put(trust.clone(), client.clone());
+                self.apart().put(how.clone(), client.clone());
                 client
             }
         };
@@ -223,7 +247,7 @@ impl Outbound {
 }
 
 /// What every client has.
-fn builder(guard: &GuardedResolver) -> ClientBuilder {
+fn builder(guard: &GuardedResolver, timeout: Duration) -> ClientBuilder {
     Client::builder()
         .dns_resolver(guard.clone())
         .no_proxy()
@@ -234,15 +258,20 @@ fn builder(guard: &GuardedResolver) -> ClientBuilder {
         .no_gzip()
         .no_brotli()
         .no_deflate()
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(timeout)
         .user_agent(USER_AGENT)
 }
 
-/// A client with a trust of its own.
-fn client(guard: &GuardedResolver, trust: &Trust) -> Option<Client> {
-    let config = trust.config().ok()?;
-    let builder = builder(guard).https_only(true);
-    builder.tls_backend_preconfigured(config).build().ok()
+/// A client that connects in a way of its own.
+fn client(guard: &GuardedResolver, how: &Connecting) -> Option<Client> {
+    let builder = builder(guard, how.timeout);
+    let builder = match &how.trust {
+        None => builder.tls_version_min(Version::TLS_1_2),
+        Some(trust) => builder
+            .https_only(true)
+            .tls_backend_preconfigured(trust.config().ok()?),
+    };
+    builder.build().ok()
 }
 
 async fn read(mut response: reqwest::Response, limit: usize) -> Result<Answer, SendError> {

@@ -15,6 +15,8 @@ mod trust;
 
 pub use address::{AddressPolicy, AddressRefused};
 pub use body::{Decoded, decode};
-pub use client::{Answer, Outbound, OutboundError, Request, SendError};
+pub use client::{
+    Answer, CONNECT_TIMEOUT, Connecting, Outbound, OutboundError, Request, SendError,
+};
 pub use resolve::{Lookup, SystemLookup};
 pub use trust::{NoAuthority, Trust, Untrusted};

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use xylem_ids::KeyPin;
 use xylem_outbound::{
-    AddressPolicy, Lookup, NoAuthority, Outbound, Request, SendError, Trust, Untrusted,
+    AddressPolicy, Connecting, Lookup, NoAuthority, Outbound, Request, SendError, Trust, Untrusted,
 };
 
 /// Long enough for whatever a test waits for; nothing is measured.
@@ -174,7 +174,14 @@ async fn send(outbound: &Outbound, url: &str) -> Result<StatusCode, SendError> {
 }
 
 async fn ask(outbound: &Outbound, trust: &Trust, url: &str) -> Result<StatusCode, SendError> {
-    send(&outbound.trusting(trust).await?, url).await
+    send(&outbound.connecting(&by(trust)).await?, url).await
+}
+
+fn by(trust: &Trust) -> Connecting {
+    Connecting {
+        trust: Some(trust.clone()),
+        ..Connecting::default()
+    }
 }
 
 const OK: Result<StatusCode, SendError> = Ok(StatusCode::OK);
@@ -326,7 +333,7 @@ async fn connections_are_shared_by_those_who_trust_the_same_and_nobody_else() {
     // What was not used for longest is not kept for ever.
     for _ in 0..64 {
         let other = trust(Some(&root), &[&pin(&key())]);
-        outbound.trusting(&other).await.expect("a client");
+        outbound.connecting(&by(&other)).await.expect("a client");
     }
     assert_eq!(ask(&outbound, &first, &server.url).await, OK);
     assert_eq!(server.next().await, Seen::Handshake);
@@ -335,7 +342,8 @@ async fn connections_are_shared_by_those_who_trust_the_same_and_nobody_else() {
 #[tokio::test]
 async fn what_is_not_encrypted_is_not_sent() {
     let root = authority("root");
-    let trusting = outbound().trusting(&trust(Some(&root), &[])).await;
+    let how = by(&trust(Some(&root), &[]));
+    let trusting = outbound().connecting(&how).await;
     let sent = send(&trusting.expect("a client"), "http://127.0.0.1:1/v1").await;
     assert!(matches!(sent, Err(SendError::NotSent(_))), "{sent:?}");
 }

@@ -160,6 +160,12 @@ pub struct ToolDefinition {
     pub api_urls: Vec<Audience>,
     /// How long a call may take, in seconds: 1 to 300.
     pub timeout_seconds: u32,
+    /// How much of that the connection may take, in seconds: 1 to 30.
+    #[serde(
+        default = "connect_timeout_seconds",
+        skip_serializing_if = "is_usual_connect_timeout"
+    )]
+    pub connect_timeout_seconds: u32,
     /// Response headers that reach the workflow, at most 50; kept in lower case.
     #[serde(default)]
     pub response_headers: Vec<String>,
@@ -170,6 +176,8 @@ pub struct ToolDefinition {
 impl ToolDefinition {
     /// How long a call may take where nothing is said, in seconds.
     pub const TIMEOUT_SECONDS: u32 = 30;
+    /// How much of that the connection may take where nothing is said, in seconds.
+    pub const CONNECT_TIMEOUT_SECONDS: u32 = 5;
     /// The largest response that is read where nothing is said, in bytes.
     pub const RESPONSE_BYTES: u64 = 1024 * 1024;
 
@@ -178,6 +186,14 @@ impl ToolDefinition {
     pub fn hash(&self) -> DefinitionHash {
         hash(self)
     }
+}
+
+fn connect_timeout_seconds() -> u32 {
+    ToolDefinition::CONNECT_TIMEOUT_SECONDS
+}
+
+fn is_usual_connect_timeout(seconds: &u32) -> bool {
+    *seconds == ToolDefinition::CONNECT_TIMEOUT_SECONDS
 }
 
 /// SHA-256 over the canonical form of a definition, as 64 hexadecimal digits.
@@ -381,6 +397,9 @@ fn response_headers(names: Vec<String>) -> Result<Vec<String>, Invalid> {
 fn check_limits(definition: &ToolDefinition) -> Result<(), Invalid> {
     if !(1..=300).contains(&definition.timeout_seconds) {
         return Err(Invalid::new("timeout_seconds", "1 to 300"));
+    }
+    if !(1..=30).contains(&definition.connect_timeout_seconds) {
+        return Err(Invalid::new("connect_timeout_seconds", "1 to 30"));
     }
     let limited = definition.rate_limit.is_none_or(|limit| limit.is_valid());
     if !limited {
@@ -604,6 +623,10 @@ mod tests {
         );
         assert_eq!(field_of(|d| d.parameters = json!({})), "parameters");
         assert_eq!(field_of(|d| d.timeout_seconds = 0), "timeout_seconds");
+        for seconds in [0, 31] {
+            let field = field_of(|d| d.connect_timeout_seconds = seconds);
+            assert_eq!(field, "connect_timeout_seconds");
+        }
         for bytes in [0, u64::from(MAX_RESPONSE_BYTES) + 1] {
             let field = field_of(|d| d.max_response_bytes = bytes);
             assert_eq!(field, "max_response_bytes");
@@ -690,6 +713,7 @@ mod tests {
             hash(|d| (d.slot, d.auth) = (None, Auth::None)),
             hash(|d| d.rate_limit = Some(limit(10, Period::Minute))),
             hash(|d| d.rate_limit = Some(limit(10, Period::Hour))),
+            hash(|d| d.connect_timeout_seconds = 1),
             hash(|d| d.retry = RetryClass::IdempotencyKey),
             hash(|d| d.retry = RetryClass::AtMostOnce),
         ];

@@ -405,8 +405,8 @@ impl Tools {
         })
     }
 
-    /// A tool as a document has it, within the bounds that documents know nothing of: those of its
-    /// current version.
+    /// A tool as a document has it, within the bounds of its current version: of those that documents
+    /// know nothing of, and of the class that an import can only guess.
     async fn keeping(
         &self,
         namespace: &Namespace,
@@ -418,6 +418,10 @@ impl Tools {
         Ok(Tool::new(ToolDefinition {
             rate_limit: bounds.rate_limit,
             tls: bounds.tls.clone(),
+            retry: bounds.retry,
+            timeout_seconds: bounds.timeout_seconds,
+            connect_timeout_seconds: bounds.connect_timeout_seconds,
+            max_response_bytes: bounds.max_response_bytes,
             ..tool.definition().clone()
         })?)
     }

@@ -411,12 +411,6 @@ fn filter(request: v1::ListToolsRequest) -> Result<ToolFilter, Fault> {
 }
 
 fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
-    let timeout = convert::duration(
-        given.timeout,
-        "timeout",
-        Duration::from_secs(1),
-        Duration::from_secs(300),
-    )?;
     let parameters = schema(&given.parameters_schema_json, "parameters_schema_json")?;
     let response = schema(&given.response_schema_json, "response_schema_json")?;
     let auth = auth(given.auth)?;
@@ -442,9 +436,18 @@ fn definition(given: v1::Tool) -> Result<ToolDefinition, Fault> {
             .map(|(name, code)| Ok((name, place(code)?)))
             .collect::<Result<_, Fault>>()?,
         api_urls: convert::ids(given.allowed_api_urls, "allowed_api_urls")?,
-        timeout_seconds: timeout.map_or(ToolDefinition::TIMEOUT_SECONDS, |timeout| {
-            u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)
-        }),
+        timeout_seconds: seconds(
+            given.timeout,
+            "timeout",
+            300,
+            ToolDefinition::TIMEOUT_SECONDS,
+        )?,
+        connect_timeout_seconds: seconds(
+            given.connect_timeout,
+            "connect_timeout",
+            30,
+            ToolDefinition::CONNECT_TIMEOUT_SECONDS,
+        )?,
         response_headers: given.response_headers,
         max_response_bytes: given
             .max_response_bytes
@@ -490,6 +493,18 @@ fn slot(
         return Ok(None);
     }
     convert::slot(given, "slot").map(Some)
+}
+
+fn seconds(
+    given: Option<xylem_proto::Duration>,
+    field: &str,
+    most: u64,
+    usual: u32,
+) -> Result<u32, Fault> {
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(most));
+    let given = convert::duration(given, field, least, most)?;
+    let seconds = given.map(|given| u32::try_from(given.as_secs()).unwrap_or(u32::MAX));
+    Ok(seconds.unwrap_or(usual))
 }
 
 fn retry_class(code: i32) -> Result<RetryClass, Fault> {
@@ -668,6 +683,10 @@ pub(crate) fn wire_definition(tool: &Tool) -> v1::Tool {
             .collect(),
         timeout: Some(xylem_proto::Duration {
             seconds: definition.timeout_seconds.into(),
+            nanos: 0,
+        }),
+        connect_timeout: Some(xylem_proto::Duration {
+            seconds: definition.connect_timeout_seconds.into(),
             nanos: 0,
         }),
         max_response_bytes: u32::try_from(definition.max_response_bytes).ok(),

@@ -176,6 +176,7 @@ impl<'a> Operation<'a> {
             places,
             api_urls: Vec::new(),
             timeout_seconds: ToolDefinition::TIMEOUT_SECONDS,
+            connect_timeout_seconds: ToolDefinition::CONNECT_TIMEOUT_SECONDS,
             response_headers: Vec::new(),
             max_response_bytes: ToolDefinition::RESPONSE_BYTES,
         };

@@ -180,7 +180,7 @@ enum RetryClass {
     Idempotent,
     /// Yes, and all attempts carry the same Idempotency-Key header
     IdempotencyKey,
-    /// No
+    /// No: it fails for good
     AtMostOnce,
 }
 

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 use xylem_activities::{
-    AuditSink, Auth, Outcome, Place, PortError, Redeem, Redeemed, Release, Released, RetryClass,
-    TaskClaims, TokenSource, Tool, ToolDirectory, Trust,
+    AuditSink, Auth, CONNECT_TIMEOUT, Connecting, Outcome, Place, PortError, Redeem, Redeemed,
+    Release, Released, RetryClass, TaskClaims, TokenSource, Tool, ToolDirectory, Trust,
 };
 use xylem_client::{ActivityClaims, CallEnd, Client, Error, v1};
 use xylem_grant::IssuerPublicKey;
@@ -215,6 +215,7 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
     };
     let parameters_schema = schema(&tool.parameters_schema_json)?;
     let response_schema = schema(&tool.response_schema_json)?;
+    let connect_timeout = tool.connect_timeout.map(timeout).transpose()?;
     let place = |(name, place): (String, i32)| Ok((name, place_of(place)?));
     let bytes = tool.max_response_bytes.map(usize::try_from).transpose();
     let slot = match tool.slot.is_empty() {
@@ -222,7 +223,10 @@ fn tool(tool: v1::Tool) -> Result<Tool, PortError> {
         false => Some(id(tool.slot, "slot")?),
     };
     Ok(Tool {
-        trust: tool.tls.map(trust).transpose()?,
+        connecting: Connecting {
+            timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            trust: tool.tls.map(trust).transpose()?,
+        },
         name: id(tool.name, "name")?,
         hash: tool.hash,
         method: tool.method,
@@ -483,6 +487,10 @@ mod tests {
                 seconds: 5,
                 nanos: 0,
             }),
+            connect_timeout: Some(xylem_client::Duration {
+                seconds: 2,
+                nanos: 0,
+            }),
             max_response_bytes: Some(1024),
             allowed_api_urls: vec!["https://eu.example".into()],
             tls: Some(v1::ToolTls {
@@ -493,7 +501,8 @@ mod tests {
         };
         let tool = tool(registered).expect("understood");
         let trust = Trust::new(None, [PIN.parse().expect("a pin")].into());
-        assert_eq!(tool.trust, trust.ok());
+        assert_eq!(tool.connecting.trust, trust.ok());
+        assert_eq!(tool.connecting.timeout, Duration::from_secs(2));
         assert_eq!(tool.slot, None);
         assert_eq!(tool.auth, Auth::Header("X-Api-Key".into()));
         assert_eq!(tool.places["dry"], Place::Query);
