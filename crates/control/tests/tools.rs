@@ -3,6 +3,7 @@
 mod common;
 
 use common::{API, Stack, id, start};
+use secrecy::ExposeSecret;
 use std::time::Duration;
 use xylem_client::{Client, Error, NewKey, v1};
 use xylem_ids::Role;
@@ -99,12 +100,20 @@ async fn what_was_approved_to_be_read_is_seen_until_that_ends() {
     for name in ["acme.a", "acme.b"] {
         admin.register_tool(tool(name)).await.expect("a tool");
     }
+    let rest = reqwest::Client::new();
     let seen = async || {
         let listed = user.list_tools(Default::default()).await;
         let tools = listed.expect("a list").tools;
         let listed: Vec<_> = tools.into_iter().map(|tool| tool.name).collect();
         let shown = user.get_tool(&id("acme.b"), None).await;
         assert_eq!(shown.is_ok(), listed.contains(&"acme.b".to_owned()));
+        // Over REST, pages are remembered.
+        let page = rest
+            .get(format!("{}/v1/tools", stack.address))
+            .bearer_auth(key.expose_secret());
+        let page = page.send().await.expect("an answer").text().await;
+        let page = page.expect("a page");
+        assert_eq!(page.contains("acme.b"), shown.is_ok(), "{page}");
         listed
     };
     assert!(seen().await.is_empty());

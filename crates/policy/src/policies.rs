@@ -21,7 +21,9 @@ use std::{
 };
 use xylem_audit::{Entry, Kind, Note, Subject, SubjectKind, Verdict};
 use xylem_identity::Secrets;
-use xylem_ids::{AgentId, AgentKind, Namespace, PolicyName, Roles, TaskQueue, WorkflowType};
+use xylem_ids::{
+    AccessId, AgentId, AgentKind, Namespace, PolicyName, Roles, TaskQueue, WorkflowType,
+};
 use xylem_recall::Revision;
 use xylem_seal::{Fields, Mac, MacKey};
 
@@ -580,6 +582,24 @@ impl Policies {
             })
         };
         Ok(tools.iter().map(may_see).collect())
+    }
+
+    /// What is approved for an agent `now`, in seconds since 1970: it ends by the clock, which no
+    /// revision tells.
+    ///
+    /// # Errors
+    /// The storage failed, or what is stored was edited.
+    pub async fn in_force(
+        &self,
+        namespace: &Namespace,
+        agent: &AgentId,
+        now: u64,
+        at: Revision,
+    ) -> Result<Vec<AccessId>, PolicyError> {
+        let mut look = Look::new(self, namespace, at);
+        let approved = look.approved(agent, None).await?;
+        let holds = approved.iter().filter(|it| it.state.ends() > now);
+        Ok(holds.map(|it| it.id.clone()).collect())
     }
 
     /// An engine with one document more, or another version of one.

@@ -7,6 +7,7 @@
 use super::gate::RoleGate;
 use crate::{
     caller::{self, Reach},
+    fault::Fault,
     plane::Plane,
 };
 use axum::{
@@ -20,14 +21,17 @@ use axum::{
 use std::{convert::Infallible, error::Error, sync::Arc};
 use tonic::Status;
 use tower::{Service, ServiceExt};
-use xylem_ids::AgentId;
+use xylem_grant::UnixSeconds;
+use xylem_identity::Principal;
+use xylem_ids::{AccessId, AgentId};
 use xylem_proto::{Gate, v1::Rpc};
 
 /// Bytes of pages that are remembered.
 pub(crate) const REMEMBERED: usize = 16 * 1024 * 1024;
 
-/// Who asks, none where the caller may see all tools; and the query that says for what.
-pub(crate) type Asked = (Option<AgentId>, String);
+/// Who asks, and what is approved for that one, none where the caller may see all tools; and the query
+/// that says for what.
+pub(crate) type Asked = (Option<(AgentId, Vec<AccessId>)>, String);
 
 /// In front of what answers when a page is not known.
 #[derive(Clone)]
@@ -72,9 +76,14 @@ impl<S> Pages<S> {
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
         let principal = caller::caller()?;
-        let own = RoleGate::reach(&principal, Rpc::ListTools) != Some(Reach::All);
-        let agent = own.then(|| principal.agent().clone());
-        let asked = (agent, request.uri().query().unwrap_or_default().to_owned());
+        let own = match RoleGate::reach(&principal, Rpc::ListTools) {
+            Some(Reach::All) => None,
+            _ => Some((
+                principal.agent().clone(),
+                approved(&self.plane, &principal).await?,
+            )),
+        };
+        let asked = (own, request.uri().query().unwrap_or_default().to_owned());
         let (memory, at) = (&self.plane.recalled.pages, principal.as_of());
         if let Some(page) = memory.get(at, &asked) {
             let known = async { Ok(tonic::Response::new(page)) };
@@ -91,6 +100,16 @@ impl<S> Pages<S> {
         memory.put(at, asked, page.clone(), weight);
         Ok(json(page))
     }
+}
+
+/// What is approved for the caller now: it ends by the clock, which no revision tells.
+async fn approved(plane: &Plane, caller: &Principal) -> Result<Vec<AccessId>, Fault> {
+    let now = UnixSeconds::from(plane.now()).0;
+    let (namespace, agent) = (caller.namespace(), caller.agent());
+    let approved = plane
+        .policies
+        .in_force(namespace, agent, now, caller.as_of());
+    Ok(approved.await?)
 }
 
 fn json(page: Bytes) -> Response<Body> {
