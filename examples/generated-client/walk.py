@@ -380,7 +380,7 @@ def audit(walk):
     walk.admin.refused("archive_not_configured", "ArchiveAudit", body={})
     walk.admin.refused("backups_not_configured", "BackUp", body={})
     walk.admin.refused("not_found", "ConfirmRestore", body={"reason": "the walk"})
-    next_key = walk.admin.call("RotateSigningKey", body={})["key"]
+    next_key = walk.admin.call("RotateSigningKey", body={})["keyId"]
     assert next_key in [key["kid"] for key in walk.nobody.call("OAuth.Keys")["keys"]]
     walk.admin.call("RotateIssuerKey", body={})
     walk.admin.call("GetStatus")

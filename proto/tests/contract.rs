@@ -126,6 +126,26 @@ fn a_message_with_a_secret_does_not_print_it() {
         ),
         format!(
             "{:?}",
+            v1::RenewRecoveryCodesRequest {
+                password: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::RenewRecoveryCodesRequest {
+                code: secret(),
+                ..Default::default()
+            }
+        ),
+        format!(
+            "{:?}",
+            v1::RenewRecoveryCodesResponse {
+                recovery_codes: vec![secret()],
+            }
+        ),
+        format!(
+            "{:?}",
             v1::RevealTokenResponse {
                 token: secret(),
                 ..Default::default()

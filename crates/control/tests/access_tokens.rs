@@ -232,7 +232,7 @@ async fn an_administrator_replaces_the_key_that_signs() {
     assert_eq!(published().await.count(), 2);
     assert!(works(&stack, &token).await);
     let last = admin.rotate_signing_key(true).await.expect("rotated");
-    assert!(published().await.eq([json!(last.key)]));
+    assert!(published().await.eq([json!(last.key_id)]));
     assert!(!works(&stack, &token).await);
     let page = admin.list_audit(v1::ListAuditRequest {
         filter: Some(v1::AuditFilter {
@@ -248,7 +248,7 @@ async fn an_administrator_replaces_the_key_that_signs() {
         .map(|entry| (entry.subject.clone(), entry.reason.as_str()))
         .collect();
     let of = |key: &str| format!("key:{key}");
-    let expected = [(of(&next.key), ""), (of(&last.key), "compromised")];
+    let expected = [(of(&next.key_id), ""), (of(&last.key_id), "compromised")];
     assert_eq!(noted, expected);
 }
 

@@ -207,7 +207,7 @@ async fn a_new_issuer_key_is_signalled_to_every_tree() {
             let grant = stack.vault.verify(text).await.expect("a grant");
             keys.push(grant.key_id().to_string());
         }
-        let told = keys.contains(&made.key);
+        let told = keys.contains(&made.key_id);
         told.then_some(()).ok_or_else(|| format!("{keys:?}"))
     })
     .await;

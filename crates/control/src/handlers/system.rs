@@ -101,7 +101,7 @@ impl Handlers {
             self.identity.rotate_signing_key(entry).await?
         };
         Ok(v1::RotateSigningKeyResponse {
-            key: made.id.to_string(),
+            key_id: made.id.to_string(),
             signs_from: Some(convert::time(made.signs_from)),
         })
     }
@@ -119,7 +119,7 @@ impl Handlers {
             told.await;
         });
         Ok(v1::RotateIssuerKeyResponse {
-            key: rotated.key.to_string(),
+            key_id: rotated.key.to_string(),
             trees,
         })
     }

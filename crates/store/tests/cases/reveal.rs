@@ -125,7 +125,7 @@ async fn a_policy_alone_is_not_enough() {
 
 #[tokio::test]
 async fn a_copy_of_a_stored_credential_is_shown_to_nobody() {
-    let house = House::new().await;
+    let house = with_boss().await;
     made(&house).await;
     let tree = tree_of(&house, "train").await;
     assert_eq!(reason(&house, wanted(&house, &tree)).await, "no_policy");

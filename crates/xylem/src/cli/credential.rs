@@ -22,7 +22,7 @@ pub(crate) enum Command {
     ///
     /// Nothing gives it out again: trees that are started with it redeem it, one call at a time.
     #[command(after_help = ADD_EXAMPLE)]
-    Add(Add),
+    Add(Box<Add>),
     /// Show a credential: its versions, what starts with it, and how many trees hold it
     Show(Named),
     /// List credentials by name
@@ -236,7 +236,7 @@ pub(crate) struct Remove {
 
 pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
-        Command::Add(arguments) => add(arguments, session).await,
+        Command::Add(arguments) => add(*arguments, session).await,
         Command::Show(arguments) => show(&arguments.name, session).await,
         Command::List => list(session).await,
         Command::Rotate(arguments) => rotate(arguments, session).await,

@@ -198,7 +198,7 @@ async fn rotate_signing(arguments: &Signing, session: &mut Session<'_>) -> Resul
     let client = session.client().await?;
     let made = client.rotate_signing_key(arguments.compromised).await?;
     session.output.answer(&made, |made| {
-        let key = plain(&made.key);
+        let key = plain(&made.key_id);
         let from = absolute(made.signs_from.as_ref());
         if arguments.compromised {
             format!("{key} signs access tokens; those of the keys before are refused")
@@ -216,7 +216,7 @@ async fn rotate_issuer(session: &mut Session<'_>) -> Result<(), Failure> {
             1 => "1 tree has".to_owned(),
             trees => format!("{trees} trees have"),
         };
-        format!("{} signs grants; {trees} new ones", plain(&made.key))
+        format!("{} signs grants; {trees} new ones", plain(&made.key_id))
     })?;
     Ok(())
 }
