@@ -6,6 +6,7 @@
 
 use super::gate::RoleGate;
 use crate::{
+    access,
     caller::{self, Reach},
     fault::Fault,
     plane::Plane,
@@ -76,7 +77,7 @@ impl<S> Pages<S> {
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
         let principal = caller::caller()?;
-        let own = match RoleGate::reach(&principal, Rpc::ListTools) {
+        let own = match access::rule(Rpc::ListTools).reach(&principal) {
             Some(Reach::All) => None,
             _ => Some((
                 principal.agent().clone(),
@@ -94,7 +95,8 @@ impl<S> Pages<S> {
         if answer.status() != StatusCode::OK {
             return Ok(answer.map(Body::new));
         }
-        let page = to_bytes(Body::new(answer.into_body()), REMEMBERED).await;
+        // It is in memory already, however large it is.
+        let page = to_bytes(Body::new(answer.into_body()), usize::MAX).await;
         let page = page.map_err(|_| Status::internal("the page could not be put together"))?;
         let weight = asked.1.len() + page.len();
         memory.put(at, asked, page.clone(), weight);

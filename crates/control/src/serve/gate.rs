@@ -1,7 +1,7 @@
 //! The role check, the deadline and the count of every call.
 
 use crate::{
-    access::{self, Rule},
+    access,
     caller::{self, Reach},
     fault::Fault,
     plane::Plane,
@@ -24,25 +24,25 @@ impl RoleGate {
         Self(plane)
     }
 
-    /// How far a call by this principal reaches; none where it has no role for it.
-    pub(super) fn reach(principal: &Principal, rpc: Rpc) -> Option<Reach> {
-        access::rule(rpc).reach(principal)
-    }
-
     fn admit(&self, rpc: Rpc) -> Result<Reach, Fault> {
         let principal = caller::caller()?;
-        let Rule { scope, all, own } = access::rule(rpc);
+        let rule = access::rule(rpc);
         let refuse = |reason, message| {
             let source = Source::agent(principal.agent());
             self.0.refused(Kind::PermissionDenied, reason, source);
             Err(Fault::denied(reason, message))
         };
-        let Some(reach) = Self::reach(&principal, rpc) else {
-            let names: Vec<_> = all.iter().chain(own).map(|role| role.code()).collect();
+        let Some(reach) = rule.reach(&principal) else {
+            let names: Vec<_> = rule
+                .all
+                .iter()
+                .chain(rule.own)
+                .map(|role| role.code())
+                .collect();
             let message = format!("this call needs the role {}", names.join(" or "));
             return refuse("role", message);
         };
-        match scope {
+        match rule.scope {
             Some(scope) if !principal.may(scope) && principal.lacks_second_factor() => refuse(
                 "second_factor_required",
                 second_factor_of(&principal).to_owned(),
