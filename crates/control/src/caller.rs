@@ -75,6 +75,11 @@ pub(crate) fn passage() -> Option<Passage> {
     CALL.try_with(|call| call.passage.clone()).ok()
 }
 
+/// Says that what the call that is being handled is answered lasts.
+pub(crate) fn lasting() {
+    let _ = CALL.try_with(|call| call.passage.lasts());
+}
+
 /// Who makes the call that is being handled.
 pub(crate) fn caller() -> Result<Arc<Principal>, Fault> {
     CALL.try_with(|call| call.principal.clone())

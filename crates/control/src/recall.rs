@@ -12,14 +12,14 @@ const FACTS: usize = 10_000;
 
 /// What handlers remember.
 pub(crate) struct Recalled {
-    pub(crate) pages: Memory<Asked, Bytes>,
+    pub(crate) answers: Memory<Asked, Bytes>,
     pub(crate) facts: Memory<ToolName, Arc<ToolFacts>>,
 }
 
 impl Default for Recalled {
     fn default() -> Self {
         Self {
-            pages: Memory::new(again::REMEMBERED),
+            answers: Memory::new(again::REMEMBERED),
             facts: Memory::new(FACTS),
         }
     }

@@ -6,6 +6,7 @@ use common::{Stack, TOKEN_1, new_key};
 use reqwest::{Method, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use std::time::Duration;
 use xylem_client::v1;
 use xylem_ids::{Role, Scope};
 
@@ -109,6 +110,55 @@ async fn a_page_of_tools_is_answered_again_until_something_about_it_changes() {
     let updated = rest.0.admin().await.update_tool(changed, false).await;
     updated.expect("updated");
     assert_ne!(page(admin, "").await, first);
+}
+
+#[tokio::test]
+async fn a_check_is_answered_again_until_something_about_it_changes() {
+    let rest = Rest::start().await;
+    let admin = rest.0.admin().await;
+    rest.0.tool().await;
+    let check = async |key: &str, query: &str, body: Value| {
+        let url = format!("{}/v1/access/check{query}", rest.0.address);
+        let asked = rest.1.post(url).bearer_auth(key).body(body.to_string());
+        let answer = asked.send().await.expect("an answer");
+        (answer.status(), json_of(answer).await)
+    };
+    let key = rest.0.admin_key();
+    let user = rest.0.key_for(Role::User, "somebody").await;
+    let deploy = || json!({"tool": "acme.deploy", "taskQueue": "deploys"});
+    let allowed = check(key, "", deploy()).await;
+    assert_eq!(allowed.1["policy"], "everybody@1", "{allowed:?}");
+    assert_eq!(check(key, "", deploy()).await, allowed);
+    // Who asks, and what a query says beside the body, make another question.
+    let other = check(key, "?agent=nobody", deploy()).await;
+    assert_eq!(other.0, StatusCode::NOT_FOUND, "{other:?}");
+    let theirs = json!({"tool": "acme.deploy", "taskQueue": "deploys", "agent": "root"});
+    assert!(check(key, "", theirs.clone()).await.0.is_success());
+    let refused = check(user.expose_secret(), "", theirs).await;
+    assert_eq!(reason(&refused.1), "other_agent");
+    // A larger question is answered too, and what is no question is said to be none.
+    let large = json!({"tool": "acme.deploy", "parametersJson": json!({"a": "a".repeat(20_000)}).to_string()});
+    assert_eq!(check(key, "", large).await.1["allowed"], true);
+    for _ in 0..2 {
+        let (status, refused) = check(key, "", json!({"tool": "acme.deploy", "tols": 1})).await;
+        assert_eq!(
+            (status, reason(&refused)),
+            (StatusCode::BAD_REQUEST, "malformed")
+        );
+    }
+    // The clock is no change, and is looked at each time.
+    let night = json!({"name": "night", "effect": "deny", "band": 900, "who": {"anyone": true},
+        "what": {"all": true}, "actions": ["execute"],
+        "when": {"time": [{"zone": "UTC", "from": "00:00", "to": "12:00"}]}});
+    let night = serde_json::from_value(night).expect("a policy");
+    admin.create_policy(night).await.expect("stored");
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(check(key, "", deploy()).await.1["allowed"].clone());
+        rest.0.clock.advance(Duration::from_secs(12 * 3600));
+    }
+    seen.sort_by_key(Value::to_string);
+    assert_eq!(seen, [json!(false), json!(true)]);
 }
 
 #[tokio::test]

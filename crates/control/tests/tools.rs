@@ -114,6 +114,13 @@ async fn what_was_approved_to_be_read_is_seen_until_that_ends() {
         let page = page.send().await.expect("an answer").text().await;
         let page = page.expect("a page");
         assert_eq!(page.contains("acme.b"), shown.is_ok(), "{page}");
+        // So are checks.
+        let check = rest
+            .post(format!("{}/v1/access/check", stack.address))
+            .bearer_auth(key.expose_secret())
+            .body(r#"{"tool": "acme.b"}"#);
+        let check = check.send().await.expect("an answer").status();
+        assert_eq!(check.is_success(), shown.is_ok(), "{check}");
         listed
     };
     assert!(seen().await.is_empty());

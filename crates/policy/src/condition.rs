@@ -85,6 +85,11 @@ impl Needs {
         self.now |= other.now;
     }
 
+    /// Whether conditions look at the time.
+    pub(crate) fn looks_at_the_clock(&self) -> bool {
+        self.now || !self.zones.is_empty()
+    }
+
     /// Whether conditions look at what is put together for this one question.
     pub(crate) fn looks_up(&self, facts: &Facts<'_>) -> bool {
         let parameters = !self.pointers.is_empty() && facts.parameters.is_some();

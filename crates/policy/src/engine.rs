@@ -242,7 +242,15 @@ impl Engine {
     /// The counters that [`Engine::decide`] looks at: [`Facts::usage`] has to know those that exist.
     #[must_use]
     pub fn counters(&self, ask: &Ask<'_>, tree: Option<&str>) -> Vec<CounterKey> {
-        let candidates = self.candidates(ask);
+        self.counters_among(&self.candidates(ask), ask, tree)
+    }
+
+    pub(crate) fn counters_among(
+        &self,
+        candidates: &[u32],
+        ask: &Ask<'_>,
+        tree: Option<&str>,
+    ) -> Vec<CounterKey> {
         let mut keys: Vec<CounterKey> = candidates
             .iter()
             .filter_map(|at| self.policies.get(*at as usize))
@@ -347,6 +355,7 @@ impl Engine {
             facts,
             request,
             entities,
+            timed: needs.looks_at_the_clock(),
             known: HashMap::new(),
         })
     }
@@ -384,6 +393,8 @@ pub(crate) struct Case<'a> {
     pub(crate) facts: &'a Facts<'a>,
     pub(crate) request: Request,
     pub(crate) entities: Arc<Entities>,
+    /// Whether a condition looks at the clock.
+    pub(crate) timed: bool,
     /// By condition: whether it holds; none where it cannot be evaluated.
     known: HashMap<u32, Option<bool>>,
 }

@@ -15,6 +15,9 @@ pub struct Report {
     pub decision: Result<Allowed, Refused>,
     /// The policies that stand for this, in the order in which they decide.
     pub findings: Vec<Finding>,
+    /// Whether the same is said to the same question until an agent, a tool, a policy or an approval
+    /// changes: neither the clock has a say in it, nor what was counted or approved.
+    pub lasting: bool,
 }
 
 /// What one policy says.
@@ -56,6 +59,7 @@ impl Engine {
                 return Report {
                     decision: Err(refused),
                     findings: Vec::new(),
+                    lasting: false,
                 };
             }
         };
@@ -68,6 +72,9 @@ impl Engine {
         Report {
             decision: case.decide(&candidates),
             findings,
+            lasting: !case.timed
+                && facts.approvals.is_empty()
+                && self.counters_among(&candidates, ask, facts.tree).is_empty(),
         }
     }
 }

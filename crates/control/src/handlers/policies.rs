@@ -4,7 +4,7 @@ mod document;
 
 use super::{Handlers, answer, next};
 use crate::{
-    caller::{caller, reaches},
+    caller::{caller, lasting, reaches},
     convert,
     fault::Fault,
 };
@@ -210,7 +210,11 @@ impl Handlers {
         let namespace = &self.settings.namespace;
         let at = principal.as_of();
         let report = self.policies.check(namespace, &question, with.as_ref(), at);
-        Ok(wire_report(report.await?))
+        let report = report.await?;
+        if report.lasting {
+            lasting();
+        }
+        Ok(wire_report(report))
     }
 
     /// What policies can say about a tool that the caller may know of: another one is not there.

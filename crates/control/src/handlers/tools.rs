@@ -4,7 +4,7 @@ mod import;
 
 use super::{Handlers, answer};
 use crate::{
-    caller::{Reach, caller, caller_address, during_call, reach},
+    caller::{Reach, caller, caller_address, during_call, lasting, reach},
     convert,
     fault::Fault,
 };
@@ -350,6 +350,7 @@ impl Handlers {
                 break;
             }
         }
+        lasting();
         Ok(v1::ListToolsResponse {
             tools: page,
             next_page_token: after.filter(|_| more).map(String::from).unwrap_or_default(),

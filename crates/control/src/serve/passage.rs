@@ -36,6 +36,7 @@ struct Found {
     agent: OnceLock<AgentId>,
     rpc: OnceLock<Rpc>,
     code: OnceLock<Code>,
+    lasting: OnceLock<()>,
 }
 
 impl Passage {
@@ -83,6 +84,17 @@ impl Passage {
     /// Who made it.
     pub(super) fn by(&self, agent: &AgentId) {
         let _ = self.found.agent.set(agent.clone());
+    }
+
+    /// That the same caller is answered the same to the same question until what the database's revision
+    /// covers changes, or an approval of the caller's ends.
+    pub(crate) fn lasts(&self) {
+        let _ = self.found.lasting.set(());
+    }
+
+    /// Whether it was said to last.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.found.lasting.get().is_some()
     }
 
     /// Which call it was and what it came to.

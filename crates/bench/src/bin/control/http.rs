@@ -9,7 +9,10 @@ use secrecy::{ExposeSecret, SecretString};
 use std::{
     fs::File,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::task::JoinSet;
@@ -30,22 +33,34 @@ const BAR: f64 = 0.5;
 
 /// What is sent, and what it is called.
 const EMPTY: Sent = Sent::Get("/healthz");
-const REQUESTS: [(&str, Sent); 2] = [
+const REQUESTS: [(&str, Sent); 3] = [
     ("a page of 20 tools", Sent::Get("/v1/tools?page_size=20")),
     (
-        "a check of the policies",
-        Sent::Post(
-            "/v1/access/check",
-            r#"{"tool": "bench.tool-7", "taskQueue": "deploys"}"#,
-        ),
+        "a check of the policies that was asked before",
+        Sent::Post("/v1/access/check", known),
+    ),
+    (
+        "a check of the policies that never was",
+        Sent::Post("/v1/access/check", new),
     ),
 ];
 
-/// One kind of request.
+/// One kind of request; what is posted has a number of its own.
 #[derive(Clone, Copy)]
 enum Sent {
     Get(&'static str),
-    Post(&'static str, &'static str),
+    Post(&'static str, fn(usize) -> String),
+}
+
+/// One of as many questions as there are tools.
+fn known(number: usize) -> String {
+    let tool = number % TOOLS;
+    format!(r#"{{"tool": "bench.tool-{tool}", "taskQueue": "deploys"}}"#)
+}
+
+fn new(number: usize) -> String {
+    let tool = number % TOOLS;
+    format!(r#"{{"tool": "bench.tool-{tool}", "taskQueue": "deploys-{number}"}}"#)
 }
 
 pub(crate) async fn measure() -> Result<Measured> {
@@ -59,6 +74,7 @@ pub(crate) async fn measure() -> Result<Measured> {
         http: Client::new(),
         base: stack.control_plane().to_owned(),
         key: read_secret(&stack.data().admin_key())?,
+        numbers: Arc::default(),
     };
     let measured = load.measure().await;
     stack.stop().await;
@@ -79,6 +95,8 @@ struct Load {
     http: Client,
     base: String,
     key: SecretString,
+    /// Of what was posted.
+    numbers: Arc<AtomicUsize>,
 }
 
 impl Load {
@@ -108,16 +126,17 @@ impl Load {
         let mut connections = JoinSet::new();
         for _ in 0..CONNECTIONS {
             let bearer = format!("Bearer {}", self.key.expose_secret());
-            let request = match sent {
-                Sent::Get(path) => self.http.get(format!("{}{path}", self.base)),
-                Sent::Post(path, body) => self
-                    .http
-                    .post(format!("{}{path}", self.base))
-                    .header(CONTENT_TYPE, "application/json")
-                    .body(body),
+            let (request, body) = match sent {
+                Sent::Get(path) => (self.http.get(format!("{}{path}", self.base)), None),
+                Sent::Post(path, body) => {
+                    let request = self.http.post(format!("{}{path}", self.base));
+                    (request.header(CONTENT_TYPE, "application/json"), Some(body))
+                }
             };
             let request = request.header(AUTHORIZATION, bearer).build()?;
-            connections.spawn(send(self.http.clone(), request, end));
+            let numbers = Arc::clone(&self.numbers);
+            let next = move || Some(body?(numbers.fetch_add(1, Ordering::Relaxed)));
+            connections.spawn(send(self.http.clone(), request, next, end));
         }
         let mut took = Vec::new();
         for connection in connections.join_all().await {
@@ -127,10 +146,16 @@ impl Load {
     }
 }
 
-async fn send(http: Client, request: reqwest::Request, end: Instant) -> Result<Vec<Duration>> {
+async fn send(
+    http: Client,
+    request: reqwest::Request,
+    next: impl Fn() -> Option<String>,
+    end: Instant,
+) -> Result<Vec<Duration>> {
     let mut took = Vec::new();
     while Instant::now() < end {
-        let request = request.try_clone().context("the request has no body")?;
+        let mut request = request.try_clone().context("the request has a body")?;
+        *request.body_mut() = next().map(Into::into);
         let begin = Instant::now();
         let answer = http.execute(request).await?;
         ensure!(answer.status().is_success(), "{}", answer.status());
