@@ -35,6 +35,11 @@ pub(crate) const REMEMBERED: usize = 16 * 1024 * 1024;
 /// The largest question that is, in bytes.
 const QUESTION: u64 = 16 * 1024;
 
+/// What an entry takes in memory beside the bytes of both: the key's parts, the table and allocations.
+const ENTRY: usize = 512;
+/// What an approval in a key does.
+const APPROVAL: usize = 64;
+
 /// One question.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asked {
@@ -42,6 +47,17 @@ pub(crate) struct Asked {
     by: Asker,
     /// The query, or the body.
     what: Bytes,
+}
+
+impl Asked {
+    /// The bytes that it takes up beside its answer, about: small ones are not for nothing.
+    fn weight(&self) -> usize {
+        let approved = match &self.by {
+            Asker::Narrow(_, approved) => approved.len(),
+            Asker::Any | Asker::Seeing(_) => 0,
+        };
+        self.what.len() + ENTRY + approved * APPROVAL
+    }
 }
 
 /// Who asks it, as far as that makes a difference.
@@ -150,7 +166,7 @@ impl<S> Answers<S> {
         let answer = to_bytes(answer.into_body(), usize::MAX).await;
         let answer =
             answer.map_err(|_| Status::internal("the answer could not be put together"))?;
-        let weight = asked.what.len() + answer.len();
+        let weight = asked.weight() + answer.len();
         memory.put(at, asked, answer.clone(), weight);
         Ok(json(answer))
     }

@@ -4,13 +4,14 @@
 
 mod append;
 mod http;
+mod policies;
 
 use anyhow::Result;
 use clap::Parser;
 use std::process::ExitCode;
 use xylem_bench::{Measured, Output, conclude};
 
-/// Times appends to the audit log and requests over HTTP.
+/// Times appends to the audit log, policy decisions and requests over HTTP.
 #[derive(Parser)]
 struct Options {
     /// What standard output carries.
@@ -26,6 +27,7 @@ async fn main() -> ExitCode {
 
 async fn measure() -> Result<Measured> {
     let mut measured = append::measure().await?;
+    measured.add(policies::measure()?);
     measured.add(http::measure().await?);
     Ok(measured)
 }

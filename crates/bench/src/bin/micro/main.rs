@@ -3,7 +3,6 @@
 mod destination;
 mod grant;
 mod pending;
-mod policies;
 mod redemption;
 
 use anyhow::Result;
@@ -11,7 +10,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use xylem_bench::{Measured, Output, conclude};
 
-/// Times grant verification, redemption, policy decision, address and origin check.
+/// Times grant verification, redemption, address and origin check.
 #[derive(Parser)]
 struct Options {
     /// What standard output carries.
@@ -28,7 +27,6 @@ async fn main() -> ExitCode {
 async fn measure() -> Result<Measured> {
     let mut measured = Measured::from(grant::timings()?);
     measured.add(destination::timings()?.into());
-    measured.add(policies::measure()?);
     measured.add(redemption::timings().await?.into());
     Ok(measured)
 }
