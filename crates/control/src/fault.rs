@@ -102,6 +102,12 @@ impl Fault {
         Self::new(Code::Unavailable, "stopping", message)
     }
 
+    /// Somebody else is obtaining the next value of a credential.
+    pub(crate) fn renewing() -> Self {
+        let message = "its next value is just being obtained: try again in a moment";
+        Self::refused("renewing", message)
+    }
+
     pub(crate) fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let message = "the control plane failed: its log has the request id";
         Self::new(Code::Internal, "internal", message).caused_by(cause)

@@ -21,7 +21,7 @@ use temporalio_workflow::{
 };
 use xylem_grant::UnixSeconds;
 use xylem_ids::CredentialName;
-use xylem_vault::{CredentialStatus, VaultError};
+use xylem_vault::{Asker, CredentialStatus, VaultError};
 
 /// The type of the workflow.
 const KEEPER: &str = "TokenKeeper";
@@ -39,7 +39,8 @@ const LOOKS: u32 = 500;
 const SELDOM: Duration = Duration::from_secs(60 * 60);
 /// While trees are on their way to the new version.
 const SOON: Duration = Duration::from_secs(15);
-/// While somebody else obtains the next value.
+/// While somebody else obtains the next value; and for so long a provider is left alone by whoever
+/// may signal.
 const TURN: Duration = Duration::from_secs(30);
 
 /// Where a credential is that is kept.
@@ -118,6 +119,18 @@ pub(crate) enum Occasion {
     Asked,
     /// A sweep: whoever keeps it may have been ended. It asks no more often than a keeper would.
     Sweep,
+}
+
+impl Occasion {
+    /// How long ago the last question has to be. The database says when that was: whoever may write to
+    /// the namespace may run as many keepers as they like.
+    fn rest(self) -> Duration {
+        match self {
+            // Clocks differ: whoever has paused is let through.
+            Self::Due | Self::Sweep => FIRST_PAUSE / 2,
+            Self::Asked => TURN,
+        }
+    }
 }
 
 /// Keeps one credential for as long as there is one. Each look begins with what the database says, so
@@ -243,9 +256,16 @@ impl Plane {
         };
         if is_asked {
             let seen = status.active().map(|active| active.version);
-            let renewed = self.renew_now(name, seen, &self.system).await?;
-            if matches!(renewed, Renewed::Busy) {
-                return Ok(Kept::of(&status, Step::Renewing, TURN));
+            let keeper = Asker::Keeper {
+                agent: &self.system,
+                rest: occasion.rest(),
+            };
+            let renewed = self.renew_now(name, seen, keeper, &self.system).await?;
+            match (renewed, occasion) {
+                // Tried again later: what was asked for is not forgotten.
+                (Renewed::Busy, Occasion::Asked) => return Err(Fault::renewing()),
+                (Renewed::Busy, _) => return Ok(Kept::of(&status, Step::Renewing, TURN)),
+                _ => {}
             }
         }
         // Whoever is behind is given what there is, whether there is more or not.

@@ -9,14 +9,14 @@ use secrecy::ExposeSecret;
 use std::sync::Arc;
 use xylem_audit::Reason;
 use xylem_ids::{AgentId, CredentialName, Version};
-use xylem_vault::{NewSource, NotObtained, Rotated, Rotation, Turn, VaultError};
+use xylem_vault::{Asker, NewSource, NotObtained, Rotated, Rotation, Turn, VaultError};
 
 /// What became of asking for a credential's next value.
 #[derive(Debug)]
 pub(crate) enum Renewed {
     /// It is there, or nothing new was needed yet.
     Well,
-    /// Somebody else is asking.
+    /// Somebody else is asking, or has asked a moment ago.
     Busy,
     /// There is none, which is noted.
     NotObtained(Fault),
@@ -52,10 +52,12 @@ impl Plane {
         self: &Arc<Self>,
         name: &CredentialName,
         seen: Option<Version>,
+        asker: Asker<'_>,
         by: &AgentId,
     ) -> Result<Renewed, Fault> {
         let namespace = &self.settings.namespace;
-        let Some(renewal) = self.vault.begin_renewal(namespace, name, seen).await? else {
+        let begun = self.vault.begin_renewal(namespace, name, seen, asker).await;
+        let Some(renewal) = begun? else {
             return Ok(Renewed::Busy);
         };
         let turn = renewal.turn;

@@ -12,6 +12,7 @@ use std::{
 };
 use xylem_client::{Client, Error, StartTree, v1};
 use xylem_control::{CredentialProviders, ProviderFields};
+use xylem_vault::Asker;
 
 /// A control plane with a file and with a command that prints it.
 struct Scene {
@@ -227,7 +228,7 @@ async fn whoever_dies_while_asking_is_followed_by_somebody_else_who_asks_once() 
     let vault = &scene.stack.vault;
     let seen = Some(xylem_ids::Version(1));
     let begun = vault
-        .begin_renewal(&common::namespace(), &id("acme"), seen)
+        .begin_renewal(&common::namespace(), &id("acme"), seen, Asker::Somebody)
         .await;
     assert!(begun.expect("begun").is_some());
     scene.stack.sweep().await;

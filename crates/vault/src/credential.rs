@@ -15,7 +15,7 @@ pub use bind::{Copied, CopyStatus};
 pub use change::{NewCredential, Rotated, Rotation};
 pub use retire::{Removal, VersionRevocation};
 pub use source::{
-    Fruitless, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Renewal, Source,
+    Asker, Fruitless, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Renewal, Source,
     Supply, Turn,
 };
 pub use storage::{BindingRow, CredentialRow, CredentialRows, CredentialVersionRow, SourceRow};

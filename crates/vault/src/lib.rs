@@ -42,7 +42,7 @@ mod view;
 pub use claims::{ClaimCheck, ClaimError, ClaimRefusal, Claims, ConfirmedClaims, Lineage};
 pub use clock::{Clock, SystemClock};
 pub use credential::{
-    Binding, BindingRow, Copied, CopyStatus, Credential, CredentialMark, CredentialRow,
+    Asker, Binding, BindingRow, Copied, CopyStatus, Credential, CredentialMark, CredentialRow,
     CredentialRows, CredentialStatus, CredentialVersion, CredentialVersionRow, Fruitless,
     NewCredential, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Removal,
     Renewal, Rotated, Rotation, Source, SourceRow, Supply, Turn, VersionRevocation,

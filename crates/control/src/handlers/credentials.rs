@@ -21,7 +21,7 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, CredentialName, Origin, Slot, TreeId, Version, WorkflowType};
 use xylem_proto::v1;
 use xylem_vault::{
-    Audiences, CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource, OAuth,
+    Asker, Audiences, CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource, OAuth,
     OAuthClient, OAuthGrant, Provided, Removal, Revocation, Rotated, Rotation, Supply, VaultError,
     VersionRevocation, VersionState,
 };
@@ -220,13 +220,10 @@ impl Handlers {
         let name: CredentialName = convert::id(given.name, "name")?;
         let status = self.status_of(&name).await?;
         let seen = status.active().map(|active| active.version);
-        let renewed = self.renew_now(&name, seen, principal.agent()).await;
-        let refused = match renewed? {
+        let renewed = self.renew_now(&name, seen, Asker::Somebody, principal.agent());
+        let refused = match renewed.await? {
             Renewed::Well => return self.shown(&name).await,
-            Renewed::Busy => Fault::refused(
-                "renewing",
-                "its next value is just being obtained: try again in a moment",
-            ),
+            Renewed::Busy => Fault::renewing(),
             Renewed::NotObtained(fault) => fault,
         };
         Err(refused.about(&place(&name)))

@@ -7,7 +7,7 @@ use xylem_audit::Kind;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{CredentialName, Slot, TreeId, Version};
 use xylem_vault::{
-    Copied, CredentialStatus, Deposited, NewCredential, NewSource, NotObtained, OAuth, OAuthClient,
+    Asker, Copied, CredentialStatus, Deposited, NewCredential, NewSource, NotObtained, OAuth, OAuthClient,
     OAuthGrant, Removal, Renewal, Revocation, Rotated, Rotation, Target, VaultError,
     VersionRevocation, VersionState,
 };
@@ -77,9 +77,52 @@ fn source() -> NewSource {
 }
 
 async fn turn(house: &House, seen: Option<Version>) -> Option<Renewal> {
+    turn_of(house, seen, Asker::Somebody).await
+}
+
+/// The turn of a keeper that leaves the provider alone for half a minute.
+async fn kept_turn(house: &House, seen: u32) -> Option<Renewal> {
+    let keeper = Asker::Keeper {
+        agent: &agent("keeper"),
+        rest: Duration::from_secs(30),
+    };
+    turn_of(house, Some(Version(seen)), keeper).await
+}
+
+async fn turn_of(house: &House, seen: Option<Version>, asker: Asker<'_>) -> Option<Renewal> {
     let (namespace, name) = (namespace(), name());
-    let begun = house.vault.begin_renewal(&namespace, &name, seen).await;
+    let vault = &house.vault;
+    let begun = vault.begin_renewal(&namespace, &name, seen, asker).await;
     begun.expect("looks")
+}
+
+/// What the provider gave in a turn, as a keeper stores it.
+async fn end(house: &House, turn: Renewal, value: &str, request: &str) -> Rotated {
+    let mut next = rotation(value, request);
+    next.source = Some(turn.source);
+    next.by = agent("keeper");
+    let ended = house.vault.end_renewal(next, &turn.turn).await;
+    ended.expect("ends")
+}
+
+async fn fail(house: &House, turn: &Renewal) {
+    let failed = NotObtained {
+        reason: xylem_audit::Reason::of("provider_unavailable"),
+        refused: false,
+        next: None,
+    };
+    let (namespace, by) = (namespace(), agent("keeper"));
+    let failed = house
+        .vault
+        .fail_renewal(&namespace, &name(), &turn.turn, failed, &by);
+    failed.await.expect("noted");
+}
+
+/// A credential that is obtained from a provider.
+async fn obtained(house: &House, source: NewSource) {
+    let mut new = new(V1);
+    new.source = Some(source);
+    house.vault.create_credential(new).await.expect("makes");
 }
 
 async fn status(house: &House) -> CredentialStatus {
@@ -191,40 +234,47 @@ async fn a_rotation_that_was_meant_for_another_version_loses() {
 #[tokio::test]
 async fn a_value_is_not_obtained_by_whoever_has_not_seen_the_last_version() {
     let house = House::new().await;
-    let mut new = new(V1);
-    new.source = Some(source());
-    house.vault.create_credential(new).await.expect("makes");
+    obtained(&house, source()).await;
     let seen = status(&house).await.active().map(|active| active.version);
     let renewal = turn(&house, seen).await.expect("a turn");
     assert!(turn(&house, seen).await.is_none(), "two turns");
-    let mut next = rotation(V2, "@renewal/1");
-    next.source = Some(renewal.source);
-    let ended = house.vault.end_renewal(next, &renewal.turn).await;
-    assert_eq!(ended.expect("ends").version.version, Version(2));
+    let ended = end(&house, renewal, V2, "@renewal/1").await;
+    assert_eq!(ended.version.version, Version(2));
     assert!(turn(&house, seen).await.is_none(), "one that came late");
 }
 
 #[tokio::test]
 async fn a_turn_that_took_too_long_does_not_end_that_of_another() {
     let house = House::new().await;
-    let mut new = new(V1);
-    new.source = Some(source());
-    house.vault.create_credential(new).await.expect("makes");
+    obtained(&house, source()).await;
     let seen = Some(Version(1));
-    let slow = turn(&house, seen).await.expect("a turn").turn;
+    let slow = turn(&house, seen).await.expect("a turn");
     house.clock.advance(Duration::from_secs(121));
     turn(&house, seen).await.expect("another turn");
-    let failed = NotObtained {
-        reason: xylem_audit::Reason::of("provider_unavailable"),
-        refused: false,
-        next: None,
-    };
-    let vault = &house.vault;
-    vault
-        .fail_renewal(&namespace(), &name(), &slow, failed, &agent("admin"))
-        .await
-        .expect("noted");
+    fail(&house, &slow).await;
     assert!(turn(&house, seen).await.is_none(), "two turns");
+}
+
+#[tokio::test]
+async fn keepers_leave_a_provider_alone_however_many_of_them_there_are() {
+    let house = House::new().await;
+    obtained(&house, source()).await;
+    // What somebody stored themselves puts nothing off.
+    let first = kept_turn(&house, 1).await.expect("a turn");
+    end(&house, first, V2, "@renewal/1").await;
+    assert!(kept_turn(&house, 2).await.is_none(), "a value of just now");
+    house.clock.advance(Duration::from_secs(30));
+    let second = kept_turn(&house, 2).await.expect("a turn");
+    fail(&house, &second).await;
+    assert!(kept_turn(&house, 2).await.is_none(), "it has just failed");
+    house.clock.advance(Duration::from_secs(29));
+    assert!(kept_turn(&house, 2).await.is_none(), "half a minute");
+    house.clock.advance(Duration::from_secs(1));
+    let third = kept_turn(&house, 2).await.expect("a turn");
+    fail(&house, &third).await;
+    // Whoever is known to the control plane does not wait.
+    let asked = turn(&house, Some(Version(2))).await.expect("a turn");
+    end(&house, asked, V3, "@renewal/2").await;
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Credentials whose value is obtained by itself: with OAuth 2.0 client credentials and refresh tokens, or
 //! from a file or a command of the control plane's machine.
 
-use super::{CredentialRow, CredentialStatus, rows::source_place, storage::SourceRow};
+use super::{
+    CredentialRow, CredentialStatus, CredentialVersionRow, rows::source_place, storage::SourceRow,
+};
 use crate::{
     SecretId, Transaction, Vault, VaultError,
     deposit::{encrypted_url, invalid},
@@ -16,6 +18,8 @@ use xylem_seal::CipherKey;
 
 /// For so long nobody else obtains a value, if whoever began does not come to an end.
 const LEASE: Duration = Duration::from_secs(2 * 60);
+/// No clock that is right notes the end of a lease that is further ahead, even where clocks differ.
+const LONGEST_LEASE: Duration = Duration::from_secs(4 * 60);
 /// A value whose end nobody knows is looked for so often; and no sweep asks more often where the last
 /// question brought nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
@@ -249,6 +253,42 @@ pub struct NotObtained {
     pub next: Option<NewSource>,
 }
 
+/// Who asks for the next value of a credential.
+#[derive(Debug, Clone, Copy)]
+pub enum Asker<'a> {
+    /// Somebody who may, and wants it now.
+    Somebody,
+    /// A keeper of credentials, which anybody may have asked: no sooner than `rest` after the last value
+    /// that it stored, and after the last question that brought nothing.
+    Keeper {
+        /// As whom it stores values.
+        agent: &'a AgentId,
+        /// How long the provider is left alone.
+        rest: Duration,
+    },
+}
+
+impl Asker<'_> {
+    /// Whether the provider is to be left alone yet.
+    fn is_early(self, source: &Source, versions: &[CredentialVersionRow], now: UnixSeconds) -> bool {
+        let Self::Keeper { agent, rest } = self else {
+            return false;
+        };
+        let stored = versions.iter().map(|version| &version.info);
+        let stored = stored.filter(|info| info.depositor == *agent);
+        let stored = stored.map(|info| info.deposited_at);
+        let fruitless = source.fruitless.as_ref().map(|last| last.at);
+        stored
+            .chain(fruitless)
+            .any(|at| at.plus(rest) > now && !is_ahead(at, rest, now))
+    }
+}
+
+/// Whether a time is so far ahead that the clock which noted it was wrong: nothing is put off by it.
+fn is_ahead(at: UnixSeconds, at_most: Duration, now: UnixSeconds) -> bool {
+    at > now.plus(at_most)
+}
+
 /// A turn to obtain the next value. Its `Debug` shows everything but the secrets.
 #[derive(Debug)]
 pub struct Renewal {
@@ -325,7 +365,8 @@ impl CredentialStatus {
 impl Vault {
     /// Begins to obtain the next value of a credential of which `seen` was the active version. `None` where
     /// somebody else has begun a moment ago, or has made another version since: whoever asks a provider
-    /// twice may invalidate what the first one got.
+    /// twice may invalidate what the first one got. `None` also where a keeper is to wait: how often
+    /// it asks is decided here, as there may be many of them.
     ///
     /// # Errors
     /// There is no such credential, or its value is not obtained by itself.
@@ -334,6 +375,7 @@ impl Vault {
         namespace: &Namespace,
         name: &CredentialName,
         seen: Option<Version>,
+        asker: Asker<'_>,
     ) -> Result<Option<Renewal>, VaultError> {
         let mut tx = self.begin().await?;
         let row = self.credential_in(&mut *tx, namespace, name).await?;
@@ -345,7 +387,8 @@ impl Vault {
         let versions = self.credential_versions(&mut *tx, &row.credential).await?;
         let active = versions.iter().find(|version| version.is_active());
         let version = active.map(|active| active.info.version);
-        if source.renewing_until > now || version != seen {
+        let is_taken = source.renewing_until > now && !is_ahead(source.renewing_until, LONGEST_LEASE, now);
+        if is_taken || version != seen || asker.is_early(&source.source, &versions, now) {
             return Ok(None);
         }
         source.renewing_until = now.plus(LEASE);
