@@ -260,6 +260,7 @@ impl From<VaultError> for Fault {
             VaultError::CredentialExpired => Self::refused("credential_expired", message),
             VaultError::NotObtained => Self::refused("not_obtained", message),
             VaultError::ValueRevoked => Self::refused("value_revoked", message),
+            VaultError::ValueSuperseded => Self::refused("value_superseded", message),
             VaultError::HeldByTrees(_) => Self::refused("held_by_trees", message),
             VaultError::OtherVersion(_) => Self::refused("other_version", message),
             VaultError::Exhausted => Self::refused("exhausted", message),

@@ -50,6 +50,21 @@ impl Scene {
             .await
     }
 
+    /// A tree that starts with it.
+    async fn tree(&self) {
+        let binding = v1::BindCredentialRequest {
+            name: "acme".to_owned(),
+            workflow_type: "Train".to_owned(),
+            ..v1::BindCredentialRequest::default()
+        };
+        self.admin.bind_credential(binding).await.expect("bound");
+        let bare = StartTree {
+            tokens: Vec::new(),
+            ..start("train")
+        };
+        self.admin.start_tree(bare).await.expect("a tree");
+    }
+
     async fn shown(&self) -> v1::Credential {
         self.admin.get_credential("acme").await.expect("shown")
     }
@@ -99,17 +114,7 @@ async fn a_file_is_looked_at_every_five_minutes_and_what_is_new_reaches_every_tr
     write(&scene.file, "canary-value-0001\n");
     let made = scene.add("file").await.expect("made");
     assert!(!format!("{made:?}").contains("canary"), "{made:?}");
-    let binding = v1::BindCredentialRequest {
-        name: "acme".to_owned(),
-        workflow_type: "Train".to_owned(),
-        ..v1::BindCredentialRequest::default()
-    };
-    scene.admin.bind_credential(binding).await.expect("bound");
-    let bare = StartTree {
-        tokens: Vec::new(),
-        ..start("train")
-    };
-    scene.admin.start_tree(bare).await.expect("a tree");
+    scene.tree().await;
     // The same value is no new version, however often it is looked at.
     scene.later(301).await;
     scene.later(301).await;
@@ -157,6 +162,48 @@ async fn a_command_is_asked_in_the_last_third_and_again_until_it_gives_something
         (2, v1::CredentialState::Ok)
     );
     assert_eq!(mended.not_obtained_because, "");
+}
+
+#[tokio::test]
+async fn a_value_that_lives_longer_lives_longer_in_every_tree() {
+    let scene = Scene::new().await;
+    scene.ending("canary-value-0001", 3_600);
+    scene.add("command").await.expect("made");
+    scene.tree().await;
+    let before = scene.shown().await.expires_at.expect("an end");
+    scene.ending("canary-value-0001", 6_000);
+    scene.later(2_400).await;
+    let now = scene.shown().await;
+    assert_eq!((now.versions.len(), now.trees_behind), (1, 0));
+    assert_eq!(now.state(), v1::CredentialState::Ok);
+    assert_eq!(now.not_obtained_because, "");
+    let ends = now.expires_at.expect("an end");
+    assert_eq!(ends.seconds, before.seconds + 2_400);
+    let held = scene
+        .admin
+        .token_status(&tree("train"), Some(&id("default")))
+        .await;
+    let held = held.expect("told");
+    assert_eq!(held.len(), 1);
+    let of_copy = held.first().and_then(|version| version.expires_at);
+    assert_eq!(of_copy.map(|at| at.seconds), Some(ends.seconds));
+}
+
+#[tokio::test]
+async fn a_file_that_is_behind_brings_nothing_back_unless_somebody_asks() {
+    let scene = Scene::new().await;
+    write(&scene.file, "canary-value-0001\n");
+    scene.add("file").await.expect("made");
+    write(&scene.file, "canary-value-0002\n");
+    scene.later(301).await;
+    write(&scene.file, "canary-value-0001\n");
+    scene.later(301).await;
+    let kept = scene.shown().await;
+    assert_eq!(kept.versions.len(), 2);
+    assert_eq!(kept.not_obtained_because, "value_superseded");
+    let renewed = scene.admin.renew_credential("acme").await.expect("renewed");
+    assert_eq!(renewed.versions.len(), 3);
+    assert_eq!(renewed.not_obtained_because, "");
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ pub use bind::{Copied, CopyStatus};
 pub use change::{NewCredential, Rotated, Rotation};
 pub use retire::{Removal, VersionRevocation};
 pub use source::{
-    Asker, Fruitless, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Renewal, Source,
-    Supply, Turn,
+    Asker, Fruitless, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Renewal,
+    Source, Supply, Turn,
 };
 pub use storage::{BindingRow, CredentialRow, CredentialRows, CredentialVersionRow, SourceRow};
 
@@ -62,7 +62,7 @@ pub struct CredentialVersion {
     pub version: Version,
     /// Where it is in its life.
     pub state: VersionState,
-    /// Since when.
+    /// Since when; where it is active, since it is known when the value ends.
     pub state_since: UnixSeconds,
     /// The value's keyed digest: the same that a copy has in its tree.
     pub fingerprint: Fingerprint,
@@ -139,12 +139,20 @@ impl CredentialStatus {
         self.credential.rotate_every.map(|every| since.plus(every))
     }
 
-    /// Running trees whose slot is filled by an older version than the active one.
+    /// Running trees whose slot is filled by an older version than the active one, or whose grant was
+    /// not issued again since the value's end was moved.
     pub fn behind(&self) -> impl Iterator<Item = &CopyStatus> {
-        let newest = self.active().map(|active| active.version);
+        let newest = self.active();
+        let is_behind = move |copy: &&CopyStatus| {
+            newest.is_some_and(|newest| {
+                let is_short = copy.ends.is_some_and(|ends| Some(ends) < newest.expires_at);
+                copy.mark < newest.version || (copy.mark == newest.version && is_short)
+            })
+        };
         self.copies
             .iter()
-            .filter(move |copy| copy.is_active() && Some(copy.mark) < newest)
+            .filter(|copy| copy.is_active())
+            .filter(is_behind)
     }
 }
 

@@ -223,6 +223,12 @@ pub enum VaultError {
     /// A provider gives what was revoked.
     #[error("its provider gives a value that was revoked: have it give another one")]
     ValueRevoked,
+    /// A provider gives what was replaced, and nobody has said that it is to be taken back.
+    #[error(
+        "its provider gives a value that was replaced: have it give the active one or a new one, or take \
+         it back with `xylem credential renew`"
+    )]
+    ValueSuperseded,
     /// A version of a credential cannot go while trees hold it.
     #[error("trees hold {0} versions that were made of it: revoke the credential's versions first")]
     HeldByTrees(usize),

@@ -285,6 +285,19 @@ impl Vault {
         Ok(grant)
     }
 
+    /// Signs the active version's grant again for a lifetime that begins now.
+    pub(crate) async fn prolong(
+        &self,
+        tx: &mut dyn Transaction,
+        tree: &TreeId,
+        version: VersionRow,
+        lifetime: Duration,
+        by: &AgentId,
+    ) -> Result<VerifiedGrant, VaultError> {
+        self.renew(tx, tree, version, &Renewal::For(lifetime), by)
+            .await
+    }
+
     /// Notes that the active version's token lies in a history, and signs its grant again.
     pub(crate) async fn mark_exposed(
         &self,

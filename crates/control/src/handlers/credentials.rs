@@ -21,9 +21,9 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, CredentialName, Origin, Slot, TreeId, Version, WorkflowType};
 use xylem_proto::v1;
 use xylem_vault::{
-    Asker, Audiences, CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource, OAuth,
-    OAuthClient, OAuthGrant, Provided, Removal, Revocation, Rotated, Rotation, Supply, VaultError,
-    VersionRevocation, VersionState,
+    Asker, Audiences, CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource,
+    OAuth, OAuthClient, OAuthGrant, Provided, Removal, Revocation, Rotated, Rotation, Supply,
+    VaultError, VersionRevocation, VersionState,
 };
 
 /// No rule rotates more often,
@@ -723,7 +723,7 @@ pub(crate) fn state(status: &CredentialStatus, now: UnixSeconds) -> v1::Credenti
     };
     if let Some(UnixSeconds(ends)) = active.expires_at {
         let left = ends.saturating_sub(now.0);
-        let life = ends.saturating_sub(active.deposited_at.0);
+        let life = ends.saturating_sub(active.state_since.0);
         if left == 0 {
             return v1::CredentialState::Expired;
         }

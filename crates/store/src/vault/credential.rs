@@ -269,8 +269,8 @@ fn put_credential_version(row: &CredentialVersionRow) -> Statement {
             fingerprint, expires_at, depositor, deposited_at, request, secret_id, mac)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
          ON CONFLICT (namespace, name, version) DO UPDATE SET state = excluded.state,
-            state_since = excluded.state_since, secret_id = excluded.secret_id,
-            mac = excluded.mac",
+            state_since = excluded.state_since, expires_at = excluded.expires_at,
+            secret_id = excluded.secret_id, mac = excluded.mac",
     )
     .bind(text(&info.namespace))
     .bind(text(&info.name))

@@ -7,9 +7,9 @@ use xylem_audit::Kind;
 use xylem_grant::UnixSeconds;
 use xylem_ids::{CredentialName, Slot, TreeId, Version};
 use xylem_vault::{
-    Asker, Copied, CredentialStatus, Deposited, NewCredential, NewSource, NotObtained, OAuth, OAuthClient,
-    OAuthGrant, Removal, Renewal, Revocation, Rotated, Rotation, Target, VaultError,
-    VersionRevocation, VersionState,
+    Asker, Copied, CredentialStatus, Deposited, NewCredential, NewSource, NotObtained, OAuth,
+    OAuthClient, OAuthGrant, Provided, Removal, Renewal, Revocation, Rotated, Rotation, Target,
+    VaultError, VersionRevocation, VersionState,
 };
 
 pub(crate) fn name() -> CredentialName {
@@ -76,6 +76,34 @@ fn source() -> NewSource {
     })
 }
 
+fn provided() -> NewSource {
+    NewSource::Provider(Provided {
+        name: "file".to_owned(),
+        probe_url: None,
+        revoke_old: true,
+    })
+}
+
+/// So many seconds from now.
+fn after(house: &House, seconds: u64) -> UnixSeconds {
+    UnixSeconds::from(house.vault.now()).plus(Duration::from_secs(seconds))
+}
+
+/// What a file or a command gives to whoever asks now.
+async fn given(
+    house: &House,
+    turn: Renewal,
+    value: &str,
+    ends: Option<UnixSeconds>,
+) -> Result<Rotated, VaultError> {
+    let UnixSeconds(now) = house.vault.now().into();
+    let mut next = rotation(value, &format!("@renewal/{now}"));
+    next.source = Some(turn.source);
+    next.expires_at = ends;
+    next.by = agent("keeper");
+    house.vault.end_renewal(next, &turn.turn).await
+}
+
 async fn turn(house: &House, seen: Option<Version>) -> Option<Renewal> {
     turn_of(house, seen, Asker::Somebody).await
 }
@@ -111,11 +139,12 @@ async fn fail(house: &House, turn: &Renewal) {
         refused: false,
         next: None,
     };
-    let (namespace, by) = (namespace(), agent("keeper"));
-    let failed = house
-        .vault
-        .fail_renewal(&namespace, &name(), &turn.turn, failed, &by);
-    failed.await.expect("noted");
+    let (namespace, name, by) = (namespace(), name(), agent("keeper"));
+    let vault = &house.vault;
+    vault
+        .fail_renewal(&namespace, &name, &turn.turn, failed, &by)
+        .await
+        .expect("noted");
 }
 
 /// A credential that is obtained from a provider.
@@ -275,6 +304,84 @@ async fn keepers_leave_a_provider_alone_however_many_of_them_there_are() {
     // Whoever is known to the control plane does not wait.
     let asked = turn(&house, Some(Version(2))).await.expect("a turn");
     end(&house, asked, V3, "@renewal/2").await;
+}
+
+#[tokio::test]
+async fn a_value_that_lives_longer_is_the_same_version_and_so_are_its_copies() {
+    let house = House::new().await;
+    let mut new = new(V1);
+    new.source = Some(provided());
+    new.expires_at = Some(after(&house, 3_600));
+    house.vault.create_credential(new).await.expect("makes");
+    let tree = tree_of(&house, "train").await;
+    let seen = Some(Version(1));
+    let copied = async || {
+        let copied = copy(&house, Target::Tree(tree.clone())).await;
+        copied.expect("copies")
+    };
+
+    house.clock.advance(Duration::from_secs(2_400));
+    let ends = after(&house, 3_600);
+    let asked = turn(&house, seen).await.expect("a turn");
+    let moved = given(&house, asked, V1, Some(ends)).await.expect("ends");
+    assert_eq!(moved.version.version, Version(1));
+    assert_eq!(moved.version.expires_at, Some(ends));
+    assert!(!moved.repeated);
+    let now = status(&house).await;
+    assert_eq!(now.versions, [moved.version]);
+    assert_eq!(now.behind().count(), 1);
+    // In the last third of its new life.
+    assert_eq!(now.renewal_due(), Some(after(&house, 2_400)));
+    let prolonged = copied().await;
+    assert_eq!((prolonged.expires_at, prolonged.repeated), (ends, false));
+    assert!(copied().await.repeated);
+    assert_eq!(status(&house).await.behind().count(), 0);
+
+    house.clock.advance(Duration::from_secs(1_800));
+    assert_eq!(redeems(&house, &tree).await, V1);
+    // An end that is counted from now is not another one each time.
+    let (same, asked) = (UnixSeconds(ends.0 + 3), turn(&house, seen).await);
+    let same = given(&house, asked.expect("a turn"), V1, Some(same)).await;
+    assert!(same.expect("ends").repeated);
+    assert_eq!(status(&house).await.renewal_due(), Some(after(&house, 600)));
+    assert!(house.verified().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_value_that_is_active_is_taken_although_an_older_version_with_it_was_revoked() {
+    let house = House::new().await;
+    obtained(&house, provided()).await;
+    // It says now when it ends.
+    let asked = turn(&house, Some(Version(1))).await.expect("a turn");
+    let ends = after(&house, 3_600);
+    let next = given(&house, asked, V1, Some(ends)).await.expect("ends");
+    assert_eq!(next.superseded, Some(Version(1)));
+    let revoked = house
+        .vault
+        .revoke_credential_version(revocation(1, false))
+        .await;
+    revoked.expect("revokes");
+    house.clock.advance(Duration::from_secs(2_400));
+    let asked = turn(&house, Some(Version(2))).await.expect("a turn");
+    let again = given(&house, asked, V1, Some(after(&house, 3_600))).await;
+    assert_eq!(again.expect("ends").version.version, Version(2));
+}
+
+#[tokio::test]
+async fn a_value_that_was_replaced_comes_back_only_where_somebody_wants_it() {
+    let house = House::new().await;
+    obtained(&house, provided()).await;
+    let asked = kept_turn(&house, 1).await.expect("a turn");
+    given(&house, asked, V2, None).await.expect("ends");
+    house.clock.advance(Duration::from_secs(30));
+    let asked = kept_turn(&house, 2).await.expect("a turn");
+    let back = given(&house, asked, V1, None).await;
+    assert!(matches!(back, Err(VaultError::ValueSuperseded)), "{back:?}");
+    assert_eq!(status(&house).await.versions.len(), 2);
+    house.clock.advance(Duration::from_secs(121));
+    let asked = turn(&house, Some(Version(2))).await.expect("a turn");
+    let back = given(&house, asked, V1, None).await.expect("ends");
+    assert_eq!(back.version.version, Version(3));
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 use super::{Binding, Credential, CredentialMark};
 use crate::{
-    Deposited, StartId, Target, Transaction, Vault, VaultError, VersionState, deposit::Next,
+    Deposited, RequestId, StartId, Target, Transaction, TreeRow, Vault, VaultError, VersionState,
+    deposit::Next,
 };
 use std::time::Duration;
 use xylem_audit::{Kind, SubjectKind, Verdict};
+use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, CredentialName, Namespace, Slot, TreeId, Version, WorkflowType};
 
 /// A version of a tree's slot that was made of a credential, and not revoked.
@@ -23,6 +25,8 @@ pub struct CopyStatus {
     pub state: VersionState,
     /// The version of the credential.
     pub mark: Version,
+    /// When its grant ends; absent where somebody rolled the slot back to it, who said how long.
+    pub ends: Option<UnixSeconds>,
 }
 
 impl CopyStatus {
@@ -137,7 +141,8 @@ impl Vault {
     }
 
     /// Deposits a credential's active version into a tree's slot, encrypted under the tree's own key
-    /// and marked with where it comes from. The same version is deposited once into the same slot.
+    /// and marked with where it comes from. The same version is deposited once into the same slot;
+    /// where the value's end was moved since, its grant is issued again.
     ///
     /// # Errors
     /// There is no such credential or nothing active in it, its value has ended, or the tree is
@@ -167,9 +172,7 @@ impl Vault {
             name: active.info.name.clone(),
             version: active.info.version,
         };
-        // No agent's name begins so: no request of an agent is the same.
-        let request = format!("@credential/{}/{}/{}", mark.name, mark.version, copied.slot);
-        let request = request.parse().map_err(|_| VaultError::Crypto)?;
+        let request = request_of(&mark, &copied.slot)?;
         let token = self.open_value(&mut *tx, &row, active).await?;
         let next = Next {
             slot: &copied.slot,
@@ -183,7 +186,12 @@ impl Vault {
             credential: Some(mark),
         };
         if let Some(known) = self.repeated(&mut *tx, &owner, &next).await? {
-            return Ok(known);
+            if active.info.expires_at.is_none() {
+                return Ok(known);
+            }
+            let prolonged = self.prolonged(&mut *tx, &owner, &next).await?;
+            tx.commit().await?;
+            return Ok(prolonged.unwrap_or(known));
         }
         let made = self.add_version(&mut *tx, &owner, next, true).await?;
         let entry = self.tree_entry(Kind::Deposit, &owner.tree, &copied.by);
@@ -195,6 +203,30 @@ impl Vault {
         let deposited = self.deposited(made, None, false)?;
         tx.commit().await?;
         Ok(deposited)
+    }
+
+    /// The grant of a copy again, where the value that it was made of lives longer by now.
+    async fn prolonged(
+        &self,
+        tx: &mut dyn Transaction,
+        owner: &TreeRow,
+        next: &Next<'_>,
+    ) -> Result<Option<Deposited>, VaultError> {
+        let active = self.active(tx, &owner.tree.start, next.slot).await?;
+        let ends = self.seconds().plus(next.lifetime);
+        match (active, owner.tree.id()) {
+            (Some(copy), Some(tree))
+                if copy.info.request == *next.request && copy.info.expires_at < ends =>
+            {
+                self.prolong(tx, &tree, copy, next.lifetime, next.depositor)
+                    .await?;
+            }
+            _ => return Ok(None),
+        }
+        let active = self.active(tx, &owner.tree.start, next.slot).await?;
+        active
+            .map(|active| self.deposited(active, None, false))
+            .transpose()
     }
 
     async fn namespace_of(&self, target: &Target) -> Result<Namespace, VaultError> {
@@ -234,6 +266,7 @@ impl Vault {
             copies.push(CopyStatus {
                 start: info.start,
                 tree: owner.tree.id(),
+                ends: (info.request == request_of(&mark, &info.slot)?).then_some(info.expires_at),
                 slot: info.slot,
                 version: info.version,
                 state: info.state,
@@ -250,4 +283,11 @@ impl Vault {
         entry.slot = Some(binding.slot.clone());
         entry
     }
+}
+
+/// The request that gives a version of a credential to a slot. No agent's name begins so: no request of an
+/// agent is the same.
+fn request_of(mark: &CredentialMark, slot: &Slot) -> Result<RequestId, VaultError> {
+    let request = format!("@credential/{}/{}/{slot}", mark.name, mark.version);
+    request.parse().map_err(|_| VaultError::Crypto)
 }

@@ -16,6 +16,9 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, CredentialName, Fingerprint, KeyId, Namespace, Version};
 use xylem_seal::CipherKey;
 
+/// An end that moves by no more than so many seconds has not moved.
+const JITTER: u64 = 5;
+
 /// A credential to make. Its `Debug` shows everything but the value.
 #[derive(Debug)]
 pub struct NewCredential {
@@ -74,7 +77,7 @@ pub struct Rotated {
     /// The version that was active before.
     pub superseded: Option<Version>,
     /// Whether it was there before: the same request had made it, or a file or a command has given the
-    /// active version's value. Then nothing changed.
+    /// active version's value, with the same end. Then nothing changed.
     pub repeated: bool,
 }
 
@@ -179,19 +182,8 @@ impl Vault {
         if let Some(known) = repeated(&versions, &rotation.request, &fingerprint)? {
             return Ok(known);
         }
-        if let Some(NewSource::Provider(_)) = &rotation.source {
-            let gone = |row: &CredentialVersionRow| row.info.state == VersionState::Revoked;
-            if versions
-                .iter()
-                .any(|row| gone(row) && row.info.fingerprint == fingerprint)
-            {
-                return Err(VaultError::ValueRevoked);
-            }
-        }
-        let active = versions
-            .into_iter()
-            .find(|version| version.info.state == VersionState::Active);
-        let current = active.as_ref().map(|active| active.info.version);
+        let active = versions.iter().find(|version| version.is_active());
+        let current = active.map(|active| active.info.version);
         let is_expected = rotation
             .if_version
             .is_none_or(|expected| Some(expected) == current);
@@ -202,20 +194,20 @@ impl Vault {
         if !is_expected || !is_turn {
             return Err(VaultError::OtherVersion(current.unwrap_or(Version(0))));
         }
-        if let (Some(NewSource::Provider(_)), Some(active)) = (&rotation.source, &active)
-            && active.info.fingerprint == fingerprint
-            && active.info.expires_at == rotation.expires_at
+        if let Some(source @ NewSource::Provider(_)) = &rotation.source
+            && let Some(active) = may_be_given(&versions, &fingerprint, turn)?
+            && active.info.expires_at.is_some() == rotation.expires_at.is_some()
         {
-            return self
-                .unchanged(tx, &row, &rotation, active.info.clone())
-                .await;
+            let known = self.given_again(&mut *tx, &row, &rotation, source, active);
+            let known = known.await?;
+            tx.commit().await?;
+            return Ok(known);
         }
-        if let Some(mut active) = active {
-            active.info.state = VersionState::Superseded;
-            active.info.state_since = self.seconds();
-            let superseded = self
-                .derived
-                .seal_credential_version(active.info, active.secret);
+        if let Some(active) = versions.into_iter().find(|version| version.is_active()) {
+            let mut info = active.info;
+            info.state = VersionState::Superseded;
+            info.state_since = self.seconds();
+            let superseded = self.derived.seal_credential_version(info, active.secret);
             tx.put_credential_version(&superseded).await?;
         }
         let next = Next {
@@ -239,28 +231,39 @@ impl Vault {
         })
     }
 
-    /// A file or a command has given what is there already.
-    async fn unchanged(
+    /// A file or a command has given the value that is there already. Where it ends at another time by
+    /// now, the version does: a version of its own would have the same value, which could then be
+    /// revoked with the one before.
+    async fn given_again(
         &self,
-        mut tx: Box<dyn Transaction>,
+        tx: &mut dyn Transaction,
         row: &CredentialRow,
         rotation: &Rotation,
-        active: CredentialVersion,
+        source: &NewSource,
+        active: &CredentialVersionRow,
     ) -> Result<Rotated, VaultError> {
-        if let Some(source) = &rotation.source {
-            let ends = active.expires_at.is_some();
-            let fruitless = Fruitless {
-                at: self.seconds(),
-                reason: ends.then(|| Reason::of("value_unchanged")),
-            };
-            self.put_new_source(&mut *tx, row, source, Some(fruitless))
-                .await?;
+        let mut info = active.info.clone();
+        let is_moved = is_moved(info.expires_at, rotation.expires_at);
+        if is_moved {
+            info.expires_at = rotation.expires_at;
+            info.state_since = self.seconds();
+            let secret = active.secret.clone();
+            let moved = self.derived.seal_credential_version(info.clone(), secret);
+            tx.put_credential_version(&moved).await?;
+            let entry = self.credential_entry(Kind::Reissue, &info, &rotation.by);
+            tx.audit(&entry).await?;
         }
-        tx.commit().await?;
+        let is_late = !is_moved && info.expires_at.is_some();
+        let fruitless = Fruitless {
+            at: self.seconds(),
+            reason: is_late.then(|| Reason::of("value_unchanged")),
+        };
+        self.put_new_source(tx, row, source, Some(fruitless))
+            .await?;
         Ok(Rotated {
-            version: active,
+            version: info,
             superseded: None,
-            repeated: true,
+            repeated: !is_moved,
         })
     }
 
@@ -398,6 +401,41 @@ impl Vault {
         entry.fingerprint = Some(version.fingerprint.clone());
         entry
     }
+}
+
+/// Whether a value that a file or a command gives may be stored; the active version where that has it.
+fn may_be_given<'a>(
+    versions: &'a [CredentialVersionRow],
+    fingerprint: &Fingerprint,
+    turn: Option<&Turn>,
+) -> Result<Option<&'a CredentialVersionRow>, VaultError> {
+    let active = versions.iter().find(|version| version.is_active());
+    let same = |version: &&CredentialVersionRow| version.info.fingerprint == *fingerprint;
+    if active.as_ref().is_some_and(same) {
+        return Ok(active);
+    }
+    let had = |state| {
+        versions
+            .iter()
+            .filter(same)
+            .any(|row| row.info.state == state)
+    };
+    if had(VersionState::Revoked) {
+        return Err(VaultError::ValueRevoked);
+    }
+    // Another control plane's file may not be renewed yet: both would take turns without end.
+    let is_kept = turn.is_some_and(Turn::is_kept);
+    if is_kept && active.is_some() && had(VersionState::Superseded) {
+        return Err(VaultError::ValueSuperseded);
+    }
+    Ok(None)
+}
+
+/// Whether a value ends at another time than it did. What is counted from the time of the question
+/// comes out a little different each time.
+fn is_moved(before: Option<UnixSeconds>, after: Option<UnixSeconds>) -> bool {
+    let seconds = |at: Option<UnixSeconds>| at.map_or(0, |UnixSeconds(at)| at);
+    seconds(before).abs_diff(seconds(after)) > JITTER
 }
 
 /// What the same request made before, if it did.

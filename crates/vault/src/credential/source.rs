@@ -270,7 +270,12 @@ pub enum Asker<'a> {
 
 impl Asker<'_> {
     /// Whether the provider is to be left alone yet.
-    fn is_early(self, source: &Source, versions: &[CredentialVersionRow], now: UnixSeconds) -> bool {
+    fn is_early(
+        self,
+        source: &Source,
+        versions: &[CredentialVersionRow],
+        now: UnixSeconds,
+    ) -> bool {
         let Self::Keeper { agent, rest } = self else {
             return false;
         };
@@ -307,9 +312,15 @@ pub struct Turn {
     client: Option<SecretId>,
     refresh: Option<SecretId>,
     until: UnixSeconds,
+    /// Whether a keeper asked for it, and nobody who decides.
+    is_kept: bool,
 }
 
 impl Turn {
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
     /// Whether what the value is obtained with is still what it was. Secrets that are given anew have other
     /// ids.
     fn is_of(&self, source: &SourceRow) -> bool {
@@ -342,7 +353,8 @@ impl CredentialStatus {
         let Some(UnixSeconds(ends)) = active.expires_at else {
             return again.map(|again| again.max(active.deposited_at.plus(LOOK_EVERY)));
         };
-        let life = ends.saturating_sub(active.deposited_at.0);
+        // Since its end was last moved.
+        let life = ends.saturating_sub(active.state_since.0);
         let left = (life / 3).max(120).min(life / 2);
         Some(UnixSeconds(ends.saturating_sub(left)))
     }
@@ -387,7 +399,8 @@ impl Vault {
         let versions = self.credential_versions(&mut *tx, &row.credential).await?;
         let active = versions.iter().find(|version| version.is_active());
         let version = active.map(|active| active.info.version);
-        let is_taken = source.renewing_until > now && !is_ahead(source.renewing_until, LONGEST_LEASE, now);
+        let is_taken =
+            source.renewing_until > now && !is_ahead(source.renewing_until, LONGEST_LEASE, now);
         if is_taken || version != seen || asker.is_early(&source.source, &versions, now) {
             return Ok(None);
         }
@@ -406,6 +419,7 @@ impl Vault {
                 client: source.client.clone(),
                 refresh: source.refresh.clone(),
                 until: source.renewing_until,
+                is_kept: matches!(asker, Asker::Keeper { .. }),
             },
             source: opened,
         };
