@@ -7,7 +7,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use xylem_audit::{Kind, Verdict};
 use xylem_grant::{Claims, IssuerKey, IssuerPublicKey, IssuerSet, VerifiedGrant};
-use xylem_ids::{AgentId, KeyId, RunId, Slot, TreeId};
+use xylem_ids::{AgentId, Epoch, KeyId, RunId, Slot, TreeId};
 
 /// The key that signs, and the sets that verify.
 pub(crate) struct Issuers {
@@ -165,6 +165,13 @@ pub struct RotatedIssuer {
     pub trees: Vec<TreeId>,
 }
 
+/// What grants are signed with. It is looked up once for all that one transaction signs: a key may lie
+/// at a service that is asked for it.
+pub(crate) struct Signing {
+    issuers: Arc<Issuers>,
+    epoch: Epoch,
+}
+
 /// What makes a grant new although its token stays.
 enum Renewal {
     /// A lifetime that begins now.
@@ -196,8 +203,7 @@ impl Vault {
         if version.info.expires_at >= self.seconds().plus(lifetime) {
             return self.grant_of(&version);
         }
-        let renewal = Renewal::For(lifetime);
-        let grant = self.renew(&mut *tx, tree, version, &renewal, by).await?;
+        let grant = self.prolong(&mut *tx, tree, version, lifetime, by).await?;
         tx.commit().await?;
         Ok(grant)
     }
@@ -230,19 +236,32 @@ impl Vault {
             let retired = issuer_row(self.provider(), &key, Purpose::RetiredIssuer).await?;
             tx.put_key(&retired).await?;
         }
-        let issuers = Issuers::load_or_new(&mut *tx, self.provider()).await?;
-        let trees = self.renew_all(&mut *tx, by).await?;
+        let issuers = Arc::new(Issuers::load_or_new(&mut *tx, self.provider()).await?);
+        let signing = Signing {
+            issuers: Arc::clone(&issuers),
+            epoch: self.epoch_in(&mut *tx).await?,
+        };
+        let trees = self.renew_all(&mut *tx, &signing, by).await?;
         let entry = self.entry(Kind::IssuerRotated, Verdict::Succeeded, by);
         tx.audit(&entry).await?;
         tx.commit().await?;
         let key = issuers.key().public().key_id.clone();
-        self.set_issuers(Arc::new(issuers));
+        self.set_issuers(issuers);
         Ok(RotatedIssuer { key, trees })
+    }
+
+    /// What grants are signed with in this transaction.
+    pub(crate) async fn signing(&self, tx: &mut dyn Transaction) -> Result<Signing, VaultError> {
+        Ok(Signing {
+            issuers: self.issuers_in(tx).await?,
+            epoch: self.epoch_in(tx).await?,
+        })
     }
 
     pub(crate) async fn renew_all(
         &self,
         tx: &mut dyn Transaction,
+        signing: &Signing,
         by: &AgentId,
     ) -> Result<Vec<TreeId>, VaultError> {
         let mut trees = Vec::new();
@@ -252,7 +271,8 @@ impl Vault {
             let Some(tree) = owner.tree.id() else {
                 continue;
             };
-            self.renew(tx, &tree, version, &Renewal::Again, by).await?;
+            self.renew(tx, &tree, version, &Renewal::Again, signing, by)
+                .await?;
             trees.push(tree);
         }
         trees.dedup();
@@ -265,18 +285,19 @@ impl Vault {
         tree: &TreeId,
         version: VersionRow,
         renewal: &Renewal,
+        signing: &Signing,
         by: &AgentId,
     ) -> Result<VerifiedGrant, VaultError> {
         let VersionRow {
             mut info, secret, ..
         } = version;
         info.serial = info.serial.next().ok_or(VaultError::Exhausted)?;
-        info.epoch = self.epoch_in(tx).await?;
+        info.epoch = signing.epoch;
         if let Renewal::For(lifetime) = renewal {
             info.issued_at = self.seconds();
             info.expires_at = info.issued_at.plus(*lifetime);
         }
-        let grant = self.issuers_in(tx).await?.sign(tree, &mut info)?;
+        let grant = signing.issuers.sign(tree, &mut info)?;
         let row = self.derived.seal_version(info, secret);
         tx.put_version(&row).await?;
         let entry = self.entry(Kind::Reissue, Verdict::Succeeded, by);
@@ -294,7 +315,8 @@ impl Vault {
         lifetime: Duration,
         by: &AgentId,
     ) -> Result<VerifiedGrant, VaultError> {
-        self.renew(tx, tree, version, &Renewal::For(lifetime), by)
+        let signing = self.signing(tx).await?;
+        self.renew(tx, tree, version, &Renewal::For(lifetime), &signing, by)
             .await
     }
 
@@ -307,7 +329,9 @@ impl Vault {
         by: &AgentId,
     ) -> Result<VerifiedGrant, VaultError> {
         version.info.exposed = true;
-        self.renew(tx, tree, version, &Renewal::Again, by).await
+        let signing = self.signing(tx).await?;
+        self.renew(tx, tree, version, &Renewal::Again, &signing, by)
+            .await
     }
 
     /// The grant of a version that has one.

@@ -28,7 +28,8 @@ impl Vault {
         let epoch = epoch.next().ok_or(VaultError::Exhausted)?;
         tx.put_epoch(&self.derived.seal_epoch(epoch, EpochState::Held))
             .await?;
-        let trees = self.renew_all(&mut *tx, by).await?;
+        let signing = self.signing(&mut *tx).await?;
+        let trees = self.renew_all(&mut *tx, &signing, by).await?;
         let entry = self.entry(Kind::EpochRaised, Verdict::Succeeded, by);
         tx.audit(&entry.because("restored")).await?;
         tx.commit().await?;

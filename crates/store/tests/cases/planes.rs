@@ -1,8 +1,66 @@
 //! Two processes on one database.
 
 use crate::house::{self, Ask, House, V2, agent, worker};
-use secrecy::ExposeSecret;
-use xylem_vault::{CallEnd, Target};
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, zeroize::Zeroizing};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use xylem_ids::KeyId;
+use xylem_seal::Sealed;
+use xylem_vault::{CallEnd, KeyProvider, KeyRing, Target, Vault, VaultError};
+
+/// Counts how often it is asked for a key, as a service would be.
+struct Counting {
+    keys: KeyRing,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl KeyProvider for Counting {
+    fn current(&self) -> &KeyId {
+        self.keys.current()
+    }
+
+    async fn wrap(&self, place: &[u8], key: &[u8]) -> Result<Sealed, VaultError> {
+        self.keys.wrap(place, key).await
+    }
+
+    async fn unwrap(
+        &self,
+        by: &KeyId,
+        place: &[u8],
+        wrapped: &Sealed,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.keys.unwrap(by, place, wrapped).await
+    }
+}
+
+/// How often the key provider is asked where the issuer's key is rotated under so many trees.
+async fn asked_for(trees: usize) -> usize {
+    let house = House::new().await;
+    for number in 0..trees {
+        house.planted(&format!("train-{number}")).await;
+    }
+    let keys = KeyRing::from_file(&house.folder.path().join("kek"));
+    let keys = Arc::new(Counting {
+        keys: keys.unwrap(),
+        asked: AtomicUsize::default(),
+    });
+    let vault = Vault::open(house.store.clone(), keys.clone(), house.clock.clone());
+    let vault = vault.await.unwrap();
+    let before = keys.asked.load(Ordering::SeqCst);
+    let rotated = vault.rotate_issuer(&agent("admin")).await.unwrap();
+    assert_eq!(rotated.trees.len(), trees);
+    keys.asked.load(Ordering::SeqCst) - before
+}
+
+#[tokio::test]
+async fn a_rotation_of_the_issuer_asks_for_no_key_again_and_again() {
+    assert_eq!(asked_for(7).await, asked_for(1).await);
+}
 
 #[tokio::test]
 async fn a_rotation_of_the_issuer_counts_for_every_process_at_once() {

@@ -60,8 +60,8 @@ pub(crate) enum RotateKey {
     /// Replace the key that signs grants
     ///
     /// The grant of every token in every tree is signed again, and workflows trust the key before no more
-    /// as soon as they have theirs: do it where that key may be in other hands. Tokens stay as they are,
-    /// and calls go on meanwhile.
+    /// as soon as they have theirs: do it where that key may be in other hands. Tokens stay as they are.
+    /// Calls wait while the grants are signed, and go on then.
     Issuer,
 }
 
