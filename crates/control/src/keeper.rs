@@ -84,7 +84,7 @@ pub struct Kept {
 
 impl Kept {
     /// What the database says of it, to be looked at again after so long.
-    fn of(status: &CredentialStatus, step: Step, after: Duration) -> Self {
+    fn of(status: &CredentialStatus, now: UnixSeconds, step: Step, after: Duration) -> Self {
         let source = status.source.as_ref();
         let fruitless = source.and_then(|source| source.fruitless.as_ref()?.reason.as_ref());
         let broken = source.and_then(|source| source.broken.as_ref());
@@ -92,7 +92,7 @@ impl Kept {
             again_after: Some(after.as_secs().max(1)),
             step,
             version: status.active().map(|active| active.version.0),
-            due: status.renewal_due().map(|UnixSeconds(due)| due),
+            due: status.renewal_due(now).map(|UnixSeconds(due)| due),
             failure: broken.or(fruitless).map(ToString::to_string),
         }
     }
@@ -264,7 +264,7 @@ impl Plane {
             match (renewed, occasion) {
                 // Tried again later: what was asked for is not forgotten.
                 (Renewed::Busy, Occasion::Asked) => return Err(Fault::renewing()),
-                (Renewed::Busy, _) => return Ok(Kept::of(&status, Step::Renewing, TURN)),
+                (Renewed::Busy, _) => return Ok(Kept::of(&status, now, Step::Renewing, TURN)),
                 _ => {}
             }
         }
@@ -284,7 +284,7 @@ impl Plane {
             let last = source.fruitless.as_ref();
             last.is_some_and(|last| last.reason.is_some())
         });
-        let due = status.renewal_due();
+        let due = status.renewal_due(now);
         let due = due.map(|due| Duration::from_secs(due.0.saturating_sub(now.0)));
         let (step, after) = if is_broken {
             (Step::Broken, due.unwrap_or(SELDOM))
@@ -302,7 +302,7 @@ impl Plane {
         } else {
             after
         };
-        Kept::of(status, step, after.min(SELDOM))
+        Kept::of(status, now, step, after.min(SELDOM))
     }
 
     /// Has a credential kept, unless it is. Best effort: every sweep does it, and looks itself.

@@ -674,7 +674,7 @@ fn wire(status: CredentialStatus, now: SystemTime) -> v1::Credential {
         .as_ref()
         .and_then(|source| source.fruitless.clone());
     let not_obtained = fruitless.and_then(|last| last.reason);
-    let renew_at = status.renewal_due().map(convert::seconds);
+    let renew_at = status.renewal_due(now).map(convert::seconds);
     let trees = status.copies.iter().filter(|copy| copy.is_active()).count();
     let behind = status.behind().count();
     let holding = |version| {

@@ -307,6 +307,48 @@ async fn keepers_leave_a_provider_alone_however_many_of_them_there_are() {
 }
 
 #[tokio::test]
+async fn what_a_clock_noted_that_was_ahead_puts_nothing_off() {
+    for (sql, source) in [
+        (
+            "UPDATE credential_providers SET fruitless_at = 1800090000",
+            provided(),
+        ),
+        (
+            "UPDATE credential_providers SET renewing_until = 1800090000",
+            provided(),
+        ),
+        (
+            "UPDATE credential_sources SET renewing_until = 1800090000",
+            source(),
+        ),
+    ] {
+        let house = House::new().await;
+        obtained(&house, source).await;
+        house.tamper(sql).await;
+        house.clock.advance(Duration::from_secs(300));
+        let (now, status) = (after(&house, 0), status(&house).await);
+        assert!(!status.was_asked_in_vain(now), "{sql}");
+        let due = status.renewal_due(now);
+        assert!(due.is_none_or(|due| due <= now), "{sql}");
+        assert!(kept_turn(&house, 1).await.is_some(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_was_stored_by_a_clock_that_was_ahead_is_due() {
+    let house = House::new().await;
+    house.clock.advance(24 * HOUR);
+    let mut new = new(V1);
+    new.source = Some(source());
+    new.expires_at = Some(after(&house, 3_600));
+    house.vault.create_credential(new).await.expect("makes");
+    house.clock.set_back(24 * HOUR);
+    let now = after(&house, 0);
+    assert!(status(&house).await.is_renewal_due(now));
+    assert!(kept_turn(&house, 1).await.is_some());
+}
+
+#[tokio::test]
 async fn a_value_that_lives_longer_is_the_same_version_and_so_are_its_copies() {
     let house = House::new().await;
     let mut new = new(V1);
@@ -331,7 +373,7 @@ async fn a_value_that_lives_longer_is_the_same_version_and_so_are_its_copies() {
     assert_eq!(now.versions, [moved.version]);
     assert_eq!(now.behind().count(), 1);
     // In the last third of its new life.
-    assert_eq!(now.renewal_due(), Some(after(&house, 2_400)));
+    assert_eq!(now.renewal_due(after(&house, 0)), Some(after(&house, 2_400)));
     let prolonged = copied().await;
     assert_eq!((prolonged.expires_at, prolonged.repeated), (ends, false));
     assert!(copied().await.repeated);
@@ -343,7 +385,7 @@ async fn a_value_that_lives_longer_is_the_same_version_and_so_are_its_copies() {
     let (same, asked) = (UnixSeconds(ends.0 + 3), turn(&house, seen).await);
     let same = given(&house, asked.expect("a turn"), V1, Some(same)).await;
     assert!(same.expect("ends").repeated);
-    assert_eq!(status(&house).await.renewal_due(), Some(after(&house, 600)));
+    assert_eq!(status(&house).await.renewal_due(after(&house, 0)), Some(after(&house, 600)));
     assert!(house.verified().await.is_ok());
 }
 

@@ -233,6 +233,14 @@ pub struct Source {
     pub fruitless: Option<Fruitless>,
 }
 
+impl Source {
+    /// When the last question was asked that brought nothing new, unless a clock noted it that was ahead.
+    fn asked_in_vain(&self, now: UnixSeconds) -> Option<UnixSeconds> {
+        let asked = self.fruitless.as_ref().map(|last| last.at);
+        asked.filter(|at| !is_ahead(*at, LOOK_EVERY, now))
+    }
+}
+
 /// A question that brought nothing new.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fruitless {
@@ -332,14 +340,12 @@ impl Turn {
 impl CredentialStatus {
     /// From when on its next value is to be obtained by itself: in the last third of its life, at
     /// the latest two minutes before its end, and never in its first half. A file or a command is asked
-    /// every five minutes where it does not say when its value ends, and after it has refused.
+    /// every five minutes where it does not say when its value ends, and after it has refused. What a
+    /// clock noted that was ahead puts nothing off.
     #[must_use]
-    pub fn renewal_due(&self) -> Option<UnixSeconds> {
+    pub fn renewal_due(&self, now: UnixSeconds) -> Option<UnixSeconds> {
         let source = self.source.as_ref()?;
-        let asked = source
-            .fruitless
-            .as_ref()
-            .map_or(UnixSeconds(0), |last| last.at);
+        let asked = source.asked_in_vain(now).unwrap_or(UnixSeconds(0));
         let again = match &source.supply {
             Supply::OAuth(_) => None,
             Supply::Provider(_) => Some(asked.plus(LOOK_EVERY)),
@@ -347,11 +353,12 @@ impl CredentialStatus {
         if source.broken.is_some() {
             return again;
         }
-        let Some(active) = self.active() else {
+        let active = self.active();
+        let Some(active) = active.filter(|it| !is_ahead(it.state_since, LOOK_EVERY, now)) else {
             return Some(again.unwrap_or(UnixSeconds(0)));
         };
         let Some(UnixSeconds(ends)) = active.expires_at else {
-            return again.map(|again| again.max(active.deposited_at.plus(LOOK_EVERY)));
+            return again.map(|again| again.max(active.state_since.plus(LOOK_EVERY)));
         };
         // Since its end was last moved.
         let life = ends.saturating_sub(active.state_since.0);
@@ -362,15 +369,15 @@ impl CredentialStatus {
     /// Whether its next value is to be obtained now.
     #[must_use]
     pub fn is_renewal_due(&self, now: UnixSeconds) -> bool {
-        self.renewal_due().is_some_and(|due| due <= now)
+        self.renewal_due(now).is_some_and(|due| due <= now)
     }
 
     /// Whether it was asked for a moment ago, and nothing came of it.
     #[must_use]
     pub fn was_asked_in_vain(&self, now: UnixSeconds) -> bool {
         let source = self.source.as_ref();
-        let last = source.and_then(|source| source.fruitless.as_ref());
-        last.is_some_and(|last| last.at.plus(LOOK_EVERY) > now)
+        let last = source.and_then(|source| source.asked_in_vain(now));
+        last.is_some_and(|at| at.plus(LOOK_EVERY) > now)
     }
 }
 
