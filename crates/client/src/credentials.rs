@@ -5,8 +5,12 @@ use crate::{
     client::{CALL_TIMEOUT, call},
 };
 use secrecy::{ExposeSecret, SecretString};
+use std::time::Duration;
 use v1::credentials_client::CredentialsClient;
 use xylem_proto::v1;
+
+/// A provider may be asked first, for longer than the control plane takes otherwise.
+const OBTAIN_TIMEOUT: Duration = Duration::from_secs(160);
 
 impl Client {
     /// Stores a credential; the message's own secret is left empty.
@@ -21,7 +25,7 @@ impl Client {
     ) -> Result<v1::Credential, Error> {
         secret.expose_secret().clone_into(&mut request.secret);
         let mut credentials = CredentialsClient::new(self.channel.clone());
-        call(request, CALL_TIMEOUT, |request| {
+        call(request, OBTAIN_TIMEOUT, |request| {
             credentials.create_credential(request)
         })
         .await
@@ -39,7 +43,7 @@ impl Client {
     ) -> Result<v1::Credential, Error> {
         secret.expose_secret().clone_into(&mut request.secret);
         let mut credentials = CredentialsClient::new(self.channel.clone());
-        call(request, CALL_TIMEOUT, |request| {
+        call(request, OBTAIN_TIMEOUT, |request| {
             credentials.rotate_credential(request)
         })
         .await
@@ -55,7 +59,7 @@ impl Client {
             name: name.to_owned(),
         };
         let mut credentials = CredentialsClient::new(self.channel.clone());
-        call(request, CALL_TIMEOUT, |request| {
+        call(request, OBTAIN_TIMEOUT, |request| {
             credentials.renew_credential(request)
         })
         .await
@@ -101,7 +105,7 @@ impl Client {
         request: v1::RevokeCredentialRequest,
     ) -> Result<v1::RevokeCredentialResponse, Error> {
         let wait = request.wait.as_ref().map_or(30, |wait| wait.seconds);
-        let wait = std::time::Duration::from_secs(u64::try_from(wait).unwrap_or_default());
+        let wait = Duration::from_secs(u64::try_from(wait).unwrap_or_default());
         let mut credentials = CredentialsClient::new(self.channel.clone());
         call(request, CALL_TIMEOUT * 4 + wait, |request| {
             credentials.revoke_credential(request)

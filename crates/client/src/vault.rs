@@ -8,8 +8,8 @@ use std::time::Duration;
 use v1::system_client::SystemClient;
 use xylem_proto::v1;
 
-/// A backup takes as long as the database is large.
-const BACKUP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// What reads or writes all there is takes as long as the database is large.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Backups and keys.
 impl Client {
@@ -20,7 +20,7 @@ impl Client {
     pub async fn back_up(&self) -> Result<v1::Backup, Error> {
         let mut system = SystemClient::new(self.channel.clone());
         let message = v1::BackUpRequest {};
-        call(message, BACKUP_TIMEOUT, |request| system.back_up(request)).await
+        call(message, WHOLE_TIMEOUT, |request| system.back_up(request)).await
     }
 
     /// Hands tokens out again after a restore.
@@ -53,14 +53,15 @@ impl Client {
         .await
     }
 
-    /// Makes the next key that signs grants, and signs every grant again.
+    /// Makes the next key that signs grants, and signs every grant again, which takes as long as there are
+    /// many. It is done also where nobody waits for it.
     ///
     /// # Errors
     /// As the control plane's status maps.
     pub async fn rotate_issuer_key(&self) -> Result<v1::RotateIssuerKeyResponse, Error> {
         let mut system = SystemClient::new(self.channel.clone());
         let message = v1::RotateIssuerKeyRequest {};
-        call(message, CALL_TIMEOUT, |request| {
+        call(message, WHOLE_TIMEOUT, |request| {
             system.rotate_issuer_key(request)
         })
         .await

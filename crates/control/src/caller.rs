@@ -64,6 +64,17 @@ pub(crate) async fn within<T>(call: Call, work: impl Future<Output = T>) -> T {
     CALL.scope(call, work).await
 }
 
+/// Goes on with the call that is being handled, where there is one, in a task of its own.
+pub(crate) fn carried<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let call = CALL.try_with(Clone::clone).ok();
+    async move {
+        match call {
+            Some(call) => within(call, work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// The id of the call that is being handled; a dash outside of one.
 pub(crate) fn request_id() -> RequestId {
     CALL.try_with(|call| call.passage.id.clone())

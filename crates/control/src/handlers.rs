@@ -20,7 +20,7 @@ pub(crate) use credentials::state as credential_state;
 pub(crate) use tools::wire_definition;
 
 use crate::{
-    caller::{Reach, during_call, reach, reaches},
+    caller::{Reach, carried, during_call, reach, reaches},
     fault::Fault,
     plane::Plane,
     temporal::TemporalError,
@@ -72,6 +72,16 @@ fn request(principal: &Principal, given: &str, part: &str) -> Result<RequestId, 
 }
 
 impl Plane {
+    /// Carries something to its end, also where whoever asked for it goes away or waits no longer: what it
+    /// has changed elsewhere cannot be taken back.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let task = self.tasks.spawn(carried(work));
+        task.await.map_err(Fault::internal)?
+    }
+
     /// The entry of a change that the caller makes now.
     fn change(&self, kind: Kind) -> Entry {
         during_call(Entry::new(self.now(), kind, Verdict::Succeeded))

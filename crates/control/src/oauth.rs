@@ -15,10 +15,13 @@ use xylem_outbound::{Decoded, Outbound, Request, SendError, decode};
 use xylem_vault::{OAuthClient, OAuthGrant};
 use zeroize::Zeroizing;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Each of the two questions may take so long.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST: usize = 64 * 1024;
 /// Taken off the end of a token's life: its way here takes time, and clocks differ.
 const MARGIN: u64 = 30;
+/// The reason where a probe says no.
+pub(crate) const PROBE_REFUSED: &str = "probe_refused";
 const MALFORMED: Failed = Failed::Later("the token endpoint's answer is no token answer");
 
 /// A token that was obtained. Its `Debug` shows everything but the secrets.
@@ -135,7 +138,7 @@ pub(crate) async fn probe(
     match answer.map(|answer| answer.status) {
         Ok(status) if status.is_success() => Ok(()),
         Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            Err(Failed::Refused(Reason::of("probe_refused")))
+            Err(Failed::Refused(Reason::of(PROBE_REFUSED)))
         }
         // It was taken, and there is more to read than matters.
         Err(SendError::TooLarge) => Ok(()),

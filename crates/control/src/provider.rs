@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 /// A command may take so long where its entry does not say,
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// and no entry may say more: nobody else asks for the same credential meanwhile.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the file of providers says: its fields as they stand there.
 #[derive(Debug, Default, Deserialize)]

@@ -2,14 +2,14 @@
 
 use crate::{
     fault::Fault,
-    oauth::{Failed, Obtained, obtain, probe},
+    oauth::{Failed, Obtained, PROBE_REFUSED, obtain, probe},
     plane::Plane,
 };
 use secrecy::ExposeSecret;
 use std::sync::Arc;
 use xylem_audit::Reason;
 use xylem_ids::{AgentId, CredentialName, Version};
-use xylem_vault::{Asker, NewSource, NotObtained, Rotated, Rotation, Turn, VaultError};
+use xylem_vault::{Asker, NewSource, NotObtained, Renewal, Rotated, Rotation, Turn, VaultError};
 
 /// What became of asking for a credential's next value.
 #[derive(Debug)]
@@ -60,6 +60,19 @@ impl Plane {
         let Some(renewal) = begun? else {
             return Ok(Renewed::Busy);
         };
+        let (plane, name, by) = (Arc::clone(self), name.clone(), by.clone());
+        self.to_the_end(async move { plane.renewed(&name, renewal, &by).await })
+            .await
+    }
+
+    /// What a turn comes to. It is not left before that: a provider may have taken the only refresh token
+    /// that was good, and nobody else asks while the turn is not over.
+    async fn renewed(
+        &self,
+        name: &CredentialName,
+        renewal: Renewal,
+        by: &AgentId,
+    ) -> Result<Renewed, Fault> {
         let turn = renewal.turn;
         let mut source = renewal.source.clone();
         let asked = self.obtained(&mut source).await;
@@ -72,7 +85,7 @@ impl Plane {
                 let kept = self.keep(name, source.clone(), obtained, &turn, by).await;
                 kept.map_err(Fault::from)
             }
-            Err(failed) => Err(told(failed)),
+            Err(failed) => Err(told(failed, &source)),
         };
         match kept {
             Ok(rotated) => {
@@ -94,7 +107,7 @@ impl Plane {
                     next: is_other(&renewal.source, &source).then_some(source),
                 };
                 self.vault
-                    .fail_renewal(namespace, name, &turn, failed, by)
+                    .fail_renewal(&self.settings.namespace, name, &turn, failed, by)
                     .await?;
                 Ok(Renewed::NotObtained(fault))
             }
@@ -139,16 +152,47 @@ fn is_other(before: &NewSource, after: &NewSource) -> bool {
     before != after
 }
 
-pub(crate) fn told(failed: Failed) -> Fault {
-    match failed {
-        Failed::Later(why) => Fault::unavailable("provider_unavailable", why, why),
-        Failed::Here(code, why) => Fault::refused(code, why),
-        Failed::Refused(code) => Fault::refused(
-            "provider_refused",
-            format!(
-                "the provider refused with {code}: correct the client, its secret or its scopes, \
-                 and rotate"
-            ),
+/// What whoever wants a value is told of why there is none.
+pub(crate) fn told(failed: Failed, source: &NewSource) -> Fault {
+    let code = match failed {
+        Failed::Later(why) => return Fault::unavailable("provider_unavailable", why, why),
+        Failed::Here(code, why) => return Fault::refused(code, why),
+        Failed::Refused(code) => code,
+    };
+    let is_probe = code.as_str() == PROBE_REFUSED;
+    let message = match source {
+        NewSource::OAuth(_) if is_probe => format!(
+            "the API at the probe's URL refused the new token ({code}): correct the client, its scopes or \
+             the URL"
         ),
+        NewSource::OAuth(_) => format!(
+            "the provider refused with {code}: correct the client, its secret or its scopes, and rotate"
+        ),
+        NewSource::Provider(_) => format!(
+            "the API at the probe's URL refused what the provider gave ({code}): have it give another value"
+        ),
+    };
+    Fault::refused("provider_refused", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Status;
+    use xylem_vault::Provided;
+
+    #[test]
+    fn a_file_whose_value_a_probe_refused_is_not_told_of_a_client() {
+        let source = NewSource::Provider(Provided {
+            name: "file".to_owned(),
+            probe_url: None,
+            revoke_old: false,
+        });
+        let refused = Failed::Refused(Reason::of(PROBE_REFUSED));
+        let status = Status::from(told(refused, &source));
+        let message = status.message();
+        assert!(message.contains("have it give another value"), "{message}");
+        assert!(!message.contains("client"), "{message}");
+        assert!(!message.contains("rotate"), "{message}");
     }
 }

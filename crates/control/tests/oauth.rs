@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    Stack, id,
+    Stack, eventually, id,
     provider::{Manner, Provider},
     start,
     temporal::Mood,
@@ -179,6 +179,53 @@ async fn a_secret_that_is_given_during_a_renewal_stands() {
         let next = format!("canary-refresh-{obtained_by_rotation:04}");
         assert_eq!(last["refresh_token"], next, "{late:?}");
     }
+}
+
+#[tokio::test]
+async fn whoever_goes_away_while_a_provider_is_asked_loses_nothing() {
+    let (_stack, admin, provider) = stack().await;
+    let mut request = new(&provider);
+    request.refresh_token = "canary-refresh-0000".to_owned();
+    provider.holds_next();
+    let creation = tokio::spawn({
+        let admin = admin.clone();
+        async move {
+            let secret = SecretString::from(CLIENT);
+            admin.create_credential(request, &secret).await
+        }
+    });
+    provider.holding().await;
+    creation.abort();
+    // Behind what says that nobody waits any more.
+    assert_eq!(
+        reason(admin.get_credential("acme").await),
+        "not_found",
+        "it is not made yet"
+    );
+    provider.lets_go();
+    eventually("it is made", || async {
+        let made = admin.get_credential("acme").await;
+        made.map_err(|error| error.to_string())
+    })
+    .await;
+
+    provider.holds_next();
+    let renewal = tokio::spawn({
+        let admin = admin.clone();
+        async move { admin.renew_credential("acme").await }
+    });
+    provider.holding().await;
+    renewal.abort();
+    assert_eq!(shown(&admin).await.versions.len(), 1);
+    provider.lets_go();
+    eventually("it is renewed", || async {
+        let versions = shown(&admin).await.versions.len();
+        (versions == 2).then_some(()).ok_or(versions.to_string())
+    })
+    .await;
+    admin.renew_credential("acme").await.expect("renewed");
+    let last = provider.forms().pop().expect("asked");
+    assert_eq!(last["refresh_token"], "canary-refresh-0002");
 }
 
 #[tokio::test]

@@ -153,10 +153,8 @@ impl Handlers {
     async fn archive(&self) -> Result<v1::ArchiveAuditResponse, Fault> {
         let entry = during_call(self.archiving(caller()?.agent()));
         let plane = Arc::clone(&self.0);
-        let archiving = self
-            .tasks
-            .spawn(async move { plane.archive_audit(entry).await });
-        let archived = archiving.await.map_err(Fault::internal)??;
+        let archiving = self.to_the_end(async move { plane.archive_audit(entry).await });
+        let archived = archiving.await?;
         Ok(v1::ArchiveAuditResponse {
             segments: archived.iter().map(segment).collect(),
         })

@@ -43,7 +43,10 @@ impl Credentials for Handlers {
         &self,
         request: Request<v1::CreateCredentialRequest>,
     ) -> Result<Response<v1::Credential>, Status> {
-        answer(self.create(request.into_inner()).await)
+        let (handlers, given) = (self.clone(), request.into_inner());
+        // A provider that is asked may have taken a refresh token for it.
+        let created = self.to_the_end(async move { handlers.create(given).await });
+        answer(created.await)
     }
 
     async fn get_credential(
@@ -68,7 +71,9 @@ impl Credentials for Handlers {
         &self,
         request: Request<v1::RotateCredentialRequest>,
     ) -> Result<Response<v1::Credential>, Status> {
-        answer(self.rotate_stored(request.into_inner()).await)
+        let (handlers, given) = (self.clone(), request.into_inner());
+        let rotated = self.to_the_end(async move { handlers.rotate_stored(given).await });
+        answer(rotated.await)
     }
 
     async fn renew_credential(
@@ -164,7 +169,8 @@ impl Handlers {
     /// does not work.
     async fn first(&self, mut source: NewSource) -> Result<Value, Fault> {
         source.check()?;
-        let obtained = self.obtained(&mut source).await.map_err(told)?;
+        let obtained = self.obtained(&mut source).await;
+        let obtained = obtained.map_err(|failed| told(failed, &source))?;
         Ok(Value {
             secret: obtained.token,
             expires_at: obtained.expires_at,

@@ -109,7 +109,9 @@ impl Handlers {
     /// Nobody waits for the trees to hear of it: a worker that redeems a grant of before is handed the
     /// new one, and the sweep tells whoever does not ask.
     async fn rotate_issuer(&self) -> Result<v1::RotateIssuerKeyResponse, Fault> {
-        let rotated = self.vault.rotate_issuer(caller()?.agent()).await?;
+        let (vault, by) = (Arc::clone(&self.vault), caller()?.agent().clone());
+        let rotated = self.to_the_end(async move { Ok(vault.rotate_issuer(&by).await?) });
+        let rotated = rotated.await?;
         let trees = u32::try_from(rotated.trees.len()).unwrap_or(u32::MAX);
         let plane = Arc::clone(&self.0);
         self.tasks.spawn(async move {

@@ -103,7 +103,9 @@ fn deadline(rpc: Rpc) -> Duration {
         // Wait for leases and nodes, as long as they are asked to.
         Rpc::RevokeToken | Rpc::RevokeCredential => 5 * 60 + 45,
         // Write as much as there is.
-        Rpc::BackUp | Rpc::ArchiveAudit => 60 * 60,
+        Rpc::BackUp | Rpc::ArchiveAudit | Rpc::RotateIssuerKey => 60 * 60,
+        // Ask a provider, whose other credentials may have their turn first, and a probe.
+        Rpc::CreateCredential | Rpc::RotateCredential | Rpc::RenewCredential => 150,
         Rpc::StopTree | Rpc::GetTree | Rpc::WatchTree => 115,
         _ => 25,
     };
@@ -113,4 +115,25 @@ fn deadline(rpc: Rpc) -> Duration {
 fn too_late(rpc: Rpc) -> Status {
     let message = format!("{} took too long: try again", rpc.name());
     Fault::unavailable("deadline", message, "the handler was given up").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{oauth, provider};
+
+    #[test]
+    fn whoever_has_a_provider_asked_is_given_the_time_that_it_may_take() {
+        let asked = provider::LONGEST_TIMEOUT + oauth::TIMEOUT;
+        for rpc in [
+            Rpc::CreateCredential,
+            Rpc::RotateCredential,
+            Rpc::RenewCredential,
+        ] {
+            // One that another credential began, and its own.
+            assert!(deadline(rpc) > asked + provider::LONGEST_TIMEOUT, "{rpc:?}");
+        }
+        // Signs as many grants as there are.
+        assert!(deadline(Rpc::RotateIssuerKey) >= Duration::from_secs(60 * 60));
+    }
 }
