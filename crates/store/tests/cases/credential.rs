@@ -373,7 +373,10 @@ async fn a_value_that_lives_longer_is_the_same_version_and_so_are_its_copies() {
     assert_eq!(now.versions, [moved.version]);
     assert_eq!(now.behind().count(), 1);
     // In the last third of its new life.
-    assert_eq!(now.renewal_due(after(&house, 0)), Some(after(&house, 2_400)));
+    assert_eq!(
+        now.renewal_due(after(&house, 0)),
+        Some(after(&house, 2_400))
+    );
     let prolonged = copied().await;
     assert_eq!((prolonged.expires_at, prolonged.repeated), (ends, false));
     assert!(copied().await.repeated);
@@ -385,7 +388,10 @@ async fn a_value_that_lives_longer_is_the_same_version_and_so_are_its_copies() {
     let (same, asked) = (UnixSeconds(ends.0 + 3), turn(&house, seen).await);
     let same = given(&house, asked.expect("a turn"), V1, Some(same)).await;
     assert!(same.expect("ends").repeated);
-    assert_eq!(status(&house).await.renewal_due(after(&house, 0)), Some(after(&house, 600)));
+    assert_eq!(
+        status(&house).await.renewal_due(after(&house, 0)),
+        Some(after(&house, 600))
+    );
     assert!(house.verified().await.is_ok());
 }
 
