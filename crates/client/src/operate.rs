@@ -426,15 +426,16 @@ impl Client {
     }
 
     /// Publishes the next version of a tool; with `staged`, calls go on with the approved one until
-    /// then.
+    /// then. A definition that names a version takes the place of that one.
     ///
     /// # Errors
-    /// [`Error::Denied`] where the tool belongs to somebody else.
+    /// [`Error::Denied`] where the tool belongs to somebody else, [`Error::Conflict`] where it is at
+    /// another version by now.
     pub async fn update_tool(&self, tool: v1::Tool, staged: bool) -> Result<v1::Tool, Error> {
         let message = v1::UpdateToolRequest {
             name: tool.name.clone(),
+            expected_version: (tool.version != 0).then_some(tool.version),
             tool: Some(tool),
-            expected_version: None,
             staged,
         };
         let mut tools = ToolsClient::new(self.channel.clone());

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Whether a call is made again where nobody knows whether the API did what it was asked: the answer got
-/// lost, or says that the server failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+/// lost, or says that the server failed. The later ones are the stricter ones.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryClass {
     /// Yes: to make it twice does what making it once does (RFC 9110, section 9.2.2).
@@ -23,7 +25,8 @@ impl RetryClass {
     pub(crate) const KEY_HEADER: &str = "idempotency-key";
 
     /// What is safe to say of an operation of which only the method is known (RFC 9110, section 9.2.2).
-    pub(crate) fn of(method: Method) -> Self {
+    #[must_use]
+    pub fn of(method: Method) -> Self {
         match method {
             Method::Get | Method::Head | Method::Put | Method::Delete => Self::Idempotent,
             Method::Post | Method::Patch => Self::AtMostOnce,

@@ -9,6 +9,7 @@ use super::{
     output::plain,
     session::Session,
 };
+use clap::ArgGroup;
 use serde_json::Value;
 use std::{
     fs,
@@ -17,6 +18,7 @@ use std::{
 };
 use xylem_client::v1::{self, tool_auth::Scheme};
 use xylem_ids::{CredentialName, KeyPin, ToolName, ToolTag};
+use xylem_registry::{Method, RetryClass};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     #[command(after_help = IMPORT_EXAMPLE)]
     Import(import::Import),
     /// Publish the next version of tools; calls stop until it is approved
+    ///
+    /// A file holds whole definitions. With --name, what is not given stays as it is in the latest version.
     #[command(after_help = UPDATE_EXAMPLE)]
     Update(Update),
     /// Approve the definition that was read, by its hash; nobody approves their own
@@ -86,7 +90,8 @@ Examples:
 const UPDATE_EXAMPLE: &str = "\
 Examples:
   xylem tool update --file tool.json
-  xylem tool update --file tool.json --staged";
+  xylem tool update --file tool.json --staged
+  xylem tool update --name acme.status --description 'Whether the platform is up' --staged";
 
 const APPROVE_EXAMPLE: &str = "\
 Example:
@@ -100,6 +105,7 @@ Examples:
 
 /// Either a file with definitions, or one definition in options.
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("new").args(["name"]).requires_all(["base_url", "path"])))]
 pub(crate) struct Add {
     #[command(flatten)]
     given: Given,
@@ -125,24 +131,30 @@ struct Given {
     /// A JSON file with one definition or a list of them; `-` is standard input. In it,
     /// `parametersSchema` and `responseSchema` may hold schemas as JSON rather than as strings
     #[arg(long, short, value_name = "FILE", required_unless_present = "name")]
-    #[arg(conflicts_with_all = ["name", "base_url", "path"])]
+    #[arg(conflicts_with_all = ["Options", "GivenAuth"])]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, clap::Args)]
+struct Options {
     /// The tool's name: acme.deploy
-    #[arg(long, requires = "base_url", requires = "path")]
+    #[arg(long)]
     name: Option<ToolName>,
     /// What it does, for people
-    #[arg(long, default_value = "", hide_default_value = true)]
-    description: String,
-    /// GET, HEAD, POST, PUT, PATCH or DELETE
-    #[arg(long, default_value = "GET")]
-    method: String,
+    #[arg(long)]
+    description: Option<String>,
+    /// GET, HEAD, POST, PUT, PATCH or DELETE; GET for a new tool
+    #[arg(long)]
+    method: Option<Method>,
     /// Where the API is: an origin, optionally with a path prefix
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
     /// The path below it, with `{parameter}` where a parameter goes
     #[arg(long)]
     path: Option<String>,
-    /// The slot whose token a call uses [default: default]
+    /// The slot whose token a call uses; `default` for a new tool
     #[arg(long)]
     slot: Option<String>,
     /// The stored credential whose token a call uses, in place of a slot's
@@ -156,15 +168,16 @@ struct Given {
     /// How many calls it takes of all trees together: 100/minute, 1000/hour, 5000/day
     #[arg(long, value_name = "CALLS/PERIOD", value_parser = rate_limit)]
     rate_limit: Option<v1::ToolRateLimit>,
-    /// Whether a call is made again that may have reached the API
-    #[arg(long, value_name = "CLASS", default_value = "idempotent")]
-    retry: RetryClass,
+    /// Whether a call is made again that may have reached the API; what its method says where a new
+    /// tool does not: POST and PATCH are called at most once, others are idempotent
+    #[arg(long, value_name = "CLASS")]
+    retry: Option<Retry>,
     /// A file with the certificates of its authorities, PEM, in place of those that workers trust
-    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// A key of which the chain of its certificate must have one: `sha256/` and the base64 of the
     /// SHA-256 of the SubjectPublicKeyInfo; can be repeated
-    #[arg(long = "pin", value_name = "PIN", conflicts_with = "file")]
+    #[arg(long = "pin", value_name = "PIN")]
     pins: Vec<KeyPin>,
     /// A file with the JSON Schema of the parameters
     #[arg(long, value_name = "FILE")]
@@ -175,7 +188,7 @@ struct Given {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum RetryClass {
+enum Retry {
     /// Yes: to make it twice does what making it once does
     Idempotent,
     /// Yes, and all attempts carry the same Idempotency-Key header
@@ -184,17 +197,17 @@ enum RetryClass {
     AtMostOnce,
 }
 
-impl RetryClass {
-    fn wire(self) -> v1::RetryClass {
+impl Retry {
+    fn class(self) -> RetryClass {
         match self {
-            Self::Idempotent => v1::RetryClass::Idempotent,
-            Self::IdempotencyKey => v1::RetryClass::IdempotencyKey,
-            Self::AtMostOnce => v1::RetryClass::AtMostOnce,
+            Self::Idempotent => RetryClass::Idempotent,
+            Self::IdempotencyKey => RetryClass::IdempotencyKey,
+            Self::AtMostOnce => RetryClass::AtMostOnce,
         }
     }
 }
 
-/// How the token is sent; as a bearer token where nothing is said.
+/// How the token is sent; a new tool sends it as a bearer token where nothing is said.
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 struct GivenAuth {
@@ -264,14 +277,21 @@ async fn put(
     approve: bool,
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
-    let tools = match &given.file {
-        Some(path) => definitions(&read(path)?)?,
-        None => vec![definition(given)?],
-    };
     let client = session.client().await?;
+    let tools = match (&given.file, &given.options.name) {
+        (Some(path), _) => definitions(&read(path)?)?,
+        (None, Some(name)) if staged.is_some() => {
+            let latest = client.get_tool(name, None).await?;
+            vec![given.options.over(latest)?]
+        }
+        (None, _) => vec![given.options.over(v1::Tool::default())?],
+    };
     let mut done = Vec::with_capacity(tools.len());
-    for tool in tools {
+    for mut tool in tools {
         let name = plain(&tool.name);
+        if let Some(said) = classed(&mut tool) {
+            session.output.note(&said);
+        }
         let put = async {
             let tool = match staged {
                 None => client.register_tool(tool).await?,
@@ -302,38 +322,125 @@ fn rate_limit(text: &str) -> Result<v1::ToolRateLimit, &'static str> {
     Ok(v1::ToolRateLimit { calls, per })
 }
 
-/// A definition given in options.
-fn definition(arguments: Given) -> Result<v1::Tool, Failure> {
-    let text = |path: Option<PathBuf>| match path {
-        Some(path) => read(&path),
-        None => Ok(String::new()),
-    };
-    let empty = |pem: &String| pem.trim().is_empty();
-    let ca = arguments.ca.map(|path| read(&path)).transpose()?;
-    if ca.as_ref().is_some_and(empty) {
-        return Err(Failure::usage("the file of --ca is empty"));
+impl Options {
+    /// A definition as the options say it; what they do not say is as it was.
+    fn over(self, was: v1::Tool) -> Result<v1::Tool, Failure> {
+        let method = match self.method {
+            Some(method) => method.as_str().to_owned(),
+            None if was.method.is_empty() => Method::Get.as_str().to_owned(),
+            None => was.method.clone(),
+        };
+        let retry = match self.retry {
+            Some(retry) => wire_class(retry.class()),
+            None => class_with(&was, &method),
+        };
+        let tls = over_tls(was.tls, self.ca.as_deref(), self.pins)?;
+        let (slot, credential) = match (self.slot, self.credential) {
+            (Some(slot), _) => (slot, String::new()),
+            (None, Some(credential)) => (String::new(), credential.into()),
+            (None, None) if self.auth.no_auth => (String::new(), String::new()),
+            (None, None) => (was.slot, was.credential),
+        };
+        let tags: Vec<String> = self.tags.into_iter().map(String::from).collect();
+        let schema = |file: Option<PathBuf>, was| file.map_or(Ok(was), |file| read(&file));
+        let mut tool = v1::Tool {
+            name: self.name.map_or(was.name, String::from),
+            description: self.description.unwrap_or(was.description),
+            method,
+            base_url: self.base_url.unwrap_or(was.base_url),
+            path: self.path.unwrap_or(was.path),
+            slot,
+            credential,
+            rate_limit: self.rate_limit.or(was.rate_limit),
+            retry: retry.into(),
+            tls,
+            auth: self.auth.wire().or(was.auth),
+            tags: if tags.is_empty() { was.tags } else { tags },
+            parameters_schema_json: schema(self.parameters_schema, was.parameters_schema_json)?,
+            response_schema_json: schema(self.response_schema, was.response_schema_json)?,
+            ..was
+        };
+        keep_places(&mut tool);
+        Ok(tool)
     }
-    let tls = v1::ToolTls {
-        ca_pem: ca.unwrap_or_default(),
-        pins: arguments.pins.into_iter().map(String::from).collect(),
+}
+
+/// The class of a tool that has this method from now on: what it was. Not stated where it was not, and
+/// where another method asks for a stricter one.
+fn class_with(was: &v1::Tool, method: &str) -> v1::RetryClass {
+    let known = match was.retry() {
+        v1::RetryClass::Unspecified => return v1::RetryClass::Unspecified,
+        v1::RetryClass::Idempotent => RetryClass::Idempotent,
+        v1::RetryClass::IdempotencyKey => RetryClass::IdempotencyKey,
+        v1::RetryClass::AtMostOnce => RetryClass::AtMostOnce,
     };
-    Ok(v1::Tool {
-        name: arguments.name.map(String::from).unwrap_or_default(),
-        description: arguments.description,
-        method: arguments.method,
-        base_url: arguments.base_url.unwrap_or_default(),
-        path: arguments.path.unwrap_or_default(),
-        slot: arguments.slot.unwrap_or_default(),
-        credential: arguments.credential.map(String::from).unwrap_or_default(),
-        rate_limit: arguments.rate_limit,
-        retry: arguments.retry.wire().into(),
-        tls: (tls != v1::ToolTls::default()).then_some(tls),
-        auth: arguments.auth.wire(),
-        tags: arguments.tags.into_iter().map(String::from).collect(),
-        parameters_schema_json: text(arguments.parameters_schema)?,
-        response_schema_json: text(arguments.response_schema)?,
-        ..v1::Tool::default()
+    let asked = method.parse().map(RetryClass::of);
+    if was.method != method && asked.is_ok_and(|asked| asked > known) {
+        return v1::RetryClass::Unspecified;
+    }
+    was.retry()
+}
+
+/// Gives a definition that does not say whether calls are made again the class of its method, and says
+/// so where that is not what the control plane would take.
+fn classed(tool: &mut v1::Tool) -> Option<String> {
+    if tool.retry() != v1::RetryClass::Unspecified {
+        return None;
+    }
+    let class = RetryClass::of(tool.method.parse().ok()?);
+    tool.set_retry(wire_class(class));
+    (class != RetryClass::default()).then(|| {
+        format!(
+            "{}: a {} is called at most once where nothing else is said: --retry, or `retry` in a file",
+            plain(&tool.name),
+            plain(&tool.method)
+        )
     })
+}
+
+fn wire_class(class: RetryClass) -> v1::RetryClass {
+    match class {
+        RetryClass::Idempotent => v1::RetryClass::Idempotent,
+        RetryClass::IdempotencyKey => v1::RetryClass::IdempotencyKey,
+        RetryClass::AtMostOnce => v1::RetryClass::AtMostOnce,
+    }
+}
+
+fn over_tls(
+    was: Option<v1::ToolTls>,
+    ca: Option<&Path>,
+    pins: Vec<KeyPin>,
+) -> Result<Option<v1::ToolTls>, Failure> {
+    let mut tls = was.unwrap_or_default();
+    if let Some(file) = ca {
+        tls.ca_pem = read(file)?;
+        if tls.ca_pem.trim().is_empty() {
+            return Err(Failure::usage("the file of --ca is empty"));
+        }
+    }
+    if !pins.is_empty() {
+        tls.pins = pins.into_iter().map(String::from).collect();
+    }
+    Ok((tls != v1::ToolTls::default()).then_some(tls))
+}
+
+/// Of the places that a version had, those that the next one can have: the path says what is in it, and
+/// the schema what parameters there are.
+fn keep_places(tool: &mut v1::Tool) {
+    let schema: Value = serde_json::from_str(&tool.parameters_schema_json).unwrap_or_default();
+    let has_body = ["POST", "PUT", "PATCH"].contains(&tool.method.as_str());
+    tool.places.retain(|name, place| {
+        let kept = match v1::ParameterPlace::try_from(*place) {
+            Ok(v1::ParameterPlace::Path) => false,
+            Ok(v1::ParameterPlace::Body) => has_body,
+            _ => true,
+        };
+        kept && schema["properties"].get(name).is_some() && !in_path(&tool.path, name)
+    });
+}
+
+fn in_path(path: &str, parameter: &str) -> bool {
+    path.contains(&format!("{{{parameter}}}"))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
@@ -390,6 +497,145 @@ fn tool(mut definition: Value) -> Result<v1::Tool, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::{Args, FromArgMatches, error::ErrorKind};
+
+    fn parsed<T: Args>(line: &[&str]) -> Result<T, ErrorKind> {
+        let command = T::augment_args(clap::Command::new("tool"));
+        let line = [&["tool"], line].concat();
+        let matches = command.try_get_matches_from(line);
+        matches
+            .and_then(|matches| T::from_arg_matches(&matches))
+            .map_err(|error| error.kind())
+    }
+
+    fn over(was: v1::Tool, line: &[&str]) -> v1::Tool {
+        let line = [&["--name", "acme.pay"], line].concat();
+        let update: Update = parsed(&line).expect("options");
+        update.given.options.over(was).expect("a definition")
+    }
+
+    /// A tool about which everything is said.
+    fn known() -> v1::Tool {
+        let definition = r#"{
+            "name": "acme.pay", "description": "Pays", "method": "POST",
+            "baseUrl": "https://api.acme.example", "path": "/v1/{account}/payments",
+            "slot": "pay", "tags": ["money"], "auth": {"header": {"name": "x-api-key"}},
+            "rateLimit": {"calls": 5, "per": "minute"}, "retry": "RETRY_CLASS_AT_MOST_ONCE",
+            "tls": {"caPem": "PEM", "pins": ["sha256/AA="]},
+            "parametersSchema": {"type": "object", "required": ["account"],
+                "properties": {"account": {}, "amount": {}, "x-trace": {}}},
+            "responseSchema": {"type": "object"},
+            "places": {"account": "PARAMETER_PLACE_PATH", "amount": "PARAMETER_PLACE_BODY",
+                "x-trace": "PARAMETER_PLACE_HEADER"},
+            "allowedApiUrls": ["https://eu.acme.example"], "timeout": "90s",
+            "connectTimeout": "2s", "maxResponseBytes": 9, "responseHeaders": ["etag"],
+            "version": 3, "hash": "00ff"
+        }"#;
+        definitions(definition).expect("JSON").remove(0)
+    }
+
+    #[test]
+    fn nothing_of_a_definition_is_said_beside_a_file() {
+        for command in [Add::augment_args, Update::augment_args] {
+            let command = command(clap::Command::new("tool"));
+            let argument = |id: &str| command.get_arguments().find(|it| it.get_id() == id);
+            let apart = command.get_arg_conflicts_with(argument("file").expect("an option"));
+            for argument in command.get_arguments() {
+                let beside = ["file", "staged", "approve"].contains(&argument.get_id().as_str());
+                let conflicts = apart.iter().any(|it| it.get_id() == argument.get_id());
+                assert_eq!(conflicts, !beside, "{}", argument.get_id());
+            }
+        }
+        let line = ["--file", "pay.json", "--retry", "at-most-once"];
+        assert_eq!(
+            parsed::<Update>(&line).expect_err("one of them"),
+            ErrorKind::ArgumentConflict
+        );
+    }
+
+    #[test]
+    fn a_new_tool_says_where_it_is_and_a_known_one_need_not() {
+        let line = ["--name", "acme.pay"];
+        assert_eq!(
+            parsed::<Add>(&line).expect_err("where is it?"),
+            ErrorKind::MissingRequiredArgument
+        );
+        parsed::<Update>(&line).expect("it is where it was");
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_say() {
+        let mut kept = known();
+        kept.places.remove("account");
+        assert_eq!(over(known(), &[]), kept);
+        let said = over(
+            known(),
+            &["--description", "Pays once", "--credential", "bank"],
+        );
+        let expected = v1::Tool {
+            description: "Pays once".into(),
+            slot: String::new(),
+            credential: "bank".into(),
+            ..kept
+        };
+        assert_eq!(said, expected);
+        let pin = "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        let tls = over(known(), &["--pin", pin]).tls.expect("of the server");
+        assert_eq!((tls.ca_pem.as_str(), tls.pins), ("PEM", vec![pin.into()]));
+        let open = over(known(), &["--no-auth"]);
+        assert_eq!((open.slot.as_str(), open.credential.as_str()), ("", ""));
+    }
+
+    #[test]
+    fn parameters_go_where_the_next_version_can_have_them() {
+        let moved = over(known(), &["--method", "DELETE", "--path", "/v1/payments"]);
+        let places: Vec<&String> = moved.places.keys().collect();
+        assert_eq!(places, ["x-trace"]);
+        let schema = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(schema.path(), r#"{"type":"object"}"#).expect("written");
+        let file = schema.path().to_str().expect("text");
+        let none = over(known(), &["--parameters-schema", file]);
+        assert!(none.places.is_empty(), "{:?}", none.places);
+    }
+
+    #[test]
+    fn what_is_not_said_of_retries_is_what_the_method_says() {
+        let class = |mut tool: v1::Tool| (classed(&mut tool).is_some(), tool.retry());
+        let new = |method: &str| class(over(v1::Tool::default(), &["--method", method]));
+        for (method, said, retry) in [
+            ("GET", false, v1::RetryClass::Idempotent),
+            ("PUT", false, v1::RetryClass::Idempotent),
+            ("POST", true, v1::RetryClass::AtMostOnce),
+            ("PATCH", true, v1::RetryClass::AtMostOnce),
+        ] {
+            assert_eq!(new(method), (said, retry), "{method}");
+            let file = format!(r#"{{"name":"acme.pay","method":"{method}"}}"#);
+            let tool = definitions(&file).expect("JSON").remove(0);
+            assert_eq!(class(tool), (said, retry), "{method}");
+        }
+        let retry = ["--method", "POST", "--retry", "idempotency-key"];
+        let stated = class(over(v1::Tool::default(), &retry));
+        assert_eq!(stated, (false, v1::RetryClass::IdempotencyKey));
+    }
+
+    #[test]
+    fn another_method_makes_a_tool_stricter_and_never_laxer() {
+        let with = |method: &str, retry: v1::RetryClass| v1::Tool {
+            method: method.into(),
+            retry: retry.into(),
+            ..known()
+        };
+        let class = |was: v1::Tool, line: &[&str]| {
+            let mut tool = over(was, line);
+            (classed(&mut tool).is_some(), tool.retry())
+        };
+        let (idempotent, once) = (v1::RetryClass::Idempotent, v1::RetryClass::AtMostOnce);
+        let post = ["--method", "POST"];
+        assert_eq!(class(with("PUT", idempotent), &post), (true, once));
+        assert_eq!(class(with("POST", idempotent), &post), (false, idempotent));
+        let put = ["--method", "PUT"];
+        assert_eq!(class(with("POST", once), &put), (false, once));
+    }
 
     #[test]
     fn a_file_holds_one_definition_or_several() {
