@@ -22,7 +22,7 @@ use std::{
 };
 use uuid::Uuid;
 use xylem_ids::{Order, Slot, ToolName};
-use xylem_outbound::{Answer, Outbound, SendError};
+use xylem_outbound::{Answer, Connecting, Outbound, SendError};
 use xylem_stateful::activity::{ToolAnswer, ToolCall};
 
 /// What is left of the activity's own deadline for the release and the answer.
@@ -95,9 +95,17 @@ impl ToolCaller {
                 return Err(failure);
             }
         };
-        let outbound = self.outbound.connecting(&ready.tool.connecting).await;
+        let how = connecting(&ready, attempt.deadline);
+        let outbound = self.outbound.connecting(&how).await;
         let outbound = outbound.map_err(|error| no_answer(&ready, error))?;
         let permitted = self.redeem(claims, call, &ready, &request, attempt).await?;
+        if permitted.timeout <= how.timeout {
+            permitted.lease.end(Outcome::NotSent, None).await;
+            return Err(Failure::NoAnswer {
+                tool: ready.tool.name.clone(),
+                what: "too little time was left to connect to it",
+            });
+        }
         let answered = self.send(
             &outbound,
             &ready,
@@ -390,13 +398,35 @@ fn length(body: Option<&[u8]>) -> u64 {
 
 /// A call ends before its lease and before the activity's own deadline.
 fn time_for(ready: &ReadyTool, lease_for: Duration, deadline: Option<SystemTime>) -> Duration {
-    let left = deadline.map(|deadline| {
-        let left = deadline.duration_since(SystemTime::now());
-        left.unwrap_or_default().saturating_sub(MARGIN)
-    });
-    let most = ready.timeout().min(lease_for);
-    left.map_or(most, |left| most.min(left))
-        .max(Duration::from_millis(1))
+    let left = left(deadline).unwrap_or(Duration::MAX);
+    ready.timeout().min(lease_for).min(left)
+}
+
+/// What an attempt may still do, if it has a deadline.
+fn left(deadline: Option<SystemTime>) -> Option<Duration> {
+    let left = deadline?.duration_since(SystemTime::now());
+    Some(left.unwrap_or_default().saturating_sub(MARGIN))
+}
+
+/// How a call connects: always in less time than it has as a whole, since what ends it first would leave
+/// open whether the API was reached.
+fn connecting(ready: &ReadyTool, deadline: Option<SystemTime>) -> Connecting {
+    let asked = &ready.tool.connecting;
+    let whole = time_for(ready, Duration::MAX, deadline);
+    Connecting {
+        timeout: connect_time(asked.timeout, whole),
+        trust: asked.trust.clone(),
+    }
+}
+
+/// Half of the whole where what is asked for is not less: in few steps, because those who connect in the
+/// same way share their connections.
+fn connect_time(asked: Duration, whole: Duration) -> Duration {
+    if asked < whole {
+        return asked;
+    }
+    let half = u64::try_from(whole.as_millis() / 2).unwrap_or(u64::MAX);
+    Duration::from_millis(half.checked_ilog2().map_or(1, |steps| 1 << steps))
 }
 
 fn outcome(verdict: Verdict) -> Outcome {

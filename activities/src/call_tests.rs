@@ -1057,5 +1057,57 @@ fn a_call_ends_before_its_lease_and_its_activity() {
     let five = Duration::from_secs(5);
     assert!(left <= five && whole >= five, "{left:?} of {whole:?}");
     let past = Some(SystemTime::UNIX_EPOCH);
-    assert_eq!(time_for(&ready, minute, past), Duration::from_millis(1));
+    assert_eq!(time_for(&ready, minute, past), Duration::ZERO);
+}
+
+#[test]
+fn to_connect_takes_less_than_the_whole() {
+    let time = |asked: f64, whole: f64| {
+        let time = connect_time(
+            Duration::from_secs_f64(asked),
+            Duration::from_secs_f64(whole),
+        );
+        time.as_millis()
+    };
+    assert_eq!(time(5.0, 30.0), 5_000);
+    assert_eq!(time(5.0, 5.001), 5_000);
+    for (whole, expected) in [(5.0, 2_048), (3.0, 1_024), (1.0, 256), (0.3, 128)] {
+        assert_eq!(time(5.0, whole), expected, "{whole}");
+    }
+    // Those whose deadlines are near share their connections.
+    assert_eq!(time(5.0, 4.711), time(30.0, 4.712));
+    assert_eq!(time(5.0, 0.0), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_was_not_reached_however_little_time_there_is() {
+    // It listens, and never shows who it is.
+    let silent = tokio::net::TcpListener::bind(ANY).await;
+    let address = silent.as_ref().expect("a port").local_addr();
+    let base = format!("https://{}", address.expect("an address"));
+    let stage = Stage::new().await;
+    stage.vault.change(|tool| {
+        tool.retry = RetryClass::AtMostOnce;
+        tool.base_url.clone_from(&base);
+        tool.timeout = Some(Duration::from_secs(3));
+    });
+    *stage.vault.audiences.lock().expect("not poisoned") = vec![base];
+    assert_eq!(stage.failure().await.kind(), "xylem.no_answer");
+    assert_eq!(stage.vault.outcomes(), [(Outcome::NotSent, None)]);
+}
+
+#[tokio::test]
+async fn a_call_without_time_is_not_sent() {
+    let stage = Stage::new().await;
+    stage
+        .vault
+        .change(|tool| tool.retry = RetryClass::AtMostOnce);
+    let attempt = Attempt {
+        deadline: Some(SystemTime::now()),
+        ..Attempt::default()
+    };
+    let called = stage.call_with(attempt, None, json!({})).await;
+    assert_eq!(called.expect_err("too late").kind(), "xylem.no_answer");
+    assert_eq!(stage.vault.outcomes(), [(Outcome::NotSent, None)]);
+    assert_eq!(stage.acme.stats_of("v1").calls, 0);
 }

@@ -701,12 +701,12 @@ async fn how_often_and_how_long_is_kept_and_checked() {
     assert_eq!(usual.connect_timeout, seconds(5));
     let given = v1::Tool {
         retry: v1::RetryClass::AtMostOnce.into(),
-        connect_timeout: seconds(30),
+        connect_timeout: seconds(29),
         ..tool("acme.once")
     };
     let kept = admin.register_tool(given).await.expect("a tool");
     assert_eq!(kept.retry(), v1::RetryClass::AtMostOnce);
-    assert_eq!(kept.connect_timeout, seconds(30));
+    assert_eq!(kept.connect_timeout, seconds(29));
     for (field, wrong) in [
         (
             "retry",
@@ -719,6 +719,14 @@ async fn how_often_and_how_long_is_kept_and_checked() {
             "connect_timeout",
             v1::Tool {
                 connect_timeout: seconds(31),
+                ..tool("acme.list")
+            },
+        ),
+        (
+            "connect_timeout",
+            v1::Tool {
+                connect_timeout: seconds(20),
+                timeout: seconds(20),
                 ..tool("acme.list")
             },
         ),

@@ -160,7 +160,8 @@ pub struct ToolDefinition {
     pub api_urls: Vec<Audience>,
     /// How long a call may take, in seconds: 1 to 300.
     pub timeout_seconds: u32,
-    /// How much of that the connection may take, in seconds: 1 to 30.
+    /// How much of that the connection may take, in seconds: 1 to 30, and less than the whole. Where the
+    /// usual 5 are not less, it is about half of the whole.
     #[serde(
         default = "connect_timeout_seconds",
         skip_serializing_if = "is_usual_connect_timeout"
@@ -398,8 +399,13 @@ fn check_limits(definition: &ToolDefinition) -> Result<(), Invalid> {
     if !(1..=300).contains(&definition.timeout_seconds) {
         return Err(Invalid::new("timeout_seconds", "1 to 300"));
     }
-    if !(1..=30).contains(&definition.connect_timeout_seconds) {
+    let connect = definition.connect_timeout_seconds;
+    if !(1..=30).contains(&connect) {
         return Err(Invalid::new("connect_timeout_seconds", "1 to 30"));
+    }
+    // The usual one is less where the call as a whole takes no longer: workers see to it.
+    if !is_usual_connect_timeout(&connect) && connect >= definition.timeout_seconds {
+        return Err(Invalid::new("connect_timeout_seconds", "less than timeout_seconds"));
     }
     let limited = definition.rate_limit.is_none_or(|limit| limit.is_valid());
     if !limited {
@@ -626,6 +632,13 @@ mod tests {
         for seconds in [0, 31] {
             let field = field_of(|d| d.connect_timeout_seconds = seconds);
             assert_eq!(field, "connect_timeout_seconds");
+        }
+        for (whole, connect, fine) in [(10, 10, false), (10, 9, true), (5, 5, true), (2, 2, false)] {
+            let mut given = definition();
+            (given.timeout_seconds, given.connect_timeout_seconds) = (whole, connect);
+            let field = Tool::new(given).err().map(|invalid| invalid.field());
+            let expected = (!fine).then_some("connect_timeout_seconds");
+            assert_eq!(field, expected, "{connect} of {whole}");
         }
         for bytes in [0, u64::from(MAX_RESPONSE_BYTES) + 1] {
             let field = field_of(|d| d.max_response_bytes = bytes);
