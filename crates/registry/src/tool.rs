@@ -405,7 +405,10 @@ fn check_limits(definition: &ToolDefinition) -> Result<(), Invalid> {
     }
     // The usual one is less where the call as a whole takes no longer: workers see to it.
     if !is_usual_connect_timeout(&connect) && connect >= definition.timeout_seconds {
-        return Err(Invalid::new("connect_timeout_seconds", "less than timeout_seconds"));
+        return Err(Invalid::new(
+            "connect_timeout_seconds",
+            "less than timeout_seconds",
+        ));
     }
     let limited = definition.rate_limit.is_none_or(|limit| limit.is_valid());
     if !limited {
@@ -633,7 +636,8 @@ mod tests {
             let field = field_of(|d| d.connect_timeout_seconds = seconds);
             assert_eq!(field, "connect_timeout_seconds");
         }
-        for (whole, connect, fine) in [(10, 10, false), (10, 9, true), (5, 5, true), (2, 2, false)] {
+        for (whole, connect, fine) in [(10, 10, false), (10, 9, true), (5, 5, true), (2, 2, false)]
+        {
             let mut given = definition();
             (given.timeout_seconds, given.connect_timeout_seconds) = (whole, connect);
             let field = Tool::new(given).err().map(|invalid| invalid.field());

@@ -135,6 +135,8 @@ struct Given {
     file: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    auth: GivenAuth,
 }
 
 #[derive(Debug, clap::Args)]
@@ -163,8 +165,6 @@ struct Options {
     /// What it is found by; can be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<ToolTag>,
-    #[command(flatten)]
-    auth: GivenAuth,
     /// How many calls it takes of all trees together: 100/minute, 1000/hour, 5000/day
     #[arg(long, value_name = "CALLS/PERIOD", value_parser = rate_limit)]
     rate_limit: Option<v1::ToolRateLimit>,
@@ -277,14 +277,14 @@ async fn put(
     approve: bool,
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
+    let of_file = given.file.as_deref().map(read).transpose()?;
+    let of_file = of_file.as_deref().map(definitions).transpose()?;
     let client = session.client().await?;
-    let tools = match (&given.file, &given.options.name) {
-        (Some(path), _) => definitions(&read(path)?)?,
-        (None, Some(name)) if staged.is_some() => {
-            let latest = client.get_tool(name, None).await?;
-            vec![given.options.over(latest)?]
-        }
-        (None, _) => vec![given.options.over(v1::Tool::default())?],
+    let known = given.options.name.clone().filter(|_| staged.is_some());
+    let tools = match (of_file, known) {
+        (Some(tools), _) => tools,
+        (None, Some(name)) => vec![given.over(client.get_tool(&name, None).await?)?],
+        (None, None) => vec![given.over(v1::Tool::default())?],
     };
     let mut done = Vec::with_capacity(tools.len());
     for mut tool in tools {
@@ -322,42 +322,43 @@ fn rate_limit(text: &str) -> Result<v1::ToolRateLimit, &'static str> {
     Ok(v1::ToolRateLimit { calls, per })
 }
 
-impl Options {
+impl Given {
     /// A definition as the options say it; what they do not say is as it was.
     fn over(self, was: v1::Tool) -> Result<v1::Tool, Failure> {
-        let method = match self.method {
+        let Self { options, auth, .. } = self;
+        let method = match options.method {
             Some(method) => method.as_str().to_owned(),
             None if was.method.is_empty() => Method::Get.as_str().to_owned(),
             None => was.method.clone(),
         };
-        let retry = match self.retry {
+        let retry = match options.retry {
             Some(retry) => wire_class(retry.class()),
             None => class_with(&was, &method),
         };
-        let tls = over_tls(was.tls, self.ca.as_deref(), self.pins)?;
-        let (slot, credential) = match (self.slot, self.credential) {
+        let tls = over_tls(was.tls, options.ca.as_deref(), options.pins)?;
+        let (slot, credential) = match (options.slot, options.credential) {
             (Some(slot), _) => (slot, String::new()),
             (None, Some(credential)) => (String::new(), credential.into()),
-            (None, None) if self.auth.no_auth => (String::new(), String::new()),
+            (None, None) if auth.no_auth => (String::new(), String::new()),
             (None, None) => (was.slot, was.credential),
         };
-        let tags: Vec<String> = self.tags.into_iter().map(String::from).collect();
+        let tags: Vec<String> = options.tags.into_iter().map(String::from).collect();
         let schema = |file: Option<PathBuf>, was| file.map_or(Ok(was), |file| read(&file));
         let mut tool = v1::Tool {
-            name: self.name.map_or(was.name, String::from),
-            description: self.description.unwrap_or(was.description),
+            name: options.name.map_or(was.name, String::from),
+            description: options.description.unwrap_or(was.description),
             method,
-            base_url: self.base_url.unwrap_or(was.base_url),
-            path: self.path.unwrap_or(was.path),
+            base_url: options.base_url.unwrap_or(was.base_url),
+            path: options.path.unwrap_or(was.path),
             slot,
             credential,
-            rate_limit: self.rate_limit.or(was.rate_limit),
+            rate_limit: options.rate_limit.or(was.rate_limit),
             retry: retry.into(),
             tls,
-            auth: self.auth.wire().or(was.auth),
+            auth: auth.wire().or(was.auth),
             tags: if tags.is_empty() { was.tags } else { tags },
-            parameters_schema_json: schema(self.parameters_schema, was.parameters_schema_json)?,
-            response_schema_json: schema(self.response_schema, was.response_schema_json)?,
+            parameters_schema_json: schema(options.parameters_schema, was.parameters_schema_json)?,
+            response_schema_json: schema(options.response_schema, was.response_schema_json)?,
             ..was
         };
         keep_places(&mut tool);
@@ -497,7 +498,7 @@ fn tool(mut definition: Value) -> Result<v1::Tool, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{Args, FromArgMatches, error::ErrorKind};
+    use clap::{Args, error::ErrorKind};
 
     fn parsed<T: Args>(line: &[&str]) -> Result<T, ErrorKind> {
         let command = T::augment_args(clap::Command::new("tool"));
@@ -511,7 +512,7 @@ mod tests {
     fn over(was: v1::Tool, line: &[&str]) -> v1::Tool {
         let line = [&["--name", "acme.pay"], line].concat();
         let update: Update = parsed(&line).expect("options");
-        update.given.options.over(was).expect("a definition")
+        update.given.over(was).expect("a definition")
     }
 
     /// A tool about which everything is said.
