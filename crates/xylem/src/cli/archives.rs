@@ -30,7 +30,11 @@ impl fmt::Display for Archives {
         write!(
             f,
             "the archives are intact: entries {first} to {last}, {checkpoints} checkpoints\nlast hash {hash}"
-        )
+        )?;
+        if *first > 1 {
+            write!(f, "\nentries before {first} are in none of them")?;
+        }
+        Ok(())
     }
 }
 
@@ -68,6 +72,22 @@ impl Archives {
             None => "the archives are not of this log: nothing of it was archived".to_owned(),
         };
         Err(Failure::new(Exit::Failed, what).hint("name the archives of this log up to the newest"))
+    }
+}
+
+#[cfg(test)]
+impl Archives {
+    pub(super) fn of(first: u64, last: u64, hash: &str) -> Self {
+        Self {
+            first,
+            last,
+            checkpoints: 1,
+            hash: hash.to_owned(),
+        }
+    }
+
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -301,13 +302,7 @@ async fn verify(arguments: &Verify, session: &mut Session<'_>) -> Result<(), Fai
     let bar = progress(session.output);
     let watched = watch(&client, &bar).await;
     bar.finish_and_clear();
-    let result = watched?;
-    verdict(&result, session.output)?;
-    if let Some(archives) = archives {
-        archives.lead_to(result.archived.as_ref())?;
-        session.output.note(&archives.to_string());
-    }
-    Ok(())
+    verdict(&watched?, archives.as_ref(), session.output)
 }
 
 async fn watch(client: &Client, bar: &ProgressBar) -> Result<v1::AuditVerification, Failure> {
@@ -325,25 +320,50 @@ async fn watch(client: &Client, bar: &ProgressBar) -> Result<v1::AuditVerificati
     Err(Failure::new(Exit::Unavailable, what).hint("try again"))
 }
 
+fn log_text(result: &v1::AuditVerification) -> String {
+    if !result.intact {
+        return "the audit log is NOT intact".to_owned();
+    }
+    format!(
+        "the audit log is intact: {} entries, {} checkpoints\nlast hash {}{}",
+        result.entries,
+        result.checkpoints,
+        plain(&result.hash),
+        result.archived.as_ref().map(begins).unwrap_or_default()
+    )
+}
+
 fn begins(archived: &v1::AuditSegment) -> String {
     let (last, file) = (plain(&archived.last), plain(&archived.file));
     format!("\nentries up to {last} were not looked at: they are in archives, the newest is {file}")
 }
 
-/// Says what was found. A log that is not intact is a failure.
-fn verdict(result: &v1::AuditVerification, output: &mut Output) -> Result<(), Failure> {
-    output.answer(result, |result| {
-        if !result.intact {
-            return "the audit log is NOT intact".to_owned();
+/// The log together with the archives that lead to it.
+#[derive(Serialize)]
+struct Both<'a> {
+    log: &'a v1::AuditVerification,
+    archives: &'a Archives,
+}
+
+/// Says what was found: of archives that do not lead to the log, nothing but that. A log that is not
+/// intact is a failure.
+fn verdict(
+    result: &v1::AuditVerification,
+    archives: Option<&Archives>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    match archives {
+        None => output.answer(result, log_text)?,
+        Some(archives) => {
+            if result.intact {
+                archives.lead_to(result.archived.as_ref())?;
+            }
+            let log = result;
+            output.answer(&Both { log, archives }, |both| {
+                format!("{}\n{}", log_text(both.log), both.archives)
+            })?;
         }
-        format!(
-            "the audit log is intact: {} entries, {} checkpoints\nlast hash {}{}",
-            result.entries,
-            result.checkpoints,
-            plain(&result.hash),
-            result.archived.as_ref().map(begins).unwrap_or_default()
-        )
-    })?;
+    }
     if result.intact {
         return Ok(());
     }
@@ -447,7 +467,7 @@ mod tests {
             }),
         };
         let (mut output, out, _) = seen(Format::Text);
-        verdict(&intact, &mut output).expect("intact");
+        verdict(&intact, None, &mut output).expect("intact");
         let said = out.text();
         assert!(said.contains("1234 entries"), "{said}");
         assert!(said.contains("up to 1000"), "{said}");
@@ -463,9 +483,39 @@ mod tests {
             ..v1::AuditVerification::default()
         };
         let (mut output, out, _) = seen(Format::Json);
-        let failure = verdict(&edited, &mut output).expect_err("edited");
+        let failure = verdict(&edited, None, &mut output).expect_err("edited");
         assert_eq!(failure.exit, Exit::Failed);
         assert!(failure.to_string().contains("entry 17"), "{failure}");
+        assert!(out.text().contains("\"entry_changed\""), "{}", out.text());
+
+        // Archives are intact together with the log that they lead to, or nothing is said to be.
+        let archives = Archives::of(501, 1_000, "cd");
+        let (mut output, out, _) = seen(Format::Json);
+        verdict(&intact, Some(&archives), &mut output).expect_err("of another log");
+        assert_eq!(out.text(), "");
+        let archived = v1::AuditSegment {
+            last: "1000".into(),
+            hash: archives.hash().into(),
+            ..v1::AuditSegment::default()
+        };
+        let intact = v1::AuditVerification {
+            archived: Some(archived),
+            ..intact
+        };
+        verdict(&intact, Some(&archives), &mut output).expect("they lead to it");
+        let told: serde_json::Value = serde_json::from_str(&out.text()).expect("one document");
+        assert_eq!(told["log"]["intact"], true);
+        assert_eq!(told["archives"]["first"], 501);
+        let (mut output, out, _) = seen(Format::Text);
+        verdict(&intact, Some(&archives), &mut output).expect("they lead to it");
+        let said = out.text();
+        assert!(
+            said.contains("log is intact") && said.contains("archives are intact"),
+            "{said}"
+        );
+        assert!(said.contains("before 501"), "{said}");
+        let (mut output, out, _) = seen(Format::Json);
+        verdict(&edited, Some(&archives), &mut output).expect_err("edited");
         assert!(out.text().contains("\"entry_changed\""), "{}", out.text());
     }
 
