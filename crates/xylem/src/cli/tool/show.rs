@@ -10,8 +10,10 @@ use crate::cli::{
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use xylem_client::v1::{self, tool_auth::Scheme};
 use xylem_ids::{AgentId, ToolName, ToolTag};
+use xylem_registry::ToolDefinition;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
@@ -182,7 +184,11 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
     let limit = tool.rate_limit.as_ref();
     let limit = limit.map(|limit| format!("{} per {}", limit.calls, limit.per));
     let limit = limit.unwrap_or_default();
+    let unsafe_twice = ["POST", "PATCH"].contains(&tool.method.as_str());
     let retry = match tool.retry() {
+        v1::RetryClass::Unspecified | v1::RetryClass::Idempotent if unsafe_twice => {
+            "always, also where the API may have done it"
+        }
         v1::RetryClass::Unspecified | v1::RetryClass::Idempotent => "",
         v1::RetryClass::IdempotencyKey => "with the same Idempotency-Key",
         v1::RetryClass::AtMostOnce => "never, where the API may have done it",
@@ -210,7 +216,11 @@ fn tool_text(tool: &v1::Tool, approved: Option<&v1::Tool>) -> String {
         ("credential", &tool.credential),
         ("token", &auth),
         ("parameters", schema),
+        ("places", &places(tool)),
         ("answers", &tool.response_schema_json),
+        ("lets through", &tool.response_headers.join(" ")),
+        ("reads at most", &largest(tool)),
+        ("ends after", &times(tool)),
         ("calls at most", &limit),
         ("tried again", retry),
         ("server's CA", &authorities(tool)),
@@ -257,6 +267,49 @@ fn auth(tool: &v1::Tool) -> String {
     }
 }
 
+/// The parameters that go elsewhere than their method says.
+fn places(tool: &v1::Tool) -> String {
+    let has_body = ["POST", "PUT", "PATCH"].contains(&tool.method.as_str());
+    let place = |(name, place): (&String, &i32)| {
+        let place = match v1::ParameterPlace::try_from(*place).ok()? {
+            v1::ParameterPlace::Header => "a header",
+            v1::ParameterPlace::Query if has_body => "the query",
+            _ => return None,
+        };
+        Some(format!("{name} in {place}"))
+    };
+    let mut places: Vec<_> = tool.places.iter().filter_map(place).collect();
+    places.sort_unstable();
+    places.join(", ")
+}
+
+/// How much of an answer is read, where that is not the usual.
+fn largest(tool: &v1::Tool) -> String {
+    let bytes = tool.max_response_bytes.map(u64::from);
+    let bytes = bytes.filter(|bytes| *bytes != ToolDefinition::RESPONSE_BYTES);
+    bytes.map_or_else(String::new, |bytes| format!("{bytes} bytes"))
+}
+
+/// How long a call and its connection may take, where that is not the usual.
+fn times(tool: &v1::Tool) -> String {
+    let usual = (
+        i64::from(ToolDefinition::TIMEOUT_SECONDS),
+        i64::from(ToolDefinition::CONNECT_TIMEOUT_SECONDS),
+    );
+    let whole = tool.timeout.as_ref().map_or(usual.0, |it| it.seconds);
+    let connect = tool
+        .connect_timeout
+        .as_ref()
+        .map_or(usual.1, |it| it.seconds);
+    if (whole, connect) == usual {
+        return String::new();
+    }
+    match connect < whole {
+        true => format!("{whole} s; {connect} s without a connection"),
+        false => format!("{whole} s; less than half of that without a connection"),
+    }
+}
+
 /// The certificates that the server's has to be under, as others show them too, for whoever compares.
 fn authorities(tool: &v1::Tool) -> String {
     let pem = tool.tls.as_ref().map_or("", |tls| &tls.ca_pem);
@@ -291,24 +344,50 @@ fn approval(approval: &v1::ToolApproval) -> String {
     )
 }
 
-/// The members of the definition that differ.
+/// The members of the definition that differ: what they were, and what they are.
 fn changes(before: &v1::Tool, after: &v1::Tool) -> String {
-    const NOT_DEFINED: [&str; 3] = ["hash", "version", "publishedBy"];
-    let members = |tool| match serde_json::to_value(tool) {
-        Ok(Value::Object(members)) => members,
-        _ => serde_json::Map::new(),
-    };
     let (before, after) = (members(before), members(after));
-    let mut names: Vec<&str> = before
-        .keys()
-        .chain(after.keys())
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let changed = names
+        .into_iter()
         .filter(|name| before.get(*name) != after.get(*name))
-        .map(String::as_str)
-        .filter(|name| !NOT_DEFINED.contains(name))
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names.join(", ")
+        .map(|name| {
+            let (was, is) = (said(before.get(name)), said(after.get(name)));
+            format!("{name}: {was} -> {is}")
+        });
+    changed.collect::<Vec<_>>().join("; ")
+}
+
+/// The members of the definition, certificates by their fingerprints.
+fn members(tool: &v1::Tool) -> serde_json::Map<String, Value> {
+    const NOT_DEFINED: [&str; 4] = ["hash", "version", "publishedBy", "tls"];
+    let Ok(Value::Object(mut members)) = serde_json::to_value(tool) else {
+        return serde_json::Map::new();
+    };
+    members.retain(|name, _| !NOT_DEFINED.contains(&name.as_str()));
+    let pins = tool.tls.as_ref().map(|tls| tls.pins.join(" "));
+    let pins = pins.unwrap_or_default();
+    for (name, text) in [("tls.caPem", authorities(tool)), ("tls.pins", pins)] {
+        if !text.is_empty() {
+            members.insert(name.to_owned(), text.into());
+        }
+    }
+    members
+}
+
+/// A member's value in one line; of a long one its beginning.
+fn said(value: Option<&Value>) -> String {
+    const LONGEST: usize = 200;
+    let text = match value {
+        None => return "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    if text.chars().count() <= LONGEST {
+        return text;
+    }
+    let begins: String = text.chars().take(LONGEST).collect();
+    format!("{begins}…")
 }
 
 #[cfg(test)]
@@ -373,6 +452,59 @@ mod tests {
         assert!(shown.contains(&format!("{pin}, and no other")), "{shown}");
         assert!(!tool_text(&with(&[pin, pin]), None).contains("no other"));
         assert!(!tool_text(&tool(), None).contains("pinned"));
+    }
+
+    #[test]
+    fn whoever_approves_sees_every_bound() {
+        let seconds = |seconds| Some(xylem_client::Duration { seconds, nanos: 0 });
+        let header = v1::ParameterPlace::Header.into();
+        let bounded = v1::Tool {
+            timeout: seconds(90),
+            connect_timeout: seconds(2),
+            max_response_bytes: Some(9),
+            response_headers: vec!["etag".into()],
+            places: [("x-trace".to_owned(), header)].into(),
+            ..tool()
+        };
+        let shown = tool_text(&bounded, Some(&tool()));
+        for line in [
+            "places         x-trace in a header",
+            "lets through   etag",
+            "reads at most  9 bytes",
+            "ends after     90 s; 2 s without a connection",
+            "tried again    always, also where the API may have done it",
+        ] {
+            assert!(shown.contains(line), "{line}: {shown}");
+        }
+        assert!(shown.contains("connectTimeout: - -> 2s"), "{shown}");
+        let usual = v1::Tool {
+            method: "PUT".into(),
+            timeout: seconds(30),
+            connect_timeout: seconds(5),
+            max_response_bytes: Some(1024 * 1024),
+            ..tool()
+        };
+        let shown = tool_text(&usual, None);
+        for name in [
+            "places",
+            "lets through",
+            "reads at most",
+            "ends after",
+            "tried again",
+        ] {
+            assert!(!shown.contains(name), "{name}: {shown}");
+        }
+        let strict = v1::Tool {
+            retry: v1::RetryClass::AtMostOnce.into(),
+            ..tool()
+        };
+        let lax = v1::Tool {
+            retry: v1::RetryClass::Idempotent.into(),
+            ..tool()
+        };
+        let shown = tool_text(&lax, Some(&strict));
+        let change = "retry: RETRY_CLASS_AT_MOST_ONCE -> RETRY_CLASS_IDEMPOTENT";
+        assert!(shown.contains(change), "{shown}");
     }
 
     #[test]
