@@ -33,6 +33,15 @@ impl RetryClass {
         }
     }
 
+    /// The class of a tool whose document is imported again: what it was, which somebody may have chosen.
+    /// Of another method, and so perhaps of another operation, the stricter of both.
+    pub(crate) fn kept(known: (Method, Self), imported: (Method, Self)) -> Self {
+        match known.0 == imported.0 {
+            true => known.1,
+            false => known.1.max(imported.1),
+        }
+    }
+
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -83,6 +92,22 @@ mod tests {
             retry,
             ..definition
         }
+    }
+
+    #[test]
+    fn another_method_makes_an_imported_tool_stricter_and_never_laxer() {
+        use RetryClass::{AtMostOnce, IdempotencyKey, Idempotent};
+        let kept = RetryClass::kept;
+        let (put, post) = (Method::Put, Method::Post);
+        assert_eq!(kept((put, Idempotent), (post, AtMostOnce)), AtMostOnce);
+        assert_eq!(
+            kept((put, Idempotent), (post, IdempotencyKey)),
+            IdempotencyKey
+        );
+        assert_eq!(kept((post, AtMostOnce), (put, Idempotent)), AtMostOnce);
+        // What somebody chose of the same operation stays.
+        assert_eq!(kept((post, Idempotent), (post, AtMostOnce)), Idempotent);
+        assert_eq!(kept((put, AtMostOnce), (put, Idempotent)), AtMostOnce);
     }
 
     #[test]

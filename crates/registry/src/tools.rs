@@ -2,7 +2,7 @@
 
 use crate::{
     Approver, Callable, Edited, Editor, NotCallable, Published, RecordRow, RegistryError,
-    StorageError, Tool, ToolDefinition, ToolRecord, ToolSeal, ToolState, Unchanged,
+    RetryClass, StorageError, Tool, ToolDefinition, ToolRecord, ToolSeal, ToolState, Unchanged,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
@@ -418,7 +418,10 @@ impl Tools {
         Ok(Tool::new(ToolDefinition {
             rate_limit: bounds.rate_limit,
             tls: bounds.tls.clone(),
-            retry: bounds.retry,
+            retry: RetryClass::kept(
+                (bounds.method, bounds.retry),
+                (tool.definition().method, tool.definition().retry),
+            ),
             timeout_seconds: bounds.timeout_seconds,
             connect_timeout_seconds: bounds.connect_timeout_seconds,
             max_response_bytes: bounds.max_response_bytes,

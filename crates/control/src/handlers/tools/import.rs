@@ -1,6 +1,6 @@
 //! Tools from an OpenAPI document.
 
-use super::wire_state;
+use super::{wire_retry_class, wire_state};
 use crate::{convert, fault::Fault, handlers::Handlers};
 use http::{HeaderMap, Method, StatusCode};
 use std::time::Duration;
@@ -126,6 +126,7 @@ fn wire_imported((known, imported): &(KnownTool, Imported)) -> v1::ImportedTool 
         version: known.version,
         state: wire_state(known.record.state()).into(),
         outcome: outcome.into(),
+        retry: wire_retry_class(definition.retry).into(),
     }
 }
 

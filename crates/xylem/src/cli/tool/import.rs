@@ -95,8 +95,15 @@ fn tool_line(tool: &v1::ImportedTool) -> String {
         v1::ImportOutcome::Unchanged => "unchanged",
     };
     let url = format!("{}{}", tool.base_url, tool.path);
+    // An import never says so of these: it is what the tool was before.
+    let lax = ["POST", "PATCH"].contains(&tool.method.as_str())
+        && tool.retry() == v1::RetryClass::Idempotent;
+    let lax = match lax {
+        true => ", called again also where the API may have done it",
+        false => "",
+    };
     format!(
-        "{outcome:10} {} {} {} hash {}",
+        "{outcome:10} {} {} {} hash {}{lax}",
         plain(&tool.name),
         plain(&tool.method),
         plain(&url),
@@ -140,16 +147,24 @@ mod tests {
             ..v1::ImportedTool::default()
         };
         tool.set_outcome(v1::ImportOutcome::New);
+        let mut kept = v1::ImportedTool {
+            name: "acme.start-build".into(),
+            method: "POST".into(),
+            retry: v1::RetryClass::Idempotent.into(),
+            ..tool.clone()
+        };
+        kept.set_outcome(v1::ImportOutcome::Unchanged);
         let report = v1::ImportToolsResponse {
             title: "Builds".into(),
             version: "1.2".into(),
-            tools: vec![tool],
+            tools: vec![tool, kept],
             left_out: vec![note("GET /old", "")],
             changed: vec![note("GET /builds", "session")],
         };
         insta::assert_snapshot!(report_text(&report), @r"
-        Builds 1.2: 1 tools, 1 operations left out, 1 parts dropped
+        Builds 1.2: 2 tools, 1 operations left out, 1 parts dropped
         new        acme.list-builds GET https://api.acme.example/builds hash 00ff00ff00ff
+        unchanged  acme.start-build POST https://api.acme.example/builds hash 00ff00ff00ff, called again also where the API may have done it
         left out   GET /old: cookies are not sent (at /paths/~1builds/get)
         dropped    GET /builds session: cookies are not sent (at /paths/~1builds/get)
         ");
