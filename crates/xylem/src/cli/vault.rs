@@ -47,6 +47,9 @@ pub(crate) enum Command {
     ///
     /// You confirm that the tokens, API keys, agents and policies that were revoked, retired or changed
     /// since the backup was made are revoked, retired or changed again.
+    ///
+    /// Of tools that are called at most once, a call that was made since then and has not ended is made again
+    /// at its next attempt: cancel its workflow before, where that must not be.
     Confirm(Confirm),
 }
 
