@@ -17,8 +17,9 @@ use secrecy::SecretString;
 use serde_json::Value;
 use std::{
     future::Future,
+    pin::{Pin, pin},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use uuid::Uuid;
 use xylem_ids::{Order, Slot, ToolName};
@@ -30,6 +31,11 @@ const MARGIN: Duration = Duration::from_secs(3);
 
 /// The largest answer as JSON. Temporal takes payloads of 2 MiB; a codec may add to them.
 const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024 - 128 * 1024;
+
+/// An answer of the vault that gets lost is asked for again for so long, after a pause: of a tool that is
+/// called at most once, no other attempt would get a token.
+const REPEATED_FOR: Duration = Duration::from_secs(60);
+const REPEAT_AFTER: Duration = Duration::from_millis(500);
 
 /// How long reporting a refusal may hold up the failure it reports.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,6 +92,7 @@ impl ToolCaller {
         if claims.local {
             return Err(Failure::Local);
         }
+        let mut cancelled = pin!(cancelled);
         let ready = self.definitions.ready(claims, &call.tool).await?;
         let request = match self.prepare(&ready, claims, &call).await {
             Ok(request) => request,
@@ -98,7 +105,8 @@ impl ToolCaller {
         let how = connecting(&ready, attempt.deadline);
         let outbound = self.outbound.connecting(&how).await;
         let outbound = outbound.map_err(|error| no_answer(&ready, error))?;
-        let permitted = self.redeem(claims, call, &ready, &request, attempt).await?;
+        let permitted = self.redeem(claims, call, &ready, &request, attempt, cancelled.as_mut());
+        let permitted = permitted.await?;
         if permitted.timeout <= how.timeout {
             permitted.lease.end(Outcome::NotSent, None).await;
             return Err(Failure::NoAnswer {
@@ -181,6 +189,7 @@ impl ToolCaller {
         ready: &ReadyTool,
         request: &Request,
         attempt: Attempt,
+        cancelled: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Permitted, Failure> {
         let redeem = Redeem {
             grant: call.grant,
@@ -188,10 +197,16 @@ impl ToolCaller {
             slot: call.slot.clone(),
             api_url: call.api_url,
             parameters: call.parameters,
+            request: Uuid::new_v4().to_string(),
         };
-        let redeemed = self.ports.tokens.redeem(claims, redeem).await;
+        let most = left(attempt.deadline).unwrap_or(Duration::MAX);
+        let single = ready.tool.retry == RetryClass::AtMostOnce;
+        let until = |most| single.then(|| Instant::now() + most);
+        let repeats = until(most.min(REPEATED_FOR));
+        let redeemed = self.ask(claims, redeem, repeats, cancelled).await?;
         let redeemed = redeemed.map_err(|error| refused(ready, error))?;
-        let lease = Lease::new(self.ports.tokens.clone(), redeemed.lease.clone());
+        let lease = Lease::new(self.ports.tokens.clone(), redeemed.lease.clone())
+            .insisting(until(most.min(redeemed.lease_for)));
         let used = redeemed.order.map(|order| Used {
             tree: redeemed.tree.clone(),
             slot: call.slot,
@@ -219,6 +234,28 @@ impl ToolCaller {
             carried,
             newer_grant: redeemed.newer_grant,
         })
+    }
+
+    /// Asks the vault; again, as long as nobody answers until then.
+    async fn ask(
+        &self,
+        claims: &TaskClaims,
+        redeem: Redeem,
+        until: Option<Instant>,
+        mut cancelled: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Result<Redeemed, PortError>, Failure> {
+        loop {
+            let redeemed = self.ports.tokens.redeem(claims, redeem.clone()).await;
+            let again = until.is_some_and(|until| Instant::now() + REPEAT_AFTER < until);
+            if !again || !matches!(redeemed, Err(PortError::Unavailable { .. })) {
+                return Ok(redeemed);
+            }
+            tokio::select! {
+                biased;
+                () = cancelled.as_mut() => return Err(Failure::Cancelled),
+                () = tokio::time::sleep(REPEAT_AFTER) => {}
+            }
+        }
     }
 
     async fn send(

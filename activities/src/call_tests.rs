@@ -40,6 +40,8 @@ struct Vault {
     token: Mutex<(String, u32)>,
     audiences: Mutex<Vec<String>>,
     refuses: Mutex<Option<PortError>>,
+    /// So many answers to redemptions get lost, and so many releases.
+    lost: Mutex<(usize, usize)>,
     redeemed: Mutex<Vec<Redeem>>,
     released: Mutex<Vec<Release>>,
     reported: Mutex<Vec<&'static str>>,
@@ -65,6 +67,13 @@ impl Vault {
     }
 }
 
+fn lose(left: &mut usize) -> Result<(), PortError> {
+    let some = *left > 0;
+    *left = left.saturating_sub(1);
+    let what = "no answer".to_owned();
+    (!some).then_some(()).ok_or(PortError::Unavailable { what })
+}
+
 #[async_trait]
 impl TokenSource for Vault {
     async fn redeem(&self, _: &TaskClaims, redeem: Redeem) -> Result<Redeemed, PortError> {
@@ -73,6 +82,7 @@ impl TokenSource for Vault {
         }
         let mut redeemed = self.redeemed.lock().expect("not poisoned");
         redeemed.push(redeem);
+        lose(&mut self.lost.lock().expect("not poisoned").0)?;
         let (token, version) = self.token.lock().expect("not poisoned").clone();
         let audiences = self.audiences.lock().expect("not poisoned").clone();
         let tool = self.tool.lock().expect("not poisoned").clone();
@@ -93,6 +103,7 @@ impl TokenSource for Vault {
     }
 
     async fn release(&self, release: Release) -> Result<Released, PortError> {
+        lose(&mut self.lost.lock().expect("not poisoned").1)?;
         self.released.lock().expect("not poisoned").push(release);
         let version = self.token.lock().expect("not poisoned").1;
         let newest = Some(order(version));
@@ -967,6 +978,78 @@ async fn a_single_call_is_not_made_again_where_the_api_may_have_done_it() {
         why: "it was".to_owned(),
     });
     assert_eq!(stage.failure().await.kind(), "xylem.outcome_unknown");
+}
+
+#[tokio::test]
+async fn what_is_called_at_most_once_is_asked_for_until_the_vault_is_heard() {
+    let stage = Stage::new().await;
+    let lose = |redemptions, releases| {
+        *stage.vault.lost.lock().expect("not poisoned") = (redemptions, releases);
+    };
+    // Other tools get another token at the next attempt.
+    lose(1, 1);
+    assert_eq!(stage.failure().await.kind(), "xylem.unavailable");
+    stage.acme.behave_times(None, Behaviour::Refuse, 1);
+    assert_eq!(stage.failure().await.kind(), "xylem.api_unauthorized");
+    assert!(stage.vault.outcomes().is_empty());
+
+    let hash = "h2".to_owned();
+    let retry = RetryClass::AtMostOnce;
+    stage
+        .vault
+        .change(|tool| (tool.retry, tool.hash) = (retry, hash));
+    assert_eq!(stage.failure().await.kind(), "xylem.tool_changed");
+    let before = stage.vault.redeemed();
+    lose(2, 0);
+    stage.call().await.expect("an answer");
+    stage.call().await.expect("another one");
+    let requests: Vec<String> = {
+        let redeemed = stage.vault.redeemed.lock().expect("not poisoned");
+        let since = redeemed.iter().skip(before);
+        since.map(|redeem| redeem.request.clone()).collect()
+    };
+    assert_eq!(requests[..2], [requests[0].clone(), requests[0].clone()]);
+    assert_eq!(requests[2], requests[0]);
+    assert_ne!(requests[3], requests[0]);
+    // That nothing was done has to be heard, what was done need not.
+    for (behaviour, releases, heard) in [
+        (Behaviour::Refuse, 2, Some((Outcome::Refused401, Some(401)))),
+        (Behaviour::Status { status: 422 }, 1, None),
+    ] {
+        let before = stage.vault.outcomes().len();
+        lose(0, releases);
+        stage.acme.behave(None, behaviour);
+        stage.failure().await;
+        let outcomes = stage.vault.outcomes();
+        assert_eq!(outcomes.get(before), heard.as_ref());
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_vault_when_a_call_was_cancelled_or_has_no_time() {
+    let stage = Stage::new().await;
+    stage
+        .vault
+        .change(|tool| tool.retry = RetryClass::AtMostOnce);
+    *stage.vault.lost.lock().expect("not poisoned") = (usize::MAX, 0);
+    let late = Attempt {
+        deadline: Some(SystemTime::now()),
+        ..Attempt::default()
+    };
+    let called = stage.call_with(late, None, json!({})).await;
+    assert_eq!(called.expect_err("too late").kind(), "xylem.unavailable");
+    let call = ToolCall {
+        tool: "acme.deploy".parse().expect("a tool name"),
+        slot: Some(Slot::default_slot()),
+        parameters: json!({}),
+        api_url: None,
+        grant: "xylem1.presented".to_owned(),
+    };
+    let cancelled = std::future::ready(());
+    let called = stage
+        .caller
+        .call(&claims(), call, Attempt::default(), cancelled);
+    assert_eq!(called.await.expect_err("cancelled"), Failure::Cancelled);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A lease that is released whatever happens.
 
-use crate::ports::{Bytes, Outcome, Release, Released, TokenSource};
+use crate::ports::{Bytes, Outcome, PortError, Release, Released, TokenSource};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -10,12 +10,16 @@ use xylem_ids::LeaseId;
 /// A release that takes longer is given up: the lease ends by itself.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What has to be heard is said again after so long.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// One redemption in flight. Dropped without [`Lease::end`], it is released in the background as
 /// cancelled.
 pub(crate) struct Lease {
     tokens: Arc<dyn TokenSource>,
     since: Instant,
     open: Option<LeaseId>,
+    insists_until: Option<Instant>,
     /// How much was sent and came back so far.
     pub(crate) bytes: Bytes,
 }
@@ -26,8 +30,16 @@ impl Lease {
             tokens,
             since: Instant::now(),
             open: Some(lease),
+            insists_until: None,
             bytes: Bytes::default(),
         }
+    }
+
+    /// The same, which says until then that nothing was done if nothing was: the next attempt gets no
+    /// token where that was not heard.
+    pub(crate) fn insisting(mut self, until: Option<Instant>) -> Self {
+        self.insists_until = until;
+        self
     }
 
     /// Releases the lease and tells how the call went. A release that fails is logged and no
@@ -36,9 +48,17 @@ impl Lease {
         let Some(release) = self.release(outcome, http_status) else {
             return Released::default();
         };
-        let released = send(&self.tokens, release).await;
+        let until = self.insists_until.filter(|_| is_undone(&release));
+        let released = loop {
+            let released = send(&self.tokens, release.clone()).await;
+            let again = until.is_some_and(|until| Instant::now() + PAUSE < until);
+            if released.is_some() || !again {
+                break released;
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
         self.open = None;
-        released
+        released.unwrap_or_default()
     }
 
     fn release(&self, outcome: Outcome, http_status: Option<u16>) -> Option<Release> {
@@ -67,13 +87,24 @@ impl Drop for Lease {
     }
 }
 
-async fn send(tokens: &Arc<dyn TokenSource>, release: Release) -> Released {
+/// Whether the API is known to have done nothing, as the control plane sees it.
+fn is_undone(release: &Release) -> bool {
+    matches!(release.outcome, Outcome::NotSent | Outcome::Refused401)
+        || release.http_status == Some(429)
+}
+
+/// What is known then; nothing where nobody heard it.
+async fn send(tokens: &Arc<dyn TokenSource>, release: Release) -> Option<Released> {
     let lease = release.lease.clone();
-    let error = match tokio::time::timeout(RELEASE_TIMEOUT, tokens.release(release)).await {
-        Ok(Ok(released)) => return released,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer in time".to_owned(),
+    let (heard, error) = match tokio::time::timeout(RELEASE_TIMEOUT, tokens.release(release)).await
+    {
+        Ok(Ok(released)) => return Some(released),
+        Ok(Err(error)) => {
+            let unheard = matches!(error, PortError::Unavailable { .. });
+            ((!unheard).then(Released::default), error.to_string())
+        }
+        Err(_) => (None, "no answer in time".to_owned()),
     };
     tracing::warn!(lease.id = %lease, error, "a lease was not released; it ends by itself");
-    Released::default()
+    heard
 }

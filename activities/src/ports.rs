@@ -96,6 +96,9 @@ pub struct Redeem {
     pub api_url: Option<String>,
     /// The parameters of the call: policies can decide by them.
     pub parameters: serde_json::Value,
+    /// Another one for each attempt. Asked again under the same, the vault answers with the lease that
+    /// the attempt has.
+    pub request: String,
 }
 
 /// A token for one call. Nothing of it is kept when the call has ended.

@@ -65,6 +65,8 @@ pub struct Redeem {
     pub api_url: Option<String>,
     /// The parameters of the call as a JSON object, for policies that decide by them.
     pub parameters_json: Option<String>,
+    /// Chosen at random for each attempt, so that asking again within it is harmless; none where empty.
+    pub request_id: String,
 }
 
 /// A token, for one call.
@@ -174,6 +176,7 @@ impl Client {
             slot: redeem.slot.map(String::from).unwrap_or_default(),
             api_url: redeem.api_url,
             parameters_json: redeem.parameters_json,
+            request_id: redeem.request_id,
         };
         let mut grants = GrantsClient::new(self.channel.clone());
         redeemed(call(message, CALL_TIMEOUT, |request| grants.redeem(request)).await?)

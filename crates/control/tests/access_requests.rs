@@ -35,6 +35,7 @@ fn call(stack: &Stack) -> Redeem {
         slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
+        request_id: String::new(),
     }
 }
 

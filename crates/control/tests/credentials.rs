@@ -214,6 +214,7 @@ async fn an_open_call_in_one_tree_holds_all() {
         slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
+        request_id: String::new(),
     };
     let redeemed = worker.redeem(redeem).await.expect("redeemed");
     rotate(&admin, TOKEN_2).await.expect("rotated");

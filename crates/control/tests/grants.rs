@@ -38,6 +38,7 @@ impl Scene {
             slot: Some(id("default")),
             api_url: None,
             parameters_json: None,
+            request_id: String::new(),
         }
     }
 
@@ -488,6 +489,7 @@ async fn a_slot_that_holds_no_token_says_which_and_what_to_do() {
         slot: Some(id("github")),
         api_url: None,
         parameters_json: None,
+        request_id: String::new(),
     };
     let error = worker.redeem(redeem).await.expect_err("nothing there");
     assert!(matches!(error, Error::Denied(_)), "{error}");

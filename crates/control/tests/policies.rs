@@ -36,6 +36,7 @@ fn call(stack: &Stack, parameters: Option<&str>) -> Redeem {
         slot: Some(id("default")),
         api_url: None,
         parameters_json: parameters.map(str::to_owned),
+        request_id: String::new(),
     }
 }
 

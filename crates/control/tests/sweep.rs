@@ -79,6 +79,7 @@ fn redemption(stack: &Stack, workflow_id: &str, grant: &str) -> Redeem {
         slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
+        request_id: String::new(),
     }
 }
 

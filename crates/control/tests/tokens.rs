@@ -342,6 +342,7 @@ async fn a_failure_names_slot_tree_version_and_what_to_do() {
         slot: Some(slot.clone()),
         api_url: None,
         parameters_json: None,
+        request_id: String::new(),
     };
     let redeemed = worker.redeem(redeem).await.expect("a token");
     stack.temporal.mood("train", Mood::Deaf);
@@ -514,6 +515,7 @@ async fn an_open_lease_keeps_its_version() {
         slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
+        request_id: String::new(),
     };
     let redeemed = worker.redeem(redeem).await.expect("a token");
     let admin = stack.admin().await;

@@ -17,6 +17,7 @@ async fn call(stack: &Stack, worker: &Client) {
         slot: Some(id("default")),
         api_url: None,
         parameters_json: None,
+        request_id: String::new(),
     };
     let redeemed = worker.redeem(redeem).await.expect("a token");
     let end = xylem_client::CallEnd {

@@ -41,6 +41,7 @@ macro_rules! folder {
             20 "0020_tools",
             21 "0021_tool_leases",
             22 "0022_attempts",
+            23 "0023_repeated_redemptions",
             30 "0030_policies",
             31 "0031_access",
             40 "0040_credentials",

@@ -12,8 +12,8 @@ use crate::{
 };
 use async_trait::async_trait;
 use read::{
-    epoch_row, key_row, lease_row, secret_row, select, slot_row, tool_lease_row, tree_row,
-    version_row,
+    epoch_row, key_row, lease_row, secret_row, select, single_call_row, slot_row, tool_lease_row,
+    tree_row, version_row,
 };
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
@@ -23,8 +23,8 @@ use xylem_ids::{
 };
 use xylem_vault::{
     CredentialMark, EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId,
-    SecretId, SecretRow, SlotRow, SlotUse, StartId, Storage, StorageError, ToolFacts, Transaction,
-    TreeRow, VersionRow,
+    SecretId, SecretRow, SingleCall, SlotRow, SlotUse, StartId, Storage, StorageError, ToolFacts,
+    Transaction, TreeRow, VersionRow,
 };
 
 type Stored<T> = Result<T, StorageError>;
@@ -349,23 +349,28 @@ impl Transaction for StoreTransaction {
         Ok(open.unwrap_or_default())
     }
 
-    async fn called_once(&mut self, run: &RunId, activity: &str) -> Stored<bool> {
+    async fn single_call(&mut self, run: &RunId, activity: &str) -> Stored<Option<SingleCall>> {
         let query = statement(
-            "SELECT 1 AS called FROM single_calls WHERE run_id = $1 AND activity_id = $2",
+            "SELECT lease_id, request FROM single_calls WHERE run_id = $1 AND activity_id = $2",
         );
         let query = query.bind(text(run)).bind(activity);
-        Ok(self.work.one(query).await.map_err(unavailable)?.is_some())
+        self.one(query, single_call_row).await
     }
 
-    async fn put_single_call(&mut self, lease: &LeaseRow) -> Stored<()> {
+    async fn put_single_call(
+        &mut self,
+        lease: &LeaseRow,
+        request: Option<&RequestId>,
+    ) -> Stored<()> {
         let query = statement(
-            "INSERT INTO single_calls (run_id, activity_id, lease_id, began_at)
-             VALUES ($1, $2, $3, $4)",
+            "INSERT INTO single_calls (run_id, activity_id, lease_id, began_at, request)
+             VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(text(&lease.run_id))
         .bind(lease.activity.id())
         .bind(text(&lease.id))
-        .bind(integer(lease.opened_at.0));
+        .bind(integer(lease.opened_at.0))
+        .bind(request.map(text));
         self.run(query).await.map(drop)
     }
 

@@ -188,6 +188,7 @@ impl Forgery {
             slot: Some("default".parse()?),
             api_url: None,
             parameters_json: None,
+            request_id: String::new(),
         };
         let error = match client.redeem(redeem).await {
             Ok(redeemed) => anyhow::bail!("redeemed {:?}", redeemed.order),

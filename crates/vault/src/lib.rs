@@ -62,8 +62,8 @@ pub use revoke::{Revocation, Revoked};
 pub use slotless::{OwnToken, Slotless};
 pub use status::VersionStatus;
 pub use storage::{
-    EpochRow, EpochState, KeyRow, LeaseRow, Leased, OpenLeases, Purpose, SecretRow, SlotRow,
-    SlotUse, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+    EpochRow, EpochState, KeyRow, LeaseRow, Leased, OpenLeases, Purpose, SecretRow, SingleCall,
+    SlotRow, SlotUse, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
 };
 pub use tree::{Bound, NewTree, Stopping};
 pub use vault::Vault;

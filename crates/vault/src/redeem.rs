@@ -1,9 +1,9 @@
 //! Redemption: a grant for a token, for one tool call, in one transaction.
 
 use crate::{
-    ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Leased, Refusal, SlotUse, ToolFacts,
-    Transaction, TreeRow, TreeState, Vault, VaultError, VersionState, exclusion::excluded,
-    storage::VersionRow,
+    ClaimCheck, ClaimError, Claims, ConfirmedClaims, LeaseRow, Leased, Refusal, RequestId, SlotUse,
+    ToolFacts, Transaction, TreeRow, TreeState, Vault, VaultError, VersionState,
+    exclusion::excluded, storage::VersionRow,
 };
 use secrecy::SecretString;
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
@@ -52,6 +52,9 @@ pub struct Redemption {
     pub address: Option<IpAddr>,
     /// The parameters of the call, as the worker says them. They decide and are not kept.
     pub parameters: Option<serde_json::Value>,
+    /// Under which the worker asks again where the answer gets lost, within the same attempt: of a
+    /// tool that is called at most once it is given the lease that it has, and no other.
+    pub request: Option<RequestId>,
 }
 
 /// A token for one call. Its `Debug` shows everything but the token.
@@ -115,16 +118,27 @@ pub(crate) struct ApprovedTool {
 
 impl ApprovedTool {
     /// Whether an activity may call it: where that is at most once, not after an attempt that may have
-    /// reached the API.
+    /// reached the API. Answers the lease that this very request opened before, if it still holds:
+    /// whoever asks again has not heard of it, and has sent nothing.
     pub(crate) async fn check_attempts(
         &self,
         tx: &mut dyn Transaction,
-        claims: &Claims,
-    ) -> Result<(), VaultError> {
-        if self.is_called_once() && tx.called_once(&claims.run_id, claims.activity.id()).await? {
-            return Err(Refusal::CalledBefore.into());
+        redemption: &Redemption,
+        now: UnixSeconds,
+    ) -> Result<Option<LeaseRow>, VaultError> {
+        let claims = &redemption.claims;
+        if !self.is_called_once() {
+            return Ok(None);
         }
-        Ok(())
+        let Some(call) = tx.single_call(&claims.run_id, claims.activity.id()).await? else {
+            return Ok(None);
+        };
+        let mut lease = None;
+        if call.request.is_some() && call.request == redemption.request {
+            lease = tx.lease(&call.lease).await?;
+        }
+        let lease = lease.filter(|lease| opened_by(lease, redemption, now));
+        Ok(Some(lease.ok_or(Refusal::CalledBefore)?))
     }
 
     /// Notes that an attempt may reach the API from now on. The last of what can fail.
@@ -132,9 +146,10 @@ impl ApprovedTool {
         &self,
         tx: &mut dyn Transaction,
         lease: &LeaseRow,
+        request: Option<&RequestId>,
     ) -> Result<(), VaultError> {
         if self.is_called_once() {
-            tx.put_single_call(lease).await?;
+            tx.put_single_call(lease, request).await?;
         }
         Ok(())
     }
@@ -150,6 +165,25 @@ impl ApprovedTool {
             limit: self.definition.rate_limit,
         }
     }
+}
+
+/// Whether a lease is open, and of this worker, attempt and tool.
+fn opened_by(lease: &LeaseRow, redemption: &Redemption, now: UnixSeconds) -> bool {
+    let claims = &redemption.claims;
+    let open = lease.released_at.is_none() && lease.expires_at > now;
+    let same_attempt = lease.workflow_id == claims.workflow_id
+        && lease.run_id == claims.run_id
+        && lease.activity == claims.activity;
+    open && same_attempt && lease.agent == redemption.worker.agent && lease.tool == redemption.tool
+}
+
+/// What was decided in favour of a call.
+pub(crate) struct Decided<T> {
+    /// What is handed out.
+    pub(crate) handed: T,
+    /// What it is handed out under, where that is yet to be written: not where the same was handed out
+    /// before.
+    pub(crate) opens: Option<(LeaseRow, Permit)>,
 }
 
 impl Vault {
@@ -180,14 +214,11 @@ impl Vault {
             }
         };
         match decided {
-            Ok((lease, redeemed, permit)) => {
-                tx.put_lease(&lease).await?;
-                policies
-                    .count(tx.as_mut(), &permit, self.seconds().0)
-                    .await?;
-                tx.audit(&granted(entry, &redeemed)).await?;
+            Ok(Decided { handed, opens }) => {
+                self.open_lease(&mut *tx, policies, opens).await?;
+                tx.audit(&granted(entry, &handed)).await?;
                 tx.commit().await?;
-                Ok(redeemed)
+                Ok(handed)
             }
             Err(error) => {
                 if let Some(denied) = denied(entry, &error) {
@@ -197,6 +228,20 @@ impl Vault {
                 Err(error)
             }
         }
+    }
+
+    /// Writes a lease, and that its permit was used.
+    pub(crate) async fn open_lease(
+        &self,
+        tx: &mut dyn Transaction,
+        policies: &Policies,
+        opens: Option<(LeaseRow, Permit)>,
+    ) -> Result<(), VaultError> {
+        if let Some((lease, permit)) = opens {
+            tx.put_lease(&lease).await?;
+            policies.count(tx, &permit, self.seconds().0).await?;
+        }
+        Ok(())
     }
 
     /// Ends a lease and notes how its call ended. Only the worker that redeemed can.
@@ -289,7 +334,7 @@ impl Vault {
         grant: VerifiedGrant,
         policies: &Policies,
         entry: &mut Entry,
-    ) -> Result<(LeaseRow, Redeemed, Permit), VaultError> {
+    ) -> Result<Decided<Redeemed>, VaultError> {
         let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
         entry.owner = Some(owner.tree.owner.clone());
         if grant.claims().tree != *claims.tree() {
@@ -298,8 +343,22 @@ impl Vault {
         self.check_entitled(tx, &owner, claims, grant.slot())
             .await?;
         let tool = self.callable(tx, &owner, &redemption.tool).await?;
-        tool.check_attempts(tx, claims.claims()).await?;
+        let open = tool.check_attempts(tx, redemption, self.seconds()).await?;
         let version = self.redeemable(tx, &owner, grant.slot()).await;
+        if let Some(lease) = open {
+            let version = version?;
+            entry.reason = Some(Reason::of(REPEATED));
+            let of = Leased::Slot(grant.slot().clone(), version.info.version);
+            check_repeated(&lease, &owner, &of)?;
+            check_audience(&version.info.audiences, &redemption.destination)?;
+            let hash = tool.callable.hash();
+            let handed = self.hand_out(tx, &owner, version, &lease, &grant, hash);
+            let handed = handed.await?;
+            return Ok(Decided {
+                handed,
+                opens: None,
+            });
+        }
         let deposited = version.as_ref().ok().map(|row| row.info.deposited_at);
         let facts = self.facts(redemption, claims, &owner, &tool.about, deposited);
         let call = Call {
@@ -319,11 +378,15 @@ impl Vault {
         check_audience(&version.info.audiences, &redemption.destination)?;
         let of = Leased::Slot(grant.slot().clone(), version.info.version);
         let lease = self.lease(redemption, claims, &owner, of, &permit)?;
-        let redeemed = self
+        let handed = self
             .hand_out(tx, &owner, version, &lease, &grant, tool.callable.hash())
             .await?;
-        tool.note_attempt(tx, &lease).await?;
-        Ok((lease, redeemed, permit))
+        tool.note_attempt(tx, &lease, redemption.request.as_ref())
+            .await?;
+        Ok(Decided {
+            handed,
+            opens: Some((lease, permit)),
+        })
     }
 
     /// What is known about the call, for whoever decides by policies. The caller is the tree's owner:
@@ -589,6 +652,22 @@ pub(crate) async fn confirmed(
         Err(ClaimError::NotChecked(cause)) => Err(VaultError::ClaimsNotChecked(cause)),
         Err(ClaimError::Refused(refusal)) => Ok(Err(Refusal::from(refusal))),
         Ok(claims) => Ok(Ok(claims)),
+    }
+}
+
+/// What is said of a token that is handed out again.
+pub(crate) const REPEATED: &str = "repeated";
+
+/// Under a lease no other token is handed out than the first time; what was rotated since is none.
+pub(crate) fn check_repeated(
+    lease: &LeaseRow,
+    owner: &TreeRow,
+    of: &Leased,
+) -> Result<(), Refusal> {
+    if lease.start == owner.tree.start && lease.of == *of {
+        Ok(())
+    } else {
+        Err(Refusal::CalledBefore)
     }
 }
 

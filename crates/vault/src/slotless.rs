@@ -4,13 +4,13 @@
 use crate::{
     ClaimCheck, ConfirmedClaims, CredentialMark, CredentialVersionRow, LeaseRow, Leased,
     OAuthGrant, Redemption, Refusal, Supply, Transaction, TreeRow, Vault, VaultError, VersionState,
-    redeem::{ApprovedTool, check_audience, confirmed, denied},
+    redeem::{ApprovedTool, Decided, REPEATED, check_audience, check_repeated, confirmed, denied},
 };
 use secrecy::SecretString;
-use xylem_audit::{Entry, Label, SubjectKind, Verdict};
+use xylem_audit::{Entry, Label, Reason, SubjectKind, Verdict};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{Audience, CredentialName, Fingerprint, LeaseId, Order, Serial, TreeId};
-use xylem_policy::{Call, Permit, Policies};
+use xylem_policy::{Call, Policies};
 use xylem_registry::Auth;
 
 /// What a call may use. Its `Debug` shows everything but the token.
@@ -69,14 +69,11 @@ impl Vault {
             }
         };
         match decided {
-            Ok((lease, slotless, permit)) => {
-                tx.put_lease(&lease).await?;
-                policies
-                    .count(tx.as_mut(), &permit, self.seconds().0)
-                    .await?;
-                tx.audit(&granted(entry, &slotless)).await?;
+            Ok(Decided { handed, opens }) => {
+                self.open_lease(&mut *tx, policies, opens).await?;
+                tx.audit(&granted(entry, &handed)).await?;
                 tx.commit().await?;
-                Ok(slotless)
+                Ok(handed)
             }
             Err(error) => {
                 if let Some(denied) = denied(entry, &error) {
@@ -95,12 +92,21 @@ impl Vault {
         claims: &ConfirmedClaims,
         policies: &Policies,
         entry: &mut Entry,
-    ) -> Result<(LeaseRow, Slotless, Permit), VaultError> {
+    ) -> Result<Decided<Slotless>, VaultError> {
         let owner = self.entitled_tree(tx, claims, &redemption.worker).await?;
         entry.owner = Some(owner.tree.owner.clone());
         let tool = self.callable(tx, &owner, &redemption.tool).await?;
-        tool.check_attempts(tx, claims.claims()).await?;
+        let open = tool.check_attempts(tx, redemption, self.seconds()).await?;
         let stored = self.stored(tx, &owner, &tool).await;
+        if let Some(lease) = open {
+            entry.reason = Some(Reason::of(REPEATED));
+            let token = self.opened(tx, redemption, stored?).await?;
+            check_repeated(&lease, &owner, &leased(token.as_ref()))?;
+            return Ok(Decided {
+                handed: slotless(token, &lease, &tool, claims),
+                opens: None,
+            });
+        }
         let version = stored.as_ref().ok().and_then(Option::as_ref);
         let deposited = version.map(|(_, version)| version.info.deposited_at);
         let facts = self.facts(redemption, claims, &owner, &tool.about, deposited);
@@ -115,30 +121,32 @@ impl Vault {
             .await?;
         let permit = permit.map_err(Refusal::from)?;
         entry.policy = Label::new(&permit.by().to_string());
-        let token = match stored? {
-            None => None,
-            Some((credential, version)) => {
-                check_audience(&credential.credential.audiences, &redemption.destination)?;
-                let secret = self.open_value(tx, &credential, &version).await?;
-                Some(
-                    self.own_token(tx, credential.credential.audiences, version, secret)
-                        .await?,
-                )
-            }
-        };
-        let of = token.as_ref().map_or(Leased::Nothing, |token| {
-            Leased::Credential(token.mark.clone())
-        });
+        let token = self.opened(tx, redemption, stored?).await?;
+        let of = leased(token.as_ref());
         let lease = self.lease(redemption, claims, &owner, of, &permit)?;
-        tool.note_attempt(tx, &lease).await?;
-        let slotless = Slotless {
-            token,
-            lease: lease.id.clone(),
-            lease_expires_at: lease.expires_at,
-            tool_hash: tool.callable.hash().to_string(),
-            tree: claims.tree().clone(),
+        tool.note_attempt(tx, &lease, redemption.request.as_ref())
+            .await?;
+        Ok(Decided {
+            handed: slotless(token, &lease, &tool, claims),
+            opens: Some((lease, permit)),
+        })
+    }
+
+    /// The token of a stored credential, if there is one and it may be sent there.
+    async fn opened(
+        &self,
+        tx: &mut dyn Transaction,
+        redemption: &Redemption,
+        stored: Option<(crate::CredentialRow, CredentialVersionRow)>,
+    ) -> Result<Option<OwnToken>, VaultError> {
+        let Some((credential, version)) = stored else {
+            return Ok(None);
         };
-        Ok((lease, slotless, permit))
+        check_audience(&credential.credential.audiences, &redemption.destination)?;
+        let secret = self.open_value(tx, &credential, &version).await?;
+        let audiences = credential.credential.audiences;
+        let token = self.own_token(tx, audiences, version, secret).await?;
+        Ok(Some(token))
     }
 
     /// The tool's stored credential with its active version, if it names one.
@@ -223,6 +231,27 @@ impl Vault {
             version: row.info.version,
             serial: Serial(0),
         }))
+    }
+}
+
+fn leased(token: Option<&OwnToken>) -> Leased {
+    token.map_or(Leased::Nothing, |token| {
+        Leased::Credential(token.mark.clone())
+    })
+}
+
+fn slotless(
+    token: Option<OwnToken>,
+    lease: &LeaseRow,
+    tool: &ApprovedTool,
+    claims: &ConfirmedClaims,
+) -> Slotless {
+    Slotless {
+        token,
+        lease: lease.id.clone(),
+        lease_expires_at: lease.expires_at,
+        tool_hash: tool.callable.hash().to_string(),
+        tree: claims.tree().clone(),
     }
 }
 

@@ -216,6 +216,15 @@ pub struct LeaseRow {
     pub released_at: Option<UnixSeconds>,
 }
 
+/// A call of a tool that is called at most once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SingleCall {
+    /// Its lease.
+    pub lease: LeaseId,
+    /// The id that its worker asked under, if it gave one.
+    pub request: Option<RequestId>,
+}
+
 /// Leases that are neither released nor expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenLeases {
@@ -345,10 +354,14 @@ pub trait Transaction: CredentialRows + xylem_policy::Rows {
         mark: &CredentialMark,
         now: UnixSeconds,
     ) -> Stored<OpenLeases>;
-    /// Whether an activity may have reached the API of a tool that it calls at most once.
-    async fn called_once(&mut self, run: &RunId, activity: &str) -> Stored<bool>;
-    /// Notes that it may, under its lease.
-    async fn put_single_call(&mut self, lease: &LeaseRow) -> Stored<()>;
+    /// The call by which an activity may have reached the API of a tool that it calls at most once.
+    async fn single_call(&mut self, run: &RunId, activity: &str) -> Stored<Option<SingleCall>>;
+    /// Notes that it may have, under its lease.
+    async fn put_single_call(
+        &mut self,
+        lease: &LeaseRow,
+        request: Option<&RequestId>,
+    ) -> Stored<()>;
     /// Forgets it: under this lease the API did nothing.
     async fn delete_single_call(&mut self, lease: &LeaseRow) -> Stored<()>;
     /// Forgets those that began before `before`.

@@ -22,7 +22,7 @@ use xylem_proto::v1::{self, CallOutcome};
 use xylem_registry::{KnownTool, RegistryError, StorageError, Tool};
 use xylem_vault::{
     Audiences, CallEnd, Claims, ConfirmedClaims, Redeemed, Redemption, Refusal, Released,
-    SelectedBy, Selection, Slotless, TakeIn, Tree, VaultError,
+    RequestId, SelectedBy, Selection, Slotless, TakeIn, Tree, VaultError,
 };
 
 /// A lease outlasts the tool's timeout by what redaction, audit and release take.
@@ -87,6 +87,10 @@ impl Handlers {
             tool,
             api_url: given.api_url,
             parameters: parameters.map(convert::parameters).transpose()?,
+            request: match given.request_id.as_str() {
+                "" => None,
+                id => Some(super::request(&caller()?, id, "")?),
+            },
         };
         if given.grant.is_empty() && given.slot.is_empty() {
             return self.redeem_slotless(asked).await;
@@ -176,6 +180,7 @@ impl Handlers {
             lease_for: timeout + LEASE_MARGIN,
             address: caller_address(),
             parameters: asked.parameters.clone(),
+            request: asked.request.clone(),
         };
         Ok((known, redemption))
     }
@@ -303,6 +308,7 @@ struct Asked {
     tool: ToolName,
     api_url: Option<String>,
     parameters: Option<serde_json::Value>,
+    request: Option<RequestId>,
 }
 
 fn changing() -> Fault {

@@ -10,7 +10,8 @@ use xylem_ids::{Epoch, Serial, Version, WorkflowId};
 use xylem_seal::{Mac, Sealed};
 use xylem_vault::{
     CredentialMark, EpochRow, EpochState, ExcludedBy, Exclusion, KeyRow, LeaseRow, Leased, Purpose,
-    SecretRow, SlotRow, Tree, TreeRow, TreeState, VersionInfo, VersionRow, VersionState,
+    SecretRow, SingleCall, SlotRow, Tree, TreeRow, TreeState, VersionInfo, VersionRow,
+    VersionState,
 };
 
 /// What is read of a table. A statement that names its columns still fits when a newer version of this
@@ -218,6 +219,14 @@ pub(super) fn tool_lease_row(row: &Row) -> Result<LeaseRow, RowError> {
         _ => return Err(columns.unreadable()),
     };
     lease(&columns, of)
+}
+
+pub(super) fn single_call_row(row: &Row) -> Result<SingleCall, RowError> {
+    let columns = Columns::new(row, "single call");
+    Ok(SingleCall {
+        lease: columns.parsed("lease_id")?,
+        request: columns.optional("request")?,
+    })
 }
 
 fn lease(columns: &Columns<'_>, of: Leased) -> Result<LeaseRow, RowError> {

@@ -2,10 +2,12 @@
 //! known to have done nothing.
 
 use crate::house::*;
+use secrecy::ExposeSecret;
 use std::time::Duration;
 use xylem_audit::{Activity, Kind, Reason, Verdict};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::{LeaseId, TreeId};
+use xylem_policy::{Period, RateLimit};
 use xylem_registry::{Auth, RetryClass, Tool};
 use xylem_vault::{CallEnd, VaultError};
 
@@ -13,9 +15,13 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A house whose only tool is called at most once, with the token of a slot or none.
 async fn house(token: bool) -> (House, TreeId, VerifiedGrant) {
+    house_with(token, None).await
+}
+
+async fn house_with(token: bool, limit: Option<RateLimit>) -> (House, TreeId, VerifiedGrant) {
     let house = House::bare().await;
     let mut definition = tool("acme.deploy", "default").definition().clone();
-    definition.retry = RetryClass::AtMostOnce;
+    (definition.retry, definition.rate_limit) = (RetryClass::AtMostOnce, limit);
     if !token {
         (definition.slot, definition.auth) = (None, Auth::None);
     }
@@ -90,6 +96,83 @@ async fn an_activity_gets_another_token_only_where_nothing_was_done() {
         elsewhere.expect("another run's call");
         house.verified().await.expect("an intact log");
     }
+}
+
+/// Asked under an id that the worker made for this attempt.
+fn under(ask: Ask, request: &str) -> Ask {
+    ask.with(|redemption| redemption.request = request.parse().ok())
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_given_again_to_its_own_attempt_and_to_no_other() {
+    for token in [true, false] {
+        let limit = RateLimit {
+            calls: 1,
+            per: Period::Day,
+        };
+        let (house, tree, grant) = house_with(token, Some(limit)).await;
+        let ask = |attempt| match token {
+            true => of(Ask::new(&tree, &grant), "7", attempt),
+            false => of(Ask::without_grant(&tree), "7", attempt),
+        };
+        let once = || under(ask(1), "once");
+        let first = redeem(&house, once()).await.expect("a lease");
+        let again = redeem(&house, once())
+            .await
+            .expect("the same, not another call");
+        assert_eq!(again, first);
+        let entry = house.last_entry().await;
+        assert_eq!(
+            (entry.kind, entry.verdict),
+            (Kind::Redeem, Verdict::Granted)
+        );
+        assert_eq!(entry.reason, Some(Reason::of("repeated")));
+        assert_eq!(entry.lease.as_ref(), Some(&first));
+        let leases = house.rows("leases").await + house.rows("tool_leases").await;
+        assert_eq!(leases, 1);
+        let of_another = once().with(|redemption| redemption.worker.agent = agent("another"));
+        for other in [
+            under(ask(2), "once"),
+            under(ask(1), "another"),
+            ask(1),
+            of_another,
+        ] {
+            is_called_before(&house, other).await;
+        }
+        redeem(&house, once()).await.expect("still");
+        ended(&house, &first, false).await;
+        is_called_before(&house, once()).await;
+        house.verified().await.expect("an intact log");
+    }
+}
+
+#[tokio::test]
+async fn what_has_ended_is_not_given_again() {
+    for token in [true, false] {
+        let (house, tree, grant) = house(token).await;
+        let ask = || match token {
+            true => under(of(Ask::new(&tree, &grant), "7", 1), "once"),
+            false => under(of(Ask::without_grant(&tree), "7", 1), "once"),
+        };
+        let first = redeem(&house, ask()).await.expect("a lease");
+        ended(&house, &first, true).await;
+        let second = redeem(&house, ask()).await.expect("nothing was done");
+        assert_ne!(first, second);
+        house.clock.advance(Duration::from_secs(31));
+        is_called_before(&house, ask()).await;
+    }
+}
+
+#[tokio::test]
+async fn under_one_lease_no_other_token_is_handed_out() {
+    let (house, tree, grant) = house(true).await;
+    let ask = || under(of(Ask::new(&tree, &grant), "7", 1), "once");
+    let first = house.redeem(ask()).await.expect("a token");
+    let again = house.redeem(ask()).await.expect("the same");
+    assert_eq!(first.token.expose_secret(), again.token.expose_secret());
+    assert_eq!(first.lease_expires_at, again.lease_expires_at);
+    house.deposit(&tree, V2, "rotated").await;
+    is_called_before(&house, ask()).await;
 }
 
 #[tokio::test]

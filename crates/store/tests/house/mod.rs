@@ -455,6 +455,7 @@ impl Ask {
                 lease_for: Duration::from_secs(30),
                 address: Some([10, 1, 2, 3].into()),
                 parameters: None,
+                request: None,
             },
             check: Check::Confirms(lineage(tree)),
         }
@@ -472,6 +473,7 @@ impl Ask {
                 lease_for: Duration::from_secs(30),
                 address: None,
                 parameters: None,
+                request: None,
             },
             check: Check::Confirms(lineage(tree)),
         }

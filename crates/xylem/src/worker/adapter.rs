@@ -39,6 +39,7 @@ impl TokenSource for ControlPlane {
             slot: redeem.slot,
             api_url: redeem.api_url,
             parameters_json: Some(redeem.parameters.to_string()),
+            request_id: redeem.request,
         };
         let answer = self.client.redeem(redeem).await.map_err(port_error)?;
         // How long it lasts is told by this machine's clock: a lease that seems over already is
