@@ -89,7 +89,7 @@ impl Handlers {
             parameters: parameters.map(convert::parameters).transpose()?,
             request: match given.request_id.as_str() {
                 "" => None,
-                id => Some(super::request(&caller()?, id, "")?),
+                id => Some(super::request(&*caller()?, id, "")?),
             },
         };
         if given.grant.is_empty() && given.slot.is_empty() {

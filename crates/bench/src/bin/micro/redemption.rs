@@ -104,6 +104,7 @@ impl House {
             lease_for: Duration::from_secs(30),
             address: None,
             parameters: None,
+            request: None,
         };
         Ok(Self {
             vault,
