@@ -383,6 +383,10 @@ def audit(walk):
     next_key = walk.admin.call("RotateSigningKey", body={})["keyId"]
     assert next_key in [key["kid"] for key in walk.nobody.call("OAuth.Keys")["keys"]]
     walk.admin.call("RotateIssuerKey", body={})
+    rewrapped = walk.admin.call("RewrapKeys", body={})
+    assert rewrapped["currentKeyId"] and not rewrapped.get("older"), rewrapped
+    other = {"currentKeyId": "another"}
+    walk.admin.refused("other_current_key", "RewrapKeys", body=other)
     walk.admin.call("GetStatus")
 
 

@@ -44,6 +44,8 @@ codes!(
         SignalsRejected = "signals_rejected",
         /// A new issuer key signs, and the old one is retired.
         IssuerRotated = "issuer_rotated",
+        /// Stored keys were wrapped anew, under the current key-encryption key.
+        KeysRewrapped = "keys_rewrapped",
         /// A stored row is not what was written.
         Tampered = "tampered",
         /// A new epoch began.

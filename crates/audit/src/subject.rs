@@ -26,6 +26,10 @@ codes!(
         Provider = "provider",
         /// A task queue.
         Queue = "queue",
+        /// A key-encryption key.
+        KeyEncryptionKey = "key_encryption_key",
+        /// A key of the vault's, a tree's or a stored credential's, as it lies in the database: wrapped.
+        WrappedKey = "wrapped_key",
     }
 );
 

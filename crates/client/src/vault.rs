@@ -66,4 +66,22 @@ impl Client {
         })
         .await
     }
+
+    /// Wraps some of the stored keys anew under the current key-encryption key. `current` is that key and
+    /// `after` where to begin, as the answer before says it; both are empty at first.
+    ///
+    /// # Errors
+    /// As the control plane's status maps.
+    pub async fn rewrap_keys(
+        &self,
+        current: &str,
+        after: &str,
+    ) -> Result<v1::RewrapKeysResponse, Error> {
+        let mut system = SystemClient::new(self.channel.clone());
+        let message = v1::RewrapKeysRequest {
+            current_key_id: current.to_owned(),
+            after_key_id: after.to_owned(),
+        };
+        call(message, CALL_TIMEOUT, |request| system.rewrap_keys(request)).await
+    }
 }

@@ -136,7 +136,8 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
         | Rpc::ConfirmRestore
         | Rpc::ArchiveAudit
         | Rpc::RotateSigningKey
-        | Rpc::RotateIssuerKey => of(Scope::Vault, &[Admin], &[]),
+        | Rpc::RotateIssuerKey
+        | Rpc::RewrapKeys => of(Scope::Vault, &[Admin], &[]),
         Rpc::GetStatus => Rule {
             scope: None,
             all: &Role::ALL,

@@ -263,6 +263,7 @@ impl From<VaultError> for Fault {
             VaultError::ValueSuperseded => Self::refused("value_superseded", message),
             VaultError::HeldByTrees(_) => Self::refused("held_by_trees", message),
             VaultError::OtherVersion(_) => Self::refused("other_version", message),
+            VaultError::OtherCurrentKey(_) => Self::refused("other_current_key", message),
             VaultError::Exhausted => Self::refused("exhausted", message),
             VaultError::Held => Self::unavailable("restore_not_confirmed", message, error),
             VaultError::StillStarting => Self::unavailable("tree_starting", message, error),

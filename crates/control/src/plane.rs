@@ -33,7 +33,7 @@ use xylem_outbound::{AddressPolicy, Outbound};
 use xylem_policy::Policies;
 use xylem_proto::v1::Check;
 use xylem_registry::{Registry, Tools};
-use xylem_vault::Vault;
+use xylem_vault::{OlderKey, Vault};
 
 /// For so long it is not looked again whether this process is ready: anybody may ask that.
 const READY_FOR: Duration = Duration::from_secs(1);
@@ -377,6 +377,7 @@ impl Plane {
             self.approvals(),
         ];
         checks.extend(self.restored().await);
+        checks.extend(self.older_keys().await);
         let advice =
             "the control plane's log says why none was made; `xylem vault backup` makes one";
         let backed_up = self.backed_up().await;
@@ -414,6 +415,32 @@ impl Plane {
         let advice = "revoke again what was revoked since the backup was made, then: xylem vault \
                       confirm --reason TEXT";
         Some(check("restore", Err::<String, _>(seen), advice))
+    }
+
+    /// Only where another key-encryption key than the current one still wraps something.
+    async fn older_keys(&self) -> Option<Check> {
+        let older = self.vault.older_keys().await.ok()?;
+        let used = |here| {
+            older
+                .iter()
+                .filter(move |key| key.wraps > 0 && key.here == here)
+        };
+        let line = |key: &OlderKey| format!("{} wraps {} stored keys", key.id, key.wraps);
+        let told = |here| used(here).map(line).collect::<Vec<_>>().join(", ");
+        let (name, seen, advice) = if used(false).next().is_some() {
+            let advice = "put its line into the key-encryption keys of every control plane and restart \
+                          them: what it wraps cannot be used";
+            (
+                "missing_keys",
+                format!("{}, and is not here", told(false)),
+                advice,
+            )
+        } else {
+            used(true).next()?;
+            let advice = "once every control plane has the same first line: xylem vault rewrap";
+            ("older_keys", told(true), advice)
+        };
+        Some(check(name, Err::<String, _>(seen), advice))
     }
 }
 

@@ -51,6 +51,7 @@ macro_rules! folder {
             60 "0060_restores",
             70 "0070_usage",
             80 "0080_revision",
+            90 "0090_wrapped_keys",
         }
     };
 }

@@ -11,9 +11,10 @@ use crate::{
     tools::{record_and_approved, record_row},
 };
 use async_trait::async_trait;
+pub(crate) use read::wraps;
 use read::{
-    epoch_row, key_row, lease_row, secret_row, select, single_call_row, slot_row, tool_lease_row,
-    tree_row, version_row,
+    epoch_row, key_row, lease_row, owned_key, secret_row, select, single_call_row, slot_row,
+    tool_lease_row, tree_row, version_row,
 };
 use xylem_audit::{Entry, LogError};
 use xylem_grant::UnixSeconds;
@@ -22,9 +23,9 @@ use xylem_ids::{
     WorkflowType,
 };
 use xylem_vault::{
-    CredentialMark, EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, Purpose, RequestId,
-    SecretId, SecretRow, SingleCall, SlotRow, SlotUse, StartId, Storage, StorageError, ToolFacts,
-    Transaction, TreeRow, VersionRow,
+    CredentialMark, EpochRow, EpochState, KeyRow, LeaseRow, OpenLeases, OwnedKey, Purpose,
+    RequestId, SecretId, SecretRow, SingleCall, SlotRow, SlotUse, StartId, Storage, StorageError,
+    ToolFacts, Transaction, TreeRow, VersionRow, Wraps,
 };
 
 type Stored<T> = Result<T, StorageError>;
@@ -41,6 +42,18 @@ fn not_appended(error: LogError) -> StorageError {
         },
         error => StorageError::Unavailable(Box::new(error)),
     }
+}
+
+/// What is wrapped by other key-encryption keys than this one, but for data keys that nobody has.
+pub(crate) fn wrapped_by_others(current: &str) -> Statement {
+    statement(
+        "SELECT k.wrapped_by, COUNT(*) AS number FROM keys k
+         WHERE (k.wrapped_by < $1 OR k.wrapped_by > $1) AND (k.purpose NOT IN ('tree', 'credential')
+            OR EXISTS (SELECT 1 FROM trees t WHERE t.data_key = k.id)
+            OR EXISTS (SELECT 1 FROM credentials c WHERE c.data_key = k.id))
+         GROUP BY k.wrapped_by ORDER BY k.wrapped_by",
+    )
+    .bind(current)
 }
 
 /// Notes that the vault in this database comes from a backup.
@@ -152,6 +165,37 @@ impl Transaction for StoreTransaction {
     async fn delete_key(&mut self, id: &KeyId) -> Stored<()> {
         let query = statement("DELETE FROM keys WHERE id = $1").bind(text(id));
         self.run(query).await.map(drop)
+    }
+
+    async fn wrapped_by_others(&mut self, current: &KeyId) -> Stored<Vec<Wraps>> {
+        let others = self.all(wrapped_by_others(current.as_str()), wraps).await?;
+        Ok(others.into_iter().flatten().collect())
+    }
+
+    async fn keys_of_others(
+        &mut self,
+        current: &KeyId,
+        after: Option<&KeyId>,
+        limit: u32,
+    ) -> Stored<Vec<OwnedKey>> {
+        let query = statement(
+            "SELECT k.id, k.purpose, k.generation, k.wrapped_by, k.nonce, k.wrapped, t.start_id,
+                t.workflow_id, c.namespace AS credential_namespace, c.name AS credential_name
+             FROM keys k LEFT JOIN trees t ON t.data_key = k.id
+                LEFT JOIN credentials c ON c.data_key = k.id
+             WHERE k.wrapped_by <> $1 AND k.id > $2 AND (k.purpose NOT IN ('tree', 'credential')
+                OR t.start_id IS NOT NULL OR c.name IS NOT NULL)
+             ORDER BY k.id LIMIT $3",
+        )
+        .bind(text(current))
+        .bind(after.map(text).unwrap_or_default())
+        .bind(limit);
+        self.all(query, owned_key).await
+    }
+
+    async fn replace_key(&mut self, read: &KeyRow, with: &KeyRow) -> Stored<bool> {
+        let replaced = self.run(write::replaced_key(read, with)).await?;
+        Ok(replaced > 0)
     }
 
     async fn tree(&mut self, start: &StartId) -> Stored<Option<TreeRow>> {

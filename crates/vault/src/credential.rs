@@ -14,6 +14,7 @@ mod storage;
 pub use bind::{Copied, CopyStatus};
 pub use change::{NewCredential, Rotated, Rotation};
 pub use retire::{Removal, VersionRevocation};
+pub(crate) use rows::data_key_place;
 pub use source::{
     Asker, Fruitless, NewSource, NotObtained, OAuth, OAuthClient, OAuthGrant, Provided, Renewal,
     Source, Supply, Turn,

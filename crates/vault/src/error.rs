@@ -3,7 +3,7 @@
 use crate::{ClaimRefusal, KeyError, StorageError};
 use std::{fmt, time::Duration};
 use xylem_grant::{IssuerError, Reject, UnixSeconds};
-use xylem_ids::Version;
+use xylem_ids::{KeyId, Version};
 use xylem_policy::{Denied, PolicyError};
 use xylem_registry::NotCallable;
 use xylem_seal::CryptoError;
@@ -252,6 +252,12 @@ pub enum VaultError {
     /// Key-encryption keys could not be had.
     #[error("the vault could not use its key-encryption keys")]
     Keys(#[from] KeyError),
+    /// Another key-encryption key was meant than the one that wraps here.
+    #[error(
+        "the key-encryption key {0} is the current one here, and another one elsewhere: give every control \
+         plane the same first line, restart them, and run it again"
+    )]
+    OtherCurrentKey(KeyId),
     /// A grant could not be signed.
     #[error("the vault could not issue the grant")]
     Issuer(#[from] IssuerError),

@@ -3,7 +3,7 @@
 use crate::VaultError;
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use std::{env, fmt, fs, io, io::Write, path::Path};
+use std::{collections::BTreeSet, env, fmt, fs, io, io::Write, path::Path};
 use xylem_ids::KeyId;
 use xylem_seal::{CipherKey, Fields, Sealed, random_id};
 use zeroize::Zeroizing;
@@ -22,12 +22,24 @@ pub enum KeyError {
     Unset(String),
     /// The text is not a list of keys.
     #[error(
-        "key-encryption keys must be lines of ID:KEY, the current one first, KEY being 32 bytes in base64url"
+        "key-encryption keys must be lines of ID:KEY, the current one first, each ID once, KEY being 32 bytes in \
+         base64url"
     )]
     Malformed,
     /// A stored key was wrapped by a key that is not here.
     #[error("the key-encryption key {0} is not here: add it to the key file or variable")]
     Unknown(KeyId),
+    /// Stored keys were wrapped by a key that is not here.
+    #[error(
+        "the key-encryption key {id} still wraps {wraps} of the vault's keys and is not here: put its line \
+         back behind the first one, and run `xylem vault rewrap` before you remove it"
+    )]
+    Needed {
+        /// Its id.
+        id: KeyId,
+        /// How many stored keys it wraps.
+        wraps: u64,
+    },
 }
 
 /// Wraps keys. What wraps them stays with the provider; a key management service implements this
@@ -36,6 +48,9 @@ pub enum KeyError {
 pub trait KeyProvider: Send + Sync {
     /// The key that wraps from now on.
     fn current(&self) -> &KeyId;
+
+    /// Those that unwrap what they wrapped before, and wrap no more.
+    fn older(&self) -> Vec<KeyId>;
 
     /// Wraps a key under the current key, bound to `place`.
     ///
@@ -74,18 +89,22 @@ impl KeyRing {
         })
     }
 
-    /// Reads keys from text: one `ID:KEY` per line, the current one first.
+    /// Reads keys from text: one `ID:KEY` per line, the current one first. No id stands for two keys.
     ///
     /// # Errors
     /// [`KeyError::Malformed`].
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let mut keys = text
+        let keys = text
             .split(['\n', ','])
             .map(str::trim)
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
             .map(parse_line)
-            .collect::<Result<Vec<_>, _>>()?
-            .into_iter();
+            .collect::<Result<Vec<_>, _>>()?;
+        let ids: BTreeSet<_> = keys.iter().map(CipherKey::id).collect();
+        if ids.len() < keys.len() {
+            return Err(KeyError::Malformed);
+        }
+        let mut keys = keys.into_iter();
         let current = keys.next().ok_or(KeyError::Malformed)?;
         Ok(Self {
             current,
@@ -158,6 +177,10 @@ impl fmt::Debug for KeyRing {
 impl KeyProvider for KeyRing {
     fn current(&self) -> &KeyId {
         self.current.id()
+    }
+
+    fn older(&self) -> Vec<KeyId> {
+        self.older.iter().map(|key| key.id().clone()).collect()
     }
 
     async fn wrap(&self, place: &[u8], key: &[u8]) -> Result<Sealed, VaultError> {
@@ -251,6 +274,7 @@ mod tests {
         let old = KeyRing::parse(ONE).unwrap();
         let both = KeyRing::parse(&format!("# rotated\n{TWO}\n{ONE}\n")).unwrap();
         assert_eq!(both.current().as_str(), "k2");
+        assert_eq!(both.older(), [old.current().clone()]);
         let wrapped = block(old.wrap(b"place", b"key")).unwrap();
         let unwrapped = |place: &[u8]| block(both.unwrap(old.current(), place, &wrapped)).unwrap();
         assert_eq!(unwrapped(b"place").unwrap().as_slice(), b"key");
@@ -264,6 +288,12 @@ mod tests {
             let error = KeyRing::parse(bad).unwrap_err().to_string();
             assert!(bad.is_empty() || !error.contains(bad), "{error}");
         }
+    }
+
+    #[test]
+    fn an_id_stands_for_one_key() {
+        let twice = format!("{ONE}\n{}", TWO.replace("k2", "k1"));
+        assert!(matches!(KeyRing::parse(&twice), Err(KeyError::Malformed)));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod redeem;
 mod restore;
 mod reveal;
 mod revoke;
+mod rewrap;
 mod rows;
 mod slotless;
 mod status;
@@ -59,11 +60,13 @@ pub use redeem::{CallEnd, MAX_LEASE, Redeemed, Redemption, Released, Worker};
 pub use restore::is_attested;
 pub use reveal::{Revealed, Revelation};
 pub use revoke::{Revocation, Revoked};
+pub use rewrap::{OlderKey, Rewrap, Rewrapped, Unopened, check_wrapped};
 pub use slotless::{OwnToken, Slotless};
 pub use status::VersionStatus;
 pub use storage::{
-    EpochRow, EpochState, KeyRow, LeaseRow, Leased, OpenLeases, Purpose, SecretRow, SingleCall,
-    SlotRow, SlotUse, Storage, StorageError, ToolFacts, Transaction, TreeRow, VersionRow,
+    EpochRow, EpochState, KeyOwner, KeyRow, LeaseRow, Leased, OpenLeases, OwnedKey, Purpose,
+    SecretRow, SingleCall, SlotRow, SlotUse, Storage, StorageError, ToolFacts, Transaction,
+    TreeRow, VersionRow, Wraps,
 };
 pub use tree::{Bound, NewTree, Stopping};
 pub use vault::Vault;

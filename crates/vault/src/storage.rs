@@ -4,11 +4,12 @@ use crate::{
     CredentialMark, CredentialRows, Exclusion, RequestId, SecretId, StartId, Tree, VersionInfo,
 };
 use async_trait::async_trait;
+use std::fmt;
 use xylem_audit::{Activity, Entry};
 use xylem_grant::UnixSeconds;
 use xylem_ids::{
-    AgentId, Epoch, KeyId, LeaseId, Namespace, RunId, Slot, TaskQueue, ToolName, TreeId, Version,
-    WorkflowId, WorkflowType,
+    AgentId, CredentialName, Epoch, KeyId, LeaseId, Namespace, RunId, Slot, TaskQueue, ToolName,
+    TreeId, Version, WorkflowId, WorkflowType,
 };
 use xylem_registry::{RecordRow, ToolDefinition};
 use xylem_seal::{Mac, Sealed};
@@ -87,6 +88,48 @@ pub struct KeyRow {
     pub wrapped_by: KeyId,
     /// The wrapped key.
     pub wrapped: Sealed,
+}
+
+/// Whose a stored key is: what it is bound to, beside its purpose and id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyOwner {
+    /// The vault's own.
+    Vault,
+    /// A tree's, with the id of its root.
+    Tree(StartId, WorkflowId),
+    /// A stored credential's.
+    Credential(Namespace, CredentialName),
+}
+
+impl fmt::Display for KeyOwner {
+    /// `vault`, `tree:train-1`, `credential:acme`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vault => f.write_str("vault"),
+            Self::Tree(_, workflow_id) => write!(f, "tree:{workflow_id}"),
+            Self::Credential(_, name) => write!(f, "credential:{name}"),
+        }
+    }
+}
+
+/// A stored key that somebody has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedKey {
+    /// Its id.
+    pub id: KeyId,
+    /// The key; absent where it cannot be read.
+    pub row: Option<KeyRow>,
+    /// Whose it is; absent where that cannot be read.
+    pub owner: Option<KeyOwner>,
+}
+
+/// How many stored keys a key-encryption key wraps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wraps {
+    /// The key-encryption key.
+    pub by: KeyId,
+    /// How many.
+    pub keys: u64,
 }
 
 /// How an epoch stands. The codes are persisted and never reused.
@@ -286,6 +329,18 @@ pub trait Transaction: CredentialRows + xylem_policy::Rows {
     async fn key(&mut self, id: &KeyId) -> Stored<Option<KeyRow>>;
     async fn put_key(&mut self, row: &KeyRow) -> Stored<()>;
     async fn delete_key(&mut self, id: &KeyId) -> Stored<()>;
+    /// What is wrapped by others than `current`, by their ids. A data key that neither a tree nor a
+    /// credential has is nobody's: nothing can open it any more, and it does not count.
+    async fn wrapped_by_others(&mut self, current: &KeyId) -> Stored<Vec<Wraps>>;
+    /// The same keys by their own ids, beginning after `after`.
+    async fn keys_of_others(
+        &mut self,
+        current: &KeyId,
+        after: Option<&KeyId>,
+        limit: u32,
+    ) -> Stored<Vec<OwnedKey>>;
+    /// Puts a key in the place of what was read of it, and says whether that was still there.
+    async fn replace_key(&mut self, read: &KeyRow, with: &KeyRow) -> Stored<bool>;
 
     async fn tree(&mut self, start: &StartId) -> Stored<Option<TreeRow>>;
     async fn tree_by_id(&mut self, id: &TreeId) -> Stored<Option<TreeRow>>;

@@ -5,6 +5,7 @@ use crate::{
     VaultError,
     derived::Derived,
     issue::Issuers,
+    rewrap::check_wrapped,
     rows::{key_place, tampered_key, token_place, version_place},
     storage::{EpochState, SecretRow, VersionRow},
     view::Tree,
@@ -47,13 +48,16 @@ impl Vault {
     /// Opens the vault that lies in this storage, and makes its keys where it is new.
     ///
     /// # Errors
-    /// The storage or the key provider failed, or stored keys are not what was written.
+    /// The storage or the key provider failed, a key-encryption key that is still needed is not here, or
+    /// stored keys are not what was written.
     pub async fn open(
         storage: Arc<dyn Storage>,
         provider: Arc<dyn KeyProvider>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, VaultError> {
         let mut tx = storage.begin().await?;
+        let others = tx.wrapped_by_others(provider.current()).await?;
+        check_wrapped(&*provider, &others)?;
         let derived = root(&mut *tx, &*provider).await?;
         let issuers = Issuers::load_or_new(&mut *tx, &*provider).await?;
         let audit_keys = audit_keys(&mut *tx, &*provider, &derived).await?;

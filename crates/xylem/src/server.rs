@@ -637,6 +637,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_that_still_wraps_something_is_missed_at_the_start() {
+        let guard = tempfile::tempdir().expect("a directory");
+        let data = DataDir::at(guard.path());
+        init(&data, &Database::File, namespace(), "")
+            .await
+            .expect("made");
+        let before = std::fs::read_to_string(data.kek()).expect("a key");
+        let next = "k2:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
+        let open = async |lines: &str| {
+            std::fs::write(data.kek(), lines).expect("written");
+            Storage::open(&data, &Database::File, namespace(), false, None).await
+        };
+        let error = open(next).await.err().expect("the first is needed");
+        let mut said = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            said.push_str(&error.to_string());
+            cause = error.source();
+        }
+        let (id, _) = before.split_once(':').expect("a line");
+        assert!(
+            said.contains(id) && said.contains("xylem vault rewrap"),
+            "{said}"
+        );
+        let opened = open(&format!("{next}\n{before}")).await;
+        opened.expect("both are there").store.close().await;
+    }
+
+    #[tokio::test]
     async fn without_keys_init_is_named() {
         let guard = tempfile::tempdir().expect("a directory");
         let data = DataDir::at(guard.path());

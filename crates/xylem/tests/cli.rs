@@ -8,6 +8,7 @@ mod support {
 use support::{command::Xylem, plane::ControlPlane};
 use tokio::net::TcpSocket;
 use tonic::Code;
+use xylem_proto::v1;
 
 const TOKEN: &str = "tok-canary-0123456789";
 
@@ -183,6 +184,94 @@ async fn a_tree_that_does_not_end_is_not_stopped() {
     let ran = xylem.run(&["tree", "stop", "train-1", "--terminate"]).await;
     assert_eq!(ran.status, 0, "{}", ran.err);
     assert!(ran.out.contains("2 workflows terminated"), "{}", ran.out);
+}
+
+/// A step that leaves `remaining` keys, and goes on after `next`.
+fn step(rewrapped: u32, remaining: u32, next: &str) -> v1::RewrapKeysResponse {
+    v1::RewrapKeysResponse {
+        current_key_id: "k2".to_owned(),
+        rewrapped,
+        remaining,
+        older: vec![v1::OlderKey {
+            key_id: "k1".to_owned(),
+            wraps: remaining,
+            missing: false,
+        }],
+        unopened: Vec::new(),
+        next_key_id: next.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn keys_are_wrapped_anew_step_by_step_until_none_is_left() {
+    let steps = || vec![step(200, 101, "a"), step(100, 1, "b"), step(1, 0, "")];
+    let server = ControlPlane::rewrapping(steps()).await;
+    let ran = at(&server.address).run(&["vault", "rewrap"]).await;
+    assert_eq!((ran.status, ran.err.as_str()), (0, ""));
+    assert!(
+        ran.out.contains("301 stored keys were wrapped under k2"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("these any more: k1"), "{}", ran.out);
+
+    let server = ControlPlane::rewrapping(steps()).await;
+    let ran = at(&server.address)
+        .run(&["vault", "rewrap", "--output", "json"])
+        .await;
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON alone");
+    assert_eq!(
+        (&answer["rewrapped"], &answer["remaining"]),
+        (&301.into(), &0.into())
+    );
+    assert_eq!(answer["removable"], serde_json::json!(["k1"]));
+    assert_eq!(answer["currentKeyId"], "k2");
+
+    let server = ControlPlane::rewrapping(vec![step(0, 0, "")]).await;
+    let ran = at(&server.address).run(&["vault", "rewrap"]).await;
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(
+        ran.out.contains("nothing was left to wrap under k2"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("these any more: k1"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn keys_that_an_older_one_wraps_again_or_that_do_not_open_are_a_failure() {
+    // Somebody else wrapped one behind the place where the first step ended.
+    let server = ControlPlane::rewrapping(vec![step(200, 1, "a"), step(1, 1, "")]).await;
+    let ran = at(&server.address).run(&["vault", "rewrap"]).await;
+    assert_eq!(ran.status, 1, "{}", ran.out);
+    assert!(ran.out.contains("k1 still wraps 1"), "{}", ran.out);
+    assert!(!ran.out.contains("these any more"), "{}", ran.out);
+    assert!(ran.err.contains("same first line"), "{}", ran.err);
+
+    let mut named = step(200, 2, "");
+    let unopened = |id: &str, missing: &str, owner: &str| v1::UnopenedKey {
+        key_id: id.to_owned(),
+        missing_key_id: missing.to_owned(),
+        owner: owner.to_owned(),
+    };
+    named.unopened = vec![
+        unopened("edited", "", "tree:train-1"),
+        unopened("other", "k3", "credential:acme"),
+    ];
+    let server = ControlPlane::rewrapping(vec![named]).await;
+    let ran = at(&server.address).run(&["vault", "rewrap"]).await;
+    assert_eq!(ran.status, 1, "{}", ran.out);
+    for said in [
+        "edited of tree:train-1 is not what",
+        "other of credential:acme needs k3",
+    ] {
+        assert!(ran.out.contains(said), "{}", ran.out);
+    }
+    assert!(
+        ran.err.contains("2 stored keys could not be opened"),
+        "{}",
+        ran.err
+    );
 }
 
 #[tokio::test]

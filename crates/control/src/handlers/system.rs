@@ -8,9 +8,13 @@ use tonic::{Request, Response, Status};
 use v1::system_server::System;
 use xylem_audit::Kind;
 use xylem_proto::v1;
+use xylem_vault::Rewrap;
 
 /// Trees that are told of a new key at a time.
 const ANNOUNCED: usize = 8;
+/// Stored keys that are wrapped anew in one call: others wait for their turn to write meanwhile, and a
+/// provider of keys may be asked twice for each.
+const REWRAPPED: u32 = 200;
 
 #[tonic::async_trait]
 impl System for Handlers {
@@ -44,6 +48,13 @@ impl System for Handlers {
         _: Request<v1::RotateIssuerKeyRequest>,
     ) -> Result<Response<v1::RotateIssuerKeyResponse>, Status> {
         answer(self.rotate_issuer().await)
+    }
+
+    async fn rewrap_keys(
+        &self,
+        request: Request<v1::RewrapKeysRequest>,
+    ) -> Result<Response<v1::RewrapKeysResponse>, Status> {
+        answer(self.rewrap(request.into_inner()).await)
     }
 }
 
@@ -123,6 +134,35 @@ impl Handlers {
         Ok(v1::RotateIssuerKeyResponse {
             key_id: rotated.key.to_string(),
             trees,
+        })
+    }
+
+    async fn rewrap(&self, given: v1::RewrapKeysRequest) -> Result<v1::RewrapKeysResponse, Fault> {
+        let ask = Rewrap {
+            current: convert::optional(given.current_key_id, "current_key_id")?,
+            after: convert::optional(given.after_key_id, "after_key_id")?,
+            limit: REWRAPPED,
+            by: caller()?.agent().clone(),
+        };
+        let done = self.vault.rewrap(ask).await?;
+        let remaining = done.older.iter().map(|key| key.wraps).sum();
+        let older = done.older.into_iter().map(|key| v1::OlderKey {
+            key_id: key.id.into(),
+            wraps: convert::count(key.wraps),
+            missing: !key.here,
+        });
+        let unopened = done.unopened.into_iter().map(|key| v1::UnopenedKey {
+            key_id: key.id.into(),
+            missing_key_id: key.missing.map(Into::into).unwrap_or_default(),
+            owner: key.owner.map(|owner| owner.to_string()).unwrap_or_default(),
+        });
+        Ok(v1::RewrapKeysResponse {
+            current_key_id: done.current.into(),
+            rewrapped: convert::count(done.rewrapped),
+            remaining: convert::count(remaining),
+            older: older.collect(),
+            unopened: unopened.collect(),
+            next_key_id: done.next.map(Into::into).unwrap_or_default(),
         })
     }
 }

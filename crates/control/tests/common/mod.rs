@@ -201,6 +201,33 @@ impl Stack {
         }
     }
 
+    /// Under these key-encryption keys.
+    pub(crate) async fn under(keys: &str) -> Self {
+        let dir = TempDir::new().expect("a folder");
+        let mut stack = Self::of(dir, keys, Arc::default(), Arc::default()).await;
+        stack.admin = Some(stack.key_with(&ADMINISTRATOR, "admin").await);
+        stack
+    }
+
+    /// Ends, and goes on under other key-encryption keys.
+    pub(crate) async fn rekeyed(self, keys: &str) -> Self {
+        self.store.close().await;
+        let mut stack = Self::of(self.dir, keys, self.clock, self.temporal).await;
+        stack.admin = self.admin;
+        stack
+    }
+
+    async fn of(
+        dir: TempDir,
+        keys: &str,
+        clock: Arc<TestClock>,
+        temporal: Arc<FakeTemporal>,
+    ) -> Self {
+        let keys = Arc::new(KeyRing::parse(keys).expect("keys"));
+        let used = temporal.clone();
+        Self::on(dir, keys, clock, used, temporal, |_| {}, |same| same).await
+    }
+
     /// Ends, and goes on twice: over its own database, and over a copy of it, as it is after a
     /// restore from a backup that was made now.
     pub(crate) async fn twice(self) -> (Self, Self) {

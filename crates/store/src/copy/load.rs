@@ -8,10 +8,12 @@ use crate::{
     postgres,
     sql::{Growing, Value, Work},
     sqlite,
+    vault::{restored, wrapped_by_others, wraps},
 };
 use sqlx::migrate::MigrateError;
 use std::path::Path;
 use tokio::sync::mpsc;
+use xylem_vault::Wraps;
 
 /// Values in one statement: far below the number that a database takes.
 const VALUES: usize = 4_000;
@@ -68,14 +70,14 @@ impl Empty {
     /// Loads a copy, brings its schema up to date, and answers how many rows there are. The vault in
     /// it hands nothing out before somebody confirms that what was revoked since the copy was made
     /// is revoked again. All of it is one transaction, which is committed once `confirm` says that
-    /// the copy is what it says to be.
+    /// the copy is what it says to be; it is told which key-encryption keys wrap what is in it.
     ///
     /// # Errors
     /// Nothing was changed.
     pub async fn load(
         self,
         mut lines: mpsc::Receiver<String>,
-        confirm: impl AsyncFnOnce() -> bool,
+        confirm: impl AsyncFnOnce(&[Wraps]) -> bool,
     ) -> Result<u64, LoadError> {
         let mut work = begin(&self.0, SCHEMA_TURN).await?;
         if !tables(&mut work).await?.is_empty() {
@@ -85,14 +87,21 @@ impl Empty {
         while !loading.take(lines.recv().await).await? {}
         let rows = loading.rows;
         migrate(&mut work).await?;
-        work.run(crate::vault::restored()).await?;
-        if !confirm().await {
+        work.run(restored()).await?;
+        let wrapped = wrapped(&mut work).await?;
+        if !confirm(&wrapped).await {
             return Err(LoadError::NotConfirmed);
         }
         work.commit().await?;
         self.0.close().await;
         Ok(rows)
     }
+}
+
+/// What is wrapped by any key-encryption key.
+async fn wrapped(work: &mut Work) -> Result<Vec<Wraps>, sqlx::Error> {
+    let rows = work.all(wrapped_by_others("")).await?;
+    Ok(rows.iter().filter_map(|row| wraps(row).ok()?).collect())
 }
 
 /// A table that rows are loaded into.

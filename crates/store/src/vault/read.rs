@@ -9,9 +9,9 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{Epoch, Serial, Version, WorkflowId};
 use xylem_seal::{Mac, Sealed};
 use xylem_vault::{
-    CredentialMark, EpochRow, EpochState, ExcludedBy, Exclusion, KeyRow, LeaseRow, Leased, Purpose,
-    SecretRow, SingleCall, SlotRow, Tree, TreeRow, TreeState, VersionInfo, VersionRow,
-    VersionState,
+    CredentialMark, EpochRow, EpochState, ExcludedBy, Exclusion, KeyOwner, KeyRow, LeaseRow,
+    Leased, OwnedKey, Purpose, SecretRow, SingleCall, SlotRow, Tree, TreeRow, TreeState,
+    VersionInfo, VersionRow, VersionState, Wraps,
 };
 
 /// What is read of a table. A statement that names its columns still fits when a newer version of this
@@ -84,6 +84,35 @@ pub(super) fn key_row(row: &Row) -> Result<KeyRow, RowError> {
         wrapped_by: columns.parsed("wrapped_by")?,
         wrapped: sealed(&columns, "wrapped")?,
     })
+}
+
+/// None where that is no key's id: no key-encryption key is missing then, the rows were edited.
+pub(crate) fn wraps(row: &Row) -> Result<Option<Wraps>, RowError> {
+    let columns = Columns::new(row, "key");
+    let by: &str = columns.raw("wrapped_by")?;
+    let keys = columns.number("number")?;
+    Ok(by.parse().ok().map(|by| Wraps { by, keys }))
+}
+
+/// One that was edited is named like the others.
+pub(super) fn owned_key(row: &Row) -> Result<OwnedKey, RowError> {
+    Ok(OwnedKey {
+        id: Columns::new(row, "key").parsed("id")?,
+        row: key_row(row).ok(),
+        owner: key_owner(row).ok(),
+    })
+}
+
+fn key_owner(row: &Row) -> Result<KeyOwner, RowError> {
+    let columns = Columns::new(row, "key");
+    if let Some(start) = columns.optional("start_id")? {
+        return Ok(KeyOwner::Tree(start, columns.parsed("workflow_id")?));
+    }
+    let namespace = columns.optional("credential_namespace")?;
+    match (namespace, columns.optional("credential_name")?) {
+        (Some(namespace), Some(name)) => Ok(KeyOwner::Credential(namespace, name)),
+        _ => Ok(KeyOwner::Vault),
+    }
 }
 
 fn sealed(columns: &Columns<'_>, ciphertext: &str) -> Result<Sealed, RowError> {

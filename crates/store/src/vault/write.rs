@@ -37,6 +37,22 @@ pub(super) fn key(row: &KeyRow) -> Statement {
     .bind(row.wrapped.ciphertext.clone())
 }
 
+/// The other key where the one that was read still lies.
+pub(super) fn replaced_key(read: &KeyRow, with: &KeyRow) -> Statement {
+    statement(
+        "UPDATE keys SET wrapped_by = $1, nonce = $2, wrapped = $3
+         WHERE id = $4 AND purpose = $5 AND wrapped_by = $6 AND nonce = $7 AND wrapped = $8",
+    )
+    .bind(text(&with.wrapped_by))
+    .bind(with.wrapped.nonce.to_vec())
+    .bind(with.wrapped.ciphertext.clone())
+    .bind(text(&read.id))
+    .bind(read.purpose.code())
+    .bind(text(&read.wrapped_by))
+    .bind(read.wrapped.nonce.to_vec())
+    .bind(read.wrapped.ciphertext.clone())
+}
+
 pub(super) fn tree(row: &TreeRow) -> Statement {
     let tree = &row.tree;
     let (state, stopped_at) = match &tree.state {

@@ -40,7 +40,7 @@ async fn load(into: Empty, lines: Vec<String>, confirmed: bool) -> Result<u64, L
             }
         }
     };
-    let (loaded, ()) = tokio::join!(into.load(receive, async || confirmed), give);
+    let (loaded, ()) = tokio::join!(into.load(receive, async |_| confirmed), give);
     loaded
 }
 

@@ -20,6 +20,7 @@ pub(crate) mod redeem;
 pub(crate) mod registry;
 pub(crate) mod restart;
 pub(crate) mod reveal;
+pub(crate) mod rewrap;
 pub(crate) mod schema;
 pub(crate) mod second_factor;
 pub(crate) mod single_call;

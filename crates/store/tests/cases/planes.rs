@@ -23,6 +23,10 @@ impl KeyProvider for Counting {
         self.keys.current()
     }
 
+    fn older(&self) -> Vec<KeyId> {
+        self.keys.older()
+    }
+
     async fn wrap(&self, place: &[u8], key: &[u8]) -> Result<Sealed, VaultError> {
         self.keys.wrap(place, key).await
     }

@@ -347,7 +347,7 @@ impl Vault {
         credential: &Credential,
     ) -> Result<KeyId, VaultError> {
         let key = CipherKey::generate()?;
-        let place = data_key_place(credential, key.id());
+        let place = data_key_place(&credential.namespace, &credential.name, key.id());
         let provider = self.provider();
         let row = KeyRow {
             id: key.id().clone(),
@@ -367,7 +367,10 @@ impl Vault {
     ) -> Result<CipherKey, VaultError> {
         const MISSING: VaultError = VaultError::NotFound { what: "credential" };
         let id = row.data_key.as_ref().ok_or(MISSING)?;
-        let place = data_key_place(&row.credential, id);
+        let Credential {
+            namespace, name, ..
+        } = &row.credential;
+        let place = data_key_place(namespace, name, id);
         self.unwrapped(tx, id, &place).await
     }
 

@@ -11,7 +11,7 @@ use crate::{
     storage::Purpose,
 };
 use xylem_grant::UnixSeconds;
-use xylem_ids::KeyId;
+use xylem_ids::{CredentialName, KeyId, Namespace};
 use xylem_seal::Fields;
 
 impl Derived {
@@ -100,10 +100,10 @@ pub(crate) fn source_place(credential: &Credential, data_key: &KeyId) -> Fields 
 }
 
 /// What a credential's wrapped data key is bound to.
-pub(crate) fn data_key_place(credential: &Credential, id: &KeyId) -> Fields {
+pub(crate) fn data_key_place(namespace: &Namespace, name: &CredentialName, id: &KeyId) -> Fields {
     place_of_key(Purpose::Credential, id, 0)
-        .text(credential.namespace.as_str())
-        .text(credential.name.as_str())
+        .text(namespace.as_str())
+        .text(name.as_str())
 }
 
 fn credential_fields(credential: &Credential, data_key: Option<&KeyId>) -> Fields {

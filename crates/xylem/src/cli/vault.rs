@@ -1,5 +1,7 @@
 //! `xylem vault`.
 
+mod rewrap;
+
 use super::{
     failure::{Exit, Failure},
     output::{absolute, plain},
@@ -43,6 +45,15 @@ pub(crate) enum Command {
     /// Replace a key that the control plane signs with, while everything runs
     #[command(subcommand)]
     RotateKey(RotateKey),
+    /// Wrap everything under the current key-encryption key, so that older ones can go
+    ///
+    /// Give every control plane the new line first, as docs/operations.md says, and restart them. This
+    /// goes on in small steps while everything runs: it may be stopped at any time, and goes on when it
+    /// is run again. At the end it says which lines nothing in the database needs any more. A backup
+    /// needs those that it was made under all the same: keep them with it.
+    ///
+    /// A control plane does not start without a key that still wraps something.
+    Rewrap,
     /// Hand tokens out again after a restore
     ///
     /// You confirm that the tokens, API keys, agents and policies that were revoked, retired or changed
@@ -125,6 +136,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
             rotate_signing(&arguments, session).await
         }
         Command::RotateKey(RotateKey::Issuer) => rotate_issuer(session).await,
+        Command::Rewrap => rewrap::run(session).await,
         Command::Confirm(arguments) => confirm(arguments, session).await,
     }
 }

@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, task};
 use xylem_ids::Namespace;
 use xylem_seal::{EnvelopeOpener, Opened};
 use xylem_store::{Empty, LoadError};
-use xylem_vault::{KeyRing, VaultError, is_attested};
+use xylem_vault::{KeyError, KeyRing, VaultError, Wraps, check_wrapped, is_attested};
 
 const WAITING: usize = 256;
 /// No line of a backup is longer, in bytes: a row has a few kibibytes.
@@ -47,6 +47,9 @@ pub enum RestoreError {
         .0.display()
     )]
     NoKeys(PathBuf),
+    /// A key-encryption key is missing that it needs.
+    #[error("the backup needs every key-encryption key that it was made under")]
+    Keys(#[source] KeyError),
     /// It cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -114,11 +117,16 @@ async fn load(
     let reading = task::spawn_blocking(move || read(&path, &key, &send));
     let mut reading = Some(reading);
     let mut problem = None;
-    let confirm = async || {
+    let confirm = async |wrapped: &[Wraps]| {
         let Some(reading) = reading.take() else {
             return false;
         };
-        let confirmed = confirmed(reading.await, keys, backup).await;
+        let confirmed = match confirmed(reading.await, keys, backup).await {
+            Ok(true) => check_wrapped(keys, wrapped)
+                .map(|()| true)
+                .map_err(RestoreError::Keys),
+            other => other,
+        };
         confirmed.unwrap_or_else(|error| {
             problem = Some(error);
             false
@@ -217,6 +225,11 @@ mod tests {
     async fn backed_up(data: &DataDir, key: &EnvelopeKey, count: u64) -> Vec<Backup> {
         let made = init(data, &Database::File, namespace(), "").await;
         made.expect("an installation");
+        copies(data, key, count).await
+    }
+
+    /// `count` backups of an installation that has none.
+    async fn copies(data: &DataDir, key: &EnvelopeKey, count: u64) -> Vec<Backup> {
         let storage = opened(data).await;
         let copies = Copies {
             config: crate::server::BackupConfig {
@@ -289,6 +302,32 @@ mod tests {
         let storage = opened(&after).await;
         assert!(storage.vault.is_held().await.expect("answers"));
         assert_eq!(storage.vault.epoch().await.expect("answers").0, 2);
+    }
+
+    #[tokio::test]
+    async fn a_backup_needs_every_key_that_wraps_something_in_it() {
+        let guard = tempfile::tempdir().expect("a directory");
+        let (public, private) = EnvelopeOpener::generate().expect("keys");
+        let before = DataDir::at(guard.path().join("before"));
+        backed_up(&before, &public, 0).await;
+        let first = fs::read_to_string(before.kek()).expect("a key");
+        let next = "k2:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE\n";
+        let both = format!("{next}{first}");
+        fs::write(before.kek(), &both).expect("written");
+        // The next key wraps from here on, and the first is not done yet.
+        let file = copies(&before, &public, 1).await.remove(0).file;
+
+        let after = with_key_of(&before, guard.path().join("after"));
+        fs::write(after.kek(), next).expect("written");
+        let error = restored(&after, &file, again(&private)).await;
+        let missing = matches!(
+            error,
+            Err(RestoreError::Keys(KeyError::Needed { wraps: 1.., .. }))
+        );
+        assert!(missing, "{error:?}");
+        fs::write(after.kek(), &both).expect("written");
+        let restored = restored(&after, &file, private).await;
+        restored.expect("the database is still empty");
     }
 
     #[tokio::test]

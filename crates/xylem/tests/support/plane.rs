@@ -36,6 +36,14 @@ impl ControlPlane {
         Self::serve(routes, rotation).await
     }
 
+    /// Answers these steps, one after the other, where each is asked for as the one before says; refuses
+    /// any other call.
+    pub(crate) async fn rewrapping(steps: Vec<v1::RewrapKeysResponse>) -> Self {
+        let steps = Rewrapping(Arc::new(Mutex::new((0, steps))));
+        let routes = Routes::new(v1::system_server::SystemServer::new(steps));
+        Self::serve(routes, Rotation::default()).await
+    }
+
     async fn serve(routes: Routes, rotation: Rotation) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -262,6 +270,68 @@ impl v1::tokens_server::Tokens for Rotation {
         &self,
         _: Request<v1::RevealTokenRequest>,
     ) -> Result<Response<v1::RevealTokenResponse>, Status> {
+        unused()
+    }
+}
+
+/// How many steps were asked for, and all of them.
+#[derive(Clone)]
+struct Rewrapping(Arc<Mutex<(usize, Vec<v1::RewrapKeysResponse>)>>);
+
+#[tonic::async_trait]
+impl v1::system_server::System for Rewrapping {
+    async fn rewrap_keys(
+        &self,
+        request: Request<v1::RewrapKeysRequest>,
+    ) -> Result<Response<v1::RewrapKeysResponse>, Status> {
+        let asked = request.into_inner();
+        let mut state = self.0.lock().expect("nobody panicked");
+        let (count, steps) = &mut *state;
+        let before = count.checked_sub(1).and_then(|before| steps.get(before));
+        let expected = before.map_or_else(v1::RewrapKeysRequest::default, |before| {
+            v1::RewrapKeysRequest {
+                current_key_id: before.current_key_id.clone(),
+                after_key_id: before.next_key_id.clone(),
+            }
+        });
+        if asked != expected {
+            return Err(Status::invalid_argument("not where the step before ended"));
+        }
+        let step = steps.get(*count).cloned();
+        *count += 1;
+        step.map(Response::new)
+            .ok_or_else(|| Status::out_of_range("asked once too often"))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::SystemStatus>, Status> {
+        unused()
+    }
+
+    async fn back_up(&self, _: Request<v1::BackUpRequest>) -> Result<Response<v1::Backup>, Status> {
+        unused()
+    }
+
+    async fn confirm_restore(
+        &self,
+        _: Request<v1::ConfirmRestoreRequest>,
+    ) -> Result<Response<v1::ConfirmRestoreResponse>, Status> {
+        unused()
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        _: Request<v1::RotateSigningKeyRequest>,
+    ) -> Result<Response<v1::RotateSigningKeyResponse>, Status> {
+        unused()
+    }
+
+    async fn rotate_issuer_key(
+        &self,
+        _: Request<v1::RotateIssuerKeyRequest>,
+    ) -> Result<Response<v1::RotateIssuerKeyResponse>, Status> {
         unused()
     }
 }
