@@ -578,19 +578,33 @@ async fn a_document_is_fetched_and_keeps_what_it_does_not_speak_of() {
             nanos: 0,
         }),
         description: "Another one".to_owned(),
+        timeout: Some(xylem_client::Duration {
+            seconds: 90,
+            nanos: 0,
+        }),
+        response_headers: vec!["etag".to_owned()],
+        path: "/state".to_owned(),
         ..made
     };
     publisher
         .update_tool(limited, false)
         .await
         .expect("limited");
-    let again = import().await.expect("imported");
+    let unnamed = v1::ImportToolsRequest {
+        credential: String::new(),
+        ..request("/docs/openapi.json")
+    };
+    let again = publisher.import_tools(unnamed).await.expect("imported");
     assert_eq!(again.tools[0].outcome(), v1::ImportOutcome::Updated);
     let kept = publisher.get_tool(&name, None).await.expect("a tool");
     assert_eq!(kept.rate_limit.as_ref().map(|limit| limit.calls), Some(5));
     assert_eq!(kept.retry(), v1::RetryClass::AtMostOnce);
     assert_eq!(kept.connect_timeout.map(|it| it.seconds), Some(2));
-    assert_eq!(kept.description, "");
+    assert_eq!(kept.timeout.map(|it| it.seconds), Some(90));
+    assert_eq!(kept.response_headers, ["etag"]);
+    assert_eq!(kept.description, "Another one");
+    assert_eq!((&*kept.slot, &*kept.credential), ("", "acme"));
+    assert_eq!(kept.path, "/status");
 }
 
 #[tokio::test]

@@ -38,6 +38,6 @@ pub use storage::{Storage, StorageError};
 pub use tls::Tls;
 pub use tool::{DefinitionHash, Invalid, Method, Place, Tool, ToolDefinition};
 pub use tools::{
-    Act, Decided, Decision, Imported, KnownTool, ToolChange, ToolFilter, ToolStorage, ToolVersion,
-    Tools,
+    Act, Decided, Decision, Import, Imported, KnownTool, ToolChange, ToolFilter, ToolStorage,
+    ToolVersion, Tools,
 };

@@ -8,6 +8,7 @@
 //! do not understand; real documents have many of those.
 
 mod document;
+mod known;
 mod name;
 mod operation;
 mod report;
@@ -18,6 +19,7 @@ mod schema;
 mod tests;
 
 pub use document::{Document, MAX_DOCUMENT_BYTES, Unusable};
+pub(crate) use known::kept;
 pub use report::{Note, Report, Why};
 
 use crate::{Invalid, tool::check_base_url};
@@ -40,8 +42,8 @@ pub struct Options {
     pub prefix: ToolName,
     /// Where the API is; what the document says where absent.
     pub base_url: Option<String>,
-    /// The slot whose token the tools use.
-    pub slot: Slot,
+    /// The slot whose token the tools use; the default one where absent.
+    pub slot: Option<Slot>,
     /// The stored credential whose token they use in its place.
     pub credential: Option<CredentialName>,
     /// Given to every tool, beside the document's own.
@@ -51,6 +53,18 @@ pub struct Options {
     /// Whether answers are checked against the schemas of the document. Documents often say other
     /// things of answers than are true.
     pub response_schemas: bool,
+}
+
+impl Options {
+    /// Whether it is said whose token the tools use.
+    #[must_use]
+    pub fn names_token(&self) -> bool {
+        self.slot.is_some() || self.credential.is_some()
+    }
+
+    fn slot(&self) -> Slot {
+        self.slot.clone().unwrap_or_else(Slot::default_slot)
+    }
 }
 
 /// What the document makes of tools, and what it does not.

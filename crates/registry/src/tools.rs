@@ -2,7 +2,7 @@
 
 use crate::{
     Approver, Callable, Edited, Editor, NotCallable, Published, RecordRow, RegistryError,
-    RetryClass, StorageError, Tool, ToolDefinition, ToolRecord, ToolSeal, ToolState, Unchanged,
+    StorageError, Tool, ToolRecord, ToolSeal, ToolState, Unchanged, openapi,
 };
 use async_trait::async_trait;
 use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
@@ -205,6 +205,17 @@ impl KnownTool {
     }
 }
 
+/// How tools are imported.
+#[derive(Debug, Clone, Copy)]
+pub struct Import<'a> {
+    /// Where they are from, for the audit log.
+    pub from: &'a str,
+    /// Whether whoever imports says whose token they send; known tools keep theirs otherwise.
+    pub names_token: bool,
+    /// Whether nothing is stored.
+    pub dry_run: bool,
+}
+
 /// What an import does with a tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Imported {
@@ -227,7 +238,7 @@ struct Planned {
 #[derive(Clone)]
 pub struct Tools {
     storage: Arc<dyn ToolStorage>,
-    seal: Arc<ToolSeal>,
+    pub(crate) seal: Arc<ToolSeal>,
 }
 
 impl fmt::Debug for Tools {
@@ -343,7 +354,7 @@ impl Tools {
     }
 
     /// Proposes tools, all or none: new ones, and next versions of known ones, whose calls go on with
-    /// what is approved. Entries say where they are from. A dry run stores nothing.
+    /// what is approved. Entries say where they are from.
     ///
     /// # Errors
     /// [`RegistryError::Import`] where one of them may not be changed so.
@@ -351,13 +362,12 @@ impl Tools {
         &self,
         act: &Act<'_>,
         tools: Vec<Tool>,
-        from: &str,
-        dry_run: bool,
+        given: &Import<'_>,
     ) -> Result<Vec<(KnownTool, Imported)>, RegistryError> {
         let mut planned = Vec::with_capacity(tools.len());
         for tool in tools {
             let name = tool.name().clone();
-            let plan = self.plan(act, tool).await;
+            let plan = self.plan(act, given, tool).await;
             planned.push(plan.map_err(|error| RegistryError::Import {
                 tool: name,
                 error: Box::new(error),
@@ -365,22 +375,27 @@ impl Tools {
         }
         let changes: Vec<_> = planned
             .iter()
-            .filter_map(|plan| self.planned_change(act, plan, from))
+            .filter_map(|plan| self.planned_change(act, plan, given.from))
             .collect();
-        if !dry_run && !changes.is_empty() {
+        if !given.dry_run && !changes.is_empty() {
             self.store(act, changes).await?;
         }
         let done = planned.into_iter();
         Ok(done.map(|plan| (plan.known, plan.imported)).collect())
     }
 
-    async fn plan(&self, act: &Act<'_>, mut tool: Tool) -> Result<Planned, RegistryError> {
+    async fn plan(
+        &self,
+        act: &Act<'_>,
+        given: &Import<'_>,
+        mut tool: Tool,
+    ) -> Result<Planned, RegistryError> {
         let before = match self.storage.record(act.namespace, tool.name()).await? {
             None => None,
             Some(row) => Some(self.open(act.namespace, row)?),
         };
         if let Some(before) = before.as_ref().filter(|before| !before.row().deleted) {
-            tool = self.keeping(act.namespace, before, tool).await?;
+            tool = self.keeping(act.namespace, before, given, tool).await?;
         }
         let (hash, slot) = (tool.hash().clone(), tool.slot().cloned());
         let (record, imported) = match &before {
@@ -405,28 +420,18 @@ impl Tools {
         })
     }
 
-    /// A tool as a document has it, within the bounds of its current version: of those that documents
-    /// know nothing of, and of the class that an import can only guess.
+    /// A tool as a document has it; what the document says nothing about is as it is in its current
+    /// version.
     async fn keeping(
         &self,
         namespace: &Namespace,
         before: &ToolRecord,
+        given: &Import<'_>,
         tool: Tool,
     ) -> Result<Tool, RegistryError> {
         let current = self.current(namespace, before).await?;
-        let bounds = current.definition();
-        Ok(Tool::new(ToolDefinition {
-            rate_limit: bounds.rate_limit,
-            tls: bounds.tls.clone(),
-            retry: RetryClass::kept(
-                (bounds.method, bounds.retry),
-                (tool.definition().method, tool.definition().retry),
-            ),
-            timeout_seconds: bounds.timeout_seconds,
-            connect_timeout_seconds: bounds.connect_timeout_seconds,
-            max_response_bytes: bounds.max_response_bytes,
-            ..tool.definition().clone()
-        })?)
+        let (known, tool) = (current.definition().clone(), tool.definition().clone());
+        Ok(Tool::new(openapi::kept(known, tool, given.names_token))?)
     }
 
     fn planned_change<'a>(
@@ -635,7 +640,8 @@ impl Tools {
         self.approved(namespace, name, &callable).await
     }
 
-    /// Tools in the order of their names, beginning after `after`; at most 500.
+    /// Tools in the order of their names, beginning after `after`; at most 500, whether or not their
+    /// reader may know of them.
     ///
     /// # Errors
     /// The storage failed, or a record was edited.

@@ -165,7 +165,7 @@ impl<'a> Operation<'a> {
             base_url,
             path: self.path.to_owned(),
             method,
-            slot: (auth != Auth::None && stored.is_none()).then(|| walk.options.slot.clone()),
+            slot: (auth != Auth::None && stored.is_none()).then(|| walk.options.slot()),
             credential: stored.filter(|_| auth != Auth::None).cloned(),
             auth,
             rate_limit: None,

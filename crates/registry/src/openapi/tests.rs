@@ -13,7 +13,7 @@ fn options() -> Options {
     Options {
         prefix: "acme".parse().unwrap(),
         base_url: None,
-        slot: Slot::default_slot(),
+        slot: None,
         credential: None,
         tags: BTreeSet::new(),
         only: BTreeSet::new(),
@@ -100,7 +100,7 @@ fn options_take_the_place_of_what_the_document_says() {
         base_url: Some("https://mirror.example/pets".to_owned()),
         tags: BTreeSet::from(["mine".parse().unwrap()]),
         only: only.into_iter().collect(),
-        slot: "pets".parse().unwrap(),
+        slot: Some("pets".parse().unwrap()),
         ..options()
     };
     let report = import(&document, &given).unwrap();

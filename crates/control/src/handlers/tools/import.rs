@@ -8,7 +8,7 @@ use url::Url;
 use xylem_outbound::{Decoded, Request, SendError, decode};
 use xylem_proto::v1;
 use xylem_registry::{
-    Imported, KnownTool,
+    Import, Imported, KnownTool,
     openapi::{self, Document, MAX_DOCUMENT_BYTES, Note, Options, Unusable},
 };
 
@@ -29,7 +29,7 @@ impl Handlers {
             credential,
             prefix: convert::id(request.prefix, "prefix")?,
             base_url: (!request.base_url.is_empty()).then_some(request.base_url),
-            slot: convert::slot(request.slot, "slot")?,
+            slot: convert::optional(request.slot, "slot")?,
             tags: convert::ids(request.tags, "tags")?,
             only: request.only.into_iter().collect(),
             response_schemas: request.response_schemas,
@@ -44,10 +44,12 @@ impl Handlers {
         };
         let mut report = openapi::import(&document, &options)?;
         let tools = std::mem::take(&mut report.tools);
-        let imported = self
-            .tools
-            .import(&self.editing()?, tools, &from, request.dry_run)
-            .await?;
+        let given = Import {
+            from: &from,
+            names_token: options.names_token(),
+            dry_run: request.dry_run,
+        };
+        let imported = self.tools.import(&self.editing()?, tools, &given).await?;
         Ok(v1::ImportToolsResponse {
             title: report.title,
             version: report.version,

@@ -20,7 +20,7 @@ pub(crate) struct Import {
     /// Where the API is [default: what the document says]
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
-    /// The slot whose token the tools use [default: default]
+    /// The slot whose token the tools use [default: that of a known tool; `default` for new ones]
     #[arg(long)]
     slot: Option<String>,
     /// The stored credential whose token they use, in place of a slot's
