@@ -194,7 +194,7 @@ impl From<RegistryError> for Fault {
             RegistryError::InUse => Self::refused("tool_in_use", error.to_string()),
             RegistryError::NotFound { what } => Self::not_found(what),
             RegistryError::Storage(StorageError::Unavailable(_)) => database(error),
-            RegistryError::Storage(_) => Self::internal(error),
+            RegistryError::Crypto(_) | RegistryError::Storage(_) => Self::internal(error),
         }
     }
 }

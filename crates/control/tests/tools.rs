@@ -324,14 +324,11 @@ async fn a_user_finds_what_policies_let_it_see() {
     };
     admin.create_policy(builds).await.expect("a policy");
     let (first, token) = find(&user, String::new()).await;
-    assert_eq!(
-        (first, token.as_str()),
-        (vec!["acme.a".to_owned()], "acme.a")
-    );
+    assert_eq!(first, ["acme.a"]);
     let second = find(&user, token).await;
     assert_eq!(second, (vec!["acme.c".to_owned()], String::new()));
-    let all = find(&admin, "acme.a".to_owned()).await;
-    assert_eq!(all, (vec!["acme.b".to_owned()], "acme.b".to_owned()));
+    let (_, token) = find(&admin, String::new()).await;
+    assert_eq!(find(&admin, token).await.0, ["acme.b"]);
 
     user.get_tool(&id("acme.a"), None).await.expect("visible");
     let hidden = user

@@ -16,6 +16,7 @@
 mod auth;
 mod definition;
 pub mod openapi;
+mod page;
 mod record;
 mod registry;
 mod retry;
@@ -27,6 +28,7 @@ mod tools;
 
 pub use auth::Auth;
 pub use definition::WorkflowDefinition;
+pub use page::Listing;
 pub use record::{
     Approval, Approver, Callable, Edited, Editor, NotCallable, Published, RecordRow, Retirement,
     ToolRecord, ToolSeal, ToolState, Unchanged,

@@ -10,7 +10,7 @@ use std::{
 };
 use xylem_ids::{AgentId, Namespace, Slot, ToolName};
 use xylem_policy::ToolFacts;
-use xylem_seal::{CryptoError, Fields, Mac, MacKey, SubKey};
+use xylem_seal::{CryptoError, Fields, Mac, MacKey, OpaqueKey, SubKey};
 
 /// A version of a tool's definition, as somebody published it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -520,9 +520,12 @@ impl ToolRecord {
     }
 }
 
-/// Seals records, and says whether one is what was written.
+/// Seals records and names pages, and says whether one is what was written.
 #[derive(Debug)]
-pub struct ToolSeal(MacKey);
+pub struct ToolSeal {
+    records: MacKey,
+    pub(crate) pages: OpaqueKey,
+}
 
 /// A record is not what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -535,14 +538,17 @@ impl ToolSeal {
     /// # Errors
     /// The cryptographic library failed.
     pub fn new(registry: &SubKey) -> Result<Self, CryptoError> {
-        Ok(Self(registry.mac("tool record")?))
+        Ok(Self {
+            records: registry.mac("tool record")?,
+            pages: OpaqueKey::new(&registry.derive("tool page")?)?,
+        })
     }
 
     /// A record as it is stored.
     #[must_use]
     pub fn seal(&self, namespace: &Namespace, record: &ToolRecord) -> RecordRow {
         let mut row = record.0.clone();
-        row.seal = Some(self.0.seal(&fields(namespace, &row)));
+        row.seal = Some(self.records.seal(&fields(namespace, &row)));
         row
     }
 
@@ -552,7 +558,7 @@ impl ToolSeal {
     /// It was edited, or belongs to another namespace.
     pub fn open(&self, namespace: &Namespace, row: RecordRow) -> Result<ToolRecord, Edited> {
         let intact = match row.seal {
-            Some(seal) => seal == self.0.seal(&fields(namespace, &row)),
+            Some(seal) => seal == self.records.seal(&fields(namespace, &row)),
             // From before there were seals: then it says nothing that anybody relies on.
             None => {
                 row.approval.is_none()

@@ -3,6 +3,7 @@
 use crate::{Invalid, NotCallable, Storage, StorageError, Unchanged, WorkflowDefinition};
 use std::sync::Arc;
 use xylem_ids::{Namespace, TaskQueue, ToolName};
+use xylem_seal::CryptoError;
 
 /// Why the registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum RegistryError {
         /// What kind of thing.
         what: &'static str,
     },
+    /// The cryptographic library failed.
+    #[error("the registry could not name the next page")]
+    Crypto(#[from] CryptoError),
     /// The storage failed.
     #[error("the registry could not use its storage")]
     Storage(#[source] StorageError),

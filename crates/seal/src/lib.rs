@@ -3,7 +3,8 @@
 //! [`Fields`] is what something is bound to. A [`MacKey`] seals it, so that an edited row shows; a
 //! [`CipherKey`] encrypts for it, so that a row that was moved does not open. A [`SubKey`] is where
 //! both come from: each room has one of its own, and derives a key for each thing that it does. An
-//! [`Envelope`] is for what leaves the house: whoever fills it cannot read it.
+//! [`OpaqueKey`] is for what others carry and hand back, such as a place in a list. An [`Envelope`] is for
+//! what leaves the house: whoever fills it cannot read it.
 #![cfg_attr(
     not(test),
     deny(
@@ -18,11 +19,13 @@ mod cipher;
 mod derive;
 mod envelope;
 mod fields;
+mod opaque;
 
 pub use cipher::{CipherKey, Sealed};
 pub use derive::{Mac, MacKey, SubKey};
 pub use envelope::{Envelope, EnvelopeKey, EnvelopeOpener, NoEnvelopeKey, Opened};
 pub use fields::Fields;
+pub use opaque::OpaqueKey;
 
 use aws_lc_rs::rand;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -17,8 +17,8 @@ use xylem_ids::{CredentialName, KeyPin, Slot, ToolName, ToolTag};
 use xylem_policy::{Change, Denied, Period, RateLimit, Refused, ToolFacts};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
-    Act, Approver, Auth, DefinitionHash, Editor, KnownTool, Place, RegistryError, RetryClass, Tls,
-    Tool, ToolDefinition, ToolFilter, ToolState, ToolVersion, Unchanged,
+    Act, Approver, Auth, DefinitionHash, Editor, KnownTool, Listing, Place, RegistryError,
+    RetryClass, Tls, Tool, ToolDefinition, ToolFilter, ToolState, ToolVersion, Unchanged,
 };
 
 /// Tools that are looked at together, where a caller does not see all of them.
@@ -326,10 +326,18 @@ impl Handlers {
 
     async fn tools(&self, request: v1::ListToolsRequest) -> Result<v1::ListToolsResponse, Fault> {
         let size = convert::page_size(request.page_size)?;
-        let mut after: Option<ToolName> =
-            convert::optional(request.page_token.clone(), "page_token")?;
+        let token = request.page_token.clone();
         let filter = filter(request)?;
-        let namespace = &self.settings.namespace;
+        let (principal, namespace) = (caller()?, &self.settings.namespace);
+        let listing = Listing {
+            namespace,
+            reader: (reach()? != Reach::All).then(|| principal.agent()),
+            filter: &filter,
+        };
+        let mut after = match token.as_str() {
+            "" => None,
+            token => Some(self.tools.page_start(&listing, token)?),
+        };
         let mut page = Vec::new();
         let mut more = true;
         for _ in 0..BATCHES {
@@ -353,7 +361,10 @@ impl Handlers {
         lasting();
         Ok(v1::ListToolsResponse {
             tools: page,
-            next_page_token: after.filter(|_| more).map(String::from).unwrap_or_default(),
+            next_page_token: match after.filter(|_| more) {
+                Some(last) => self.tools.page_token(&listing, &last)?,
+                None => String::new(),
+            },
         })
     }
 

@@ -255,7 +255,7 @@ impl Stack {
             policies: self.policies.clone(),
             registry: self.registry.clone(),
             identity: self.identity.clone(),
-            tools: Tools::new(self.store.clone(), self.vault.tool_seal().expect("a seal")),
+            tools: self.tools(),
             log: self.store.clone(),
             watch: self.store.clone(),
             backups: None,
@@ -263,6 +263,11 @@ impl Stack {
             temporal: self.temporal.clone(),
         };
         Control::new(settings, parts).expect("a control plane")
+    }
+
+    /// The registry's tools, past the handlers.
+    pub(crate) fn tools(&self) -> Tools {
+        Tools::new(self.store.clone(), self.vault.tool_seal().expect("a seal"))
     }
 
     /// Where the audit log's checkpoints are copied to.
