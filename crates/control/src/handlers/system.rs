@@ -73,6 +73,7 @@ impl Handlers {
             checks,
             signed_in_at: principal.signed_in().map(convert::time),
             second_factor: principal.second_factor(),
+            single_operator: self.settings.single_operator,
             narrowed: narrowed.is_some(),
             scopes: narrowed.into_iter().flatten().map(str::to_owned).collect(),
         })

@@ -8,6 +8,7 @@ use super::{
     failure::{Exit, Failure},
     output::plain,
     session::Session,
+    tree::wire,
 };
 use clap::ArgGroup;
 use serde_json::Value;
@@ -15,6 +16,7 @@ use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 use xylem_client::v1::{self, tool_auth::Scheme};
 use xylem_ids::{CredentialName, KeyPin, ToolName, ToolTag};
@@ -79,6 +81,7 @@ Examples:
   xylem tool add --name acme.me --base-url https://api.acme.example --path /me --auth-basic deploy
   xylem tool add --name acme.list --base-url https://api.acme.example --path /v1/builds \\
       --credential acme --auth-client-credentials --rate-limit 100/minute
+  xylem tool add --name acme.report --base-url https://api.acme.example --path /v1/report --timeout 2m
   xylem tool add --name acme.inner --base-url https://api.acme.internal --path /v1/status \
       --ca acme-ca.pem --pin sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
 
@@ -168,6 +171,12 @@ struct Options {
     /// How many calls it takes of all trees together: 100/minute, 1000/hour, 5000/day
     #[arg(long, value_name = "CALLS/PERIOD", value_parser = rate_limit)]
     rate_limit: Option<v1::ToolRateLimit>,
+    /// How long a call may take, 1s to 5m [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// How much of that the connection may take, 1s to 30s [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    connect_timeout: Option<Duration>,
     /// Whether a call is made again that may have reached the API; what its method says where a new
     /// tool does not: POST and PATCH are called at most once, others are idempotent
     #[arg(long, value_name = "CLASS")]
@@ -307,9 +316,10 @@ async fn put(
                 .map_err(|error| Failure::from(error).about(&name))?,
         );
     }
+    let by = show::approved_by(&client, &done).await;
     session.output.answer(&done, |tools| {
-        let lines: Vec<String> = tools.iter().map(show::standing).collect();
-        lines.join("\n")
+        let lines = tools.iter().map(|tool| show::standing(tool, by));
+        lines.collect::<Vec<_>>().join("\n")
     })?;
     Ok(())
 }
@@ -320,6 +330,15 @@ fn rate_limit(text: &str) -> Result<v1::ToolRateLimit, &'static str> {
     let calls = calls.parse().map_err(|_| RULE)?;
     let per = per.to_owned();
     Ok(v1::ToolRateLimit { calls, per })
+}
+
+/// A duration that a tool can have: its bounds are the control plane's to know.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let given = super::duration(text)?;
+    match given.subsec_nanos() {
+        0 => Ok(given),
+        _ => Err("expected whole seconds, such as 30s or 2m".to_owned()),
+    }
 }
 
 impl Given {
@@ -353,6 +372,8 @@ impl Given {
             slot,
             credential,
             rate_limit: options.rate_limit.or(was.rate_limit),
+            timeout: options.timeout.map(wire).or(was.timeout),
+            connect_timeout: options.connect_timeout.map(wire).or(was.connect_timeout),
             retry: retry.into(),
             tls,
             auth: auth.wire().or(was.auth),
@@ -656,6 +677,23 @@ mod tests {
         assert_eq!(tools[0].response_schema_json, r#"{"type":"array"}"#);
         let scheme = tools[0].auth.as_ref().and_then(|auth| auth.scheme.as_ref());
         assert!(matches!(scheme, Some(Scheme::Query(query)) if query.name == "k"));
+    }
+
+    #[test]
+    fn options_say_how_long_a_call_may_take() {
+        let told = |tool: &v1::Tool| {
+            let seconds = [&tool.timeout, &tool.connect_timeout];
+            seconds.map(|it| it.as_ref().map(|it| it.seconds))
+        };
+        let line = ["--timeout=2m", "--connect-timeout", "3s"];
+        assert_eq!(
+            told(&over(v1::Tool::default(), &line)),
+            [Some(120), Some(3)]
+        );
+        assert_eq!(told(&over(known(), &line[..1])), [Some(120), Some(2)]);
+        let half = parsed::<Update>(&["--name", "acme.pay", "--timeout=1500ms"]);
+        let refused = half.expect_err("half a second");
+        assert_eq!(refused, ErrorKind::ValueValidation);
     }
 
     #[test]

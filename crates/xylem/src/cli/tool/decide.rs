@@ -1,8 +1,8 @@
 //! Deciding about tools that exist.
 
-use super::show::standing;
+use super::show::{approved_by, standing};
 use crate::cli::{failure::Failure, output::plain, session::Session};
-use xylem_client::v1;
+use xylem_client::{Client, v1};
 use xylem_ids::ToolName;
 
 /// So many digits of a hash name a definition among those of one tool.
@@ -45,24 +45,25 @@ pub(crate) async fn approve(arguments: Approve, session: &mut Session<'_>) -> Re
             arguments.name
         )));
     }
-    told(client.approve_tool(&read).await?, session)
+    told(&client, client.approve_tool(&read).await?, session).await
 }
 
 pub(crate) async fn reject(arguments: Reject, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
     let read = client.get_tool(&arguments.name, None).await?;
-    told(client.reject_tool(&read, &arguments.reason).await?, session)
+    let rejected = client.reject_tool(&read, &arguments.reason).await?;
+    told(&client, rejected, session).await
 }
 
 pub(crate) async fn revert(name: &ToolName, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    told(client.revert_tool(name).await?, session)
+    told(&client, client.revert_tool(name).await?, session).await
 }
 
 pub(crate) async fn retire(arguments: Retire, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
     let retired = client.retire_tool(&arguments.name, arguments.stop_calls);
-    told(retired.await?, session)
+    told(&client, retired.await?, session).await
 }
 
 pub(crate) async fn delete(name: &ToolName, session: &mut Session<'_>) -> Result<(), Failure> {
@@ -74,7 +75,8 @@ pub(crate) async fn delete(name: &ToolName, session: &mut Session<'_>) -> Result
     Ok(())
 }
 
-fn told(tool: v1::Tool, session: &mut Session<'_>) -> Result<(), Failure> {
-    session.output.answer(&tool, standing)?;
+async fn told(client: &Client, tool: v1::Tool, session: &mut Session<'_>) -> Result<(), Failure> {
+    let by = approved_by(client, std::slice::from_ref(&tool)).await;
+    session.output.answer(&tool, |tool| standing(tool, by))?;
     Ok(())
 }

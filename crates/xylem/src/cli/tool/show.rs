@@ -11,7 +11,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use xylem_client::v1::{self, tool_auth::Scheme};
+use xylem_client::{
+    Client,
+    v1::{self, tool_auth::Scheme},
+};
 use xylem_ids::{AgentId, ToolName, ToolTag};
 use xylem_registry::ToolDefinition;
 
@@ -149,15 +152,52 @@ pub(crate) async fn versions(name: &ToolName, session: &mut Session<'_>) -> Resu
     })
 }
 
+/// Who approves what waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ApprovedBy {
+    /// Somebody else than whoever published it.
+    SomebodyElse,
+    /// Whoever published it as well: the installation declares a single operator.
+    Oneself,
+}
+
+/// Who approves these; asked only where somebody has to. Whoever is not told goes by the rule.
+pub(crate) async fn approved_by(client: &Client, tools: &[v1::Tool]) -> ApprovedBy {
+    if !tools.iter().any(waits) {
+        return ApprovedBy::SomebodyElse;
+    }
+    match client.status().await {
+        Ok(status) if status.single_operator && may_approve(&status) => ApprovedBy::Oneself,
+        _ => ApprovedBy::SomebodyElse,
+    }
+}
+
+fn may_approve(status: &v1::SystemStatus) -> bool {
+    let role = |role: &String| role == "admin" || role == "policy_admin";
+    let within = !status.narrowed || status.scopes.iter().any(|scope| scope == "tools");
+    within && status.roles.iter().any(role)
+}
+
+fn waits(tool: &v1::Tool) -> bool {
+    matches!(
+        tool.state(),
+        v1::ToolState::Proposed | v1::ToolState::Changed | v1::ToolState::Staged
+    )
+}
+
 /// One line: which version of a tool is how, and what to do next.
-pub(crate) fn standing(tool: &v1::Tool) -> String {
+pub(crate) fn standing(tool: &v1::Tool, by: ApprovedBy) -> String {
     let name = plain(&tool.name);
-    let next = match tool.state() {
-        v1::ToolState::Proposed | v1::ToolState::Changed | v1::ToolState::Staged => format!(
-            "; somebody else runs: xylem tool approve {name} --hash {}",
-            short(&tool.hash)
-        ),
-        _ => String::new(),
+    let who = match by {
+        ApprovedBy::SomebodyElse => "somebody else runs",
+        ApprovedBy::Oneself => "you may approve it yourself, as the single operator",
+    };
+    let next = match waits(tool) {
+        true => {
+            let hash = short(&tool.hash);
+            format!("; {who}: xylem tool approve {name} --hash {hash}")
+        }
+        false => String::new(),
     };
     format!("{name} version {}: {}{next}", tool.version, state(tool))
 }
@@ -509,11 +549,30 @@ mod tests {
 
     #[test]
     fn what_waits_says_what_to_do() {
-        insta::assert_snapshot!(standing(&tool()));
+        insta::assert_snapshot!(standing(&tool(), ApprovedBy::SomebodyElse));
         let approved = v1::Tool {
             state: v1::ToolState::Approved.into(),
             ..tool()
         };
-        assert_eq!(standing(&approved), "acme.deploy version 2: approved");
+        for by in [ApprovedBy::SomebodyElse, ApprovedBy::Oneself] {
+            let told = standing(&approved, by);
+            assert_eq!(told, "acme.deploy version 2: approved");
+        }
+        let own = standing(&tool(), ApprovedBy::Oneself);
+        assert!(own.contains("yourself") && !own.contains("else"), "{own}");
+    }
+
+    #[test]
+    fn whoever_may_not_approve_is_not_told_to() {
+        let status = |role: &str, narrowed: bool, scope: &str| v1::SystemStatus {
+            roles: vec![role.to_owned()],
+            narrowed,
+            scopes: vec![scope.to_owned()],
+            ..v1::SystemStatus::default()
+        };
+        assert!(may_approve(&status("admin", false, "")));
+        assert!(may_approve(&status("policy_admin", true, "tools")));
+        assert!(!may_approve(&status("tool_publisher", false, "")));
+        assert!(!may_approve(&status("admin", true, "tools_read")));
     }
 }
