@@ -41,7 +41,7 @@ pub use backup::{Backup, BackupError, Backups};
 pub use claims::ClaimChecker;
 pub use keeper::{Kept, Step, TokenKeeper};
 pub use plane::Settings;
-pub use provider::{CredentialProviders, ProviderFields};
+pub use provider::{CredentialProviders, ProviderFields, ProviderRule};
 pub use schedule::{CONTROL_QUEUE, WorkerError};
 pub use serve::{Limits, Listener, Proxies, ProxyHeader, ServeError, TlsError, TlsFiles};
 pub use sweep::Swept;

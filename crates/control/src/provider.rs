@@ -86,16 +86,34 @@ enum Source {
     Command(Command),
 }
 
-impl TryFrom<ProviderFields> for CredentialProviders {
-    /// Which field breaks which rule.
-    type Error = String;
+/// A field of an entry breaks its rule. Never quotes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{list} {}: {field} {rule}", .index + 1)]
+pub struct ProviderRule {
+    /// The list of the entry: `file` or `command`.
+    pub list: &'static str,
+    /// Which of the list it is, counted from 0.
+    pub index: usize,
+    /// The field.
+    pub field: &'static str,
+    rule: &'static str,
+}
 
-    fn try_from(fields: ProviderFields) -> Result<Self, String> {
+impl TryFrom<ProviderFields> for CredentialProviders {
+    type Error = ProviderRule;
+
+    fn try_from(fields: ProviderFields) -> Result<Self, ProviderRule> {
         let mut entries = BTreeMap::new();
-        let mut add = |what: &str, number: usize, name: String, format, source| {
+        let wrong = |list, index, (field, rule)| ProviderRule {
+            list,
+            index,
+            field,
+            rule,
+        };
+        let mut add = |list, index, name: String, format, source| {
             if !Provided::is_name(&name) {
-                let rule = "1 to 64 lower-case letters, digits and hyphens";
-                return Err(format!("{what} {number}: name must be {rule}"));
+                let rule = "must be 1 to 64 lower-case letters, digits and hyphens";
+                return Err(wrong(list, index, ("name", rule)));
             }
             let entry = Entry {
                 source,
@@ -104,47 +122,47 @@ impl TryFrom<ProviderFields> for CredentialProviders {
             };
             match entries.insert(name, entry) {
                 None => Ok(()),
-                Some(_) => Err(format!("{what} {number}: name must not be given twice")),
+                Some(_) => Err(wrong(list, index, ("name", "must not be given twice"))),
             }
         };
-        for (number, given) in (1..).zip(fields.file) {
-            let wrong = |rule: &str| format!("file {number}: {rule}");
+        for (index, given) in fields.file.into_iter().enumerate() {
             if !given.path.is_absolute() {
-                return Err(wrong("path must be absolute"));
+                return Err(wrong("file", index, ("path", "must be absolute")));
             }
             let file = File {
                 path: given.path,
                 follow_links: given.follow_links,
             };
-            add("file", number, given.name, given.format, Source::File(file))?;
+            add("file", index, given.name, given.format, Source::File(file))?;
         }
-        for (number, given) in (1..).zip(fields.command) {
+        for (index, given) in fields.command.into_iter().enumerate() {
             let (name, format) = (given.name.clone(), given.format);
-            let command = checked(given).map_err(|rule| format!("command {number}: {rule}"))?;
-            add("command", number, name, format, Source::Command(command))?;
+            let command = checked(given).map_err(|rule| wrong("command", index, rule))?;
+            add("command", index, name, format, Source::Command(command))?;
         }
         Ok(Self(Arc::new(entries)))
     }
 }
 
-fn checked(given: CommandFields) -> Result<Command, &'static str> {
+/// The command, or which field breaks which rule.
+fn checked(given: CommandFields) -> Result<Command, (&'static str, &'static str)> {
     let mut words = given.command.into_iter();
     let program = words.next().map(PathBuf::from);
     let program = program.filter(|program| program.is_absolute());
-    let program = program.ok_or("command must begin with the absolute path of a program")?;
+    let rule = "must begin with the absolute path of a program";
+    let program = program.ok_or(("command", rule))?;
     let arguments: Vec<_> = words.collect();
     let has_nul = |text: &String| text.contains('\0');
     if arguments.iter().any(has_nul) {
-        return Err("command must not contain the character NUL");
+        return Err(("command", "must not contain the character NUL"));
     }
     // What names this process's own secrets is not for others.
     let is_variable = |name: &String| {
         !name.is_empty() && !name.contains(['=', '\0']) && !name.starts_with("XYLEM_")
     };
     if !given.environment.iter().all(is_variable) {
-        return Err(
-            "environment must be a list of variables' names, none of which begins with XYLEM_",
-        );
+        let rule = "must be a list of variables' names, none of which begins with XYLEM_";
+        return Err(("environment", rule));
     }
     let timeout = given.timeout.as_deref().map(humantime::parse_duration);
     let timeout = timeout
@@ -157,7 +175,7 @@ fn checked(given: CommandFields) -> Result<Command, &'static str> {
         program,
         arguments,
         environment: given.environment,
-        timeout: timeout.ok_or("timeout must be 1s to 60s")?,
+        timeout: timeout.ok_or(("timeout", "must be 1s to 60s"))?,
     })
 }
 

@@ -59,16 +59,12 @@ impl Identity {
         providers: Vec<Provider>,
         documents: &Arc<dyn Documents>,
     ) -> Result<Self, Invalid> {
-        let mut names = BTreeSet::new();
-        let mut issuers = BTreeSet::from([self.issuer.to_string()]);
-        for provider in &providers {
-            if !names.insert(provider.name.clone()) {
-                return Err(Invalid::new("name", "of one identity provider alone"));
-            }
-            if !issuers.insert(provider.issuer.clone()) {
-                let rule = "of one identity provider alone, and not this control plane's own";
-                return Err(Invalid::new("issuer", rule));
-            }
+        if let Some((_, invalid)) = Provider::alike(&providers) {
+            return Err(invalid);
+        }
+        if providers.iter().any(|it| it.issuer == *self.issuer) {
+            let rule = "that of an identity provider, not this control plane's own";
+            return Err(Invalid::new("issuer", rule));
         }
         let known = |provider| Arc::new(ProviderKeys::new(provider, Arc::clone(documents)));
         self.federation = Arc::new(Federation {

@@ -151,6 +151,21 @@ fn unescaped(part: &str) -> String {
 }
 
 impl Provider {
+    /// The first that has the name or the issuer of one before it: which it is, and why it cannot be.
+    #[must_use]
+    pub fn alike(providers: &[Self]) -> Option<(usize, Invalid)> {
+        let (mut names, mut issuers) = (BTreeSet::new(), BTreeSet::new());
+        let mut each = providers.iter().enumerate();
+        each.find_map(|(index, provider)| {
+            let field = match provider {
+                it if !names.insert(&it.name) => "name",
+                it if !issuers.insert(&it.issuer) => "issuer",
+                _ => return None,
+            };
+            Some((index, Invalid::new(field, "of one identity provider alone")))
+        })
+    }
+
     /// Looks at the rules of what a configuration says.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The file that says what raises alerts and where they are sent.
 
-use super::fields::{FileError, read};
+use super::fields::{FileError, Parsed, Text, read};
 use crate::data::read_secret;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -74,20 +74,28 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 /// # Errors
 /// It, or a file it names, cannot be read, or a field breaks its rule.
 pub fn alerts(file: &Path) -> Result<Alerts, FileError> {
-    let fields: Fields = read(file)?;
-    let wrong = |rule: String| FileError::field(file, rule);
+    let Parsed { fields, text } = read::<Fields>(file)?;
     let mut off = std::collections::BTreeSet::new();
     for code in &fields.off {
         let codes: Vec<_> = Rule::ALL.iter().map(|rule| rule.code()).collect();
-        let rule = Rule::from_code(code)
-            .ok_or_else(|| wrong(format!("off must be some of {}", codes.join(", "))))?;
+        let rule = Rule::from_code(code).ok_or_else(|| {
+            text.wrong(
+                &["off"],
+                format!("off must be some of {}", codes.join(", ")),
+            )
+        })?;
         off.insert(rule);
     }
-    if fields.denials == 0 || fields.rate_factor == 0 || fields.rate_calls == 0 {
-        let rule = "denials, rate_factor and rate_calls must be at least 1";
-        return Err(wrong(rule.to_owned()));
+    for (name, given) in [
+        ("denials", fields.denials),
+        ("rate_factor", fields.rate_factor),
+        ("rate_calls", fields.rate_calls),
+    ] {
+        if given == 0 {
+            return Err(text.wrong(&[name], format!("{name} must be at least 1")));
+        }
     }
-    let webhook = fields.webhook.map(|webhook| hook(webhook, &wrong));
+    let webhook = fields.webhook.map(|webhook| hook(webhook, &text));
     Ok(Alerts {
         rules: Rules {
             off,
@@ -106,21 +114,28 @@ pub fn alerts(file: &Path) -> Result<Alerts, FileError> {
     })
 }
 
-fn hook(fields: WebhookFields, wrong: &dyn Fn(String) -> FileError) -> Result<Webhook, FileError> {
+fn hook(fields: WebhookFields, text: &Text) -> Result<Webhook, FileError> {
     let url = Url::parse(&fields.url).ok();
     let url = url.filter(|url| url.scheme() == "https");
-    let url = url.ok_or_else(|| wrong("webhook.url must be an https URL".to_owned()))?;
-    let files = [Some(fields.secret_file), fields.previous_secret_file];
+    let wrong =
+        |name: &str, rule: String| text.wrong(&["webhook", name], format!("webhook.{name} {rule}"));
+    let url = url.ok_or_else(|| wrong("url", "must be an https URL".to_owned()))?;
+    let files = [
+        ("secret_file", Some(fields.secret_file)),
+        ("previous_secret_file", fields.previous_secret_file),
+    ];
     let mut secrets = Vec::new();
-    for file in files.into_iter().flatten() {
-        let text = read_secret(&file)?;
-        let secret = WebhookSecret::parse(text.expose_secret());
+    for (name, file) in files {
+        let Some(file) = file else { continue };
+        let held = read_secret(&file)?;
+        let secret = WebhookSecret::parse(held.expose_secret());
         let rule = || {
             let file = file.display();
-            wrong(format!(
-                "{file} must hold whsec_ and 24 to 64 bytes in base64: (echo -n whsec_; openssl rand \
+            let rule = format!(
+                "must name a file with whsec_ and 24 to 64 bytes in base64: (echo -n whsec_; openssl rand \
                  -base64 32) > {file}"
-            ))
+            );
+            wrong(name, rule)
         };
         secrets.push(secret.ok_or_else(rule)?);
     }
@@ -138,7 +153,10 @@ mod tests {
         fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
         let file = folder.path().join("alerts.toml");
+        let other = folder.path().join("other");
+        fs::write(&other, "canary\n").unwrap();
         let text = text.replace("SECRET", &secret.display().to_string());
+        let text = text.replace("OTHER", &other.display().to_string());
         fs::write(&file, text).unwrap();
         alerts(&file).map_err(|error| error.to_string())
     }
@@ -168,7 +186,8 @@ mod tests {
     fn what_is_no_field_or_no_value_is_refused_by_name() {
         for (text, expected) in [
             ("\ndenial = 3", "line 2: unknown field `denial`"),
-            ("denials = 0", "denials"),
+            ("denials = 0", "line 1: denials must be at least 1"),
+            ("quiet = \"1h\"\nrate_calls = 0", "line 2: rate_calls"),
             (
                 "\n\ndenials_within = \"soon\"",
                 "line 3: expected a duration",
@@ -177,10 +196,14 @@ mod tests {
                 "off = []\n[webhook]\nsecret_file = \"SECRET\"",
                 "line 2: missing field `url`",
             ),
-            ("off = [\"all\"]", "off must be some of denials"),
+            ("\noff = [\"all\"]", "line 2: off must be some of denials"),
             (
                 "[webhook]\nurl = \"http://siem.example\"\nsecret_file = \"SECRET\"",
-                "webhook.url",
+                "line 2: webhook.url must be",
+            ),
+            (
+                "[webhook]\nurl = \"https://siem.example\"\nsecret_file = \"OTHER\"",
+                "line 3: webhook.secret_file must name",
             ),
             (
                 "[webhook]\nurl = \"https://siem.example\"\nsecret_file = \"/nowhere\"",
@@ -189,6 +212,7 @@ mod tests {
         ] {
             let error = of(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains("canary"), "{error}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The file that says which files and commands give the values of stored credentials.
 
-use super::fields::{FileError, read_private};
+use super::fields::{FileError, Parsed, read_private};
 use std::path::Path;
 use xylem_control::{CredentialProviders, ProviderFields};
 
@@ -9,8 +9,11 @@ use xylem_control::{CredentialProviders, ProviderFields};
 /// # Errors
 /// It cannot be read, others may read or change it, or a field breaks its rule.
 pub fn credential_providers(file: &Path) -> Result<CredentialProviders, FileError> {
-    let fields: ProviderFields = read_private(file)?;
-    CredentialProviders::try_from(fields).map_err(|rule| FileError::field(file, rule))
+    let Parsed { fields, text } = read_private::<ProviderFields>(file)?;
+    CredentialProviders::try_from(fields).map_err(|rule| {
+        let index = rule.index.to_string();
+        text.wrong(&[rule.list, &index, rule.field], &rule)
+    })
 }
 
 #[cfg(test)]
@@ -61,21 +64,21 @@ mod tests {
             ("[[file]]\nname = \"a\"\n", "path"),
             (
                 "[[file]]\nname = \"a\"\npath = \"a\"\n",
-                "file 1: path must be absolute",
+                "line 3: file 1: path must be absolute",
             ),
             (
                 "[[file]]\nname = \"A b\"\npath = \"/a\"\n",
-                "file 1: name must be",
+                "line 2: file 1: name must be",
             ),
             (
                 &format!("{FILE}{FILE}"),
-                "file 2: name must not be given twice",
+                "line 5: file 2: name must not be given twice",
             ),
             (&format!("{FILE}link = true\n"), "link"),
             (&format!("{FILE}format = \"yaml\"\n"), "yaml"),
             (
-                &COMMAND.replace("\"/b\"", "\"b\""),
-                "command 1: command must begin with",
+                &format!("{FILE}\n{}", COMMAND.replace("\"/b\"", "\"b\"")),
+                "line 7: command 1: command must begin with",
             ),
             (
                 &COMMAND.replace("\"/b\", \"canary\"", ""),
@@ -84,7 +87,7 @@ mod tests {
             (&format!("{COMMAND}shell = true\n"), "shell"),
             (
                 &format!("{COMMAND}timeout = \"61s\"\n"),
-                "command 1: timeout must be 1s to 60s",
+                "line 4: command 1: timeout must be 1s to 60s",
             ),
             (
                 &format!("{COMMAND}timeout = \"soon\"\n"),

@@ -1,9 +1,9 @@
 //! The file that says which identity providers' tokens are accepted.
 
-use super::fields::{FileError, read};
+use super::fields::{FileError, Parsed, read};
 use serde::Deserialize;
 use std::path::Path;
-use xylem_identity::{Provider, ProviderSettings};
+use xylem_identity::{Invalid, Provider, ProviderSettings};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,12 +16,20 @@ struct Fields {
 /// # Errors
 /// It cannot be read, or a field breaks its rule.
 pub fn identity_providers(file: &Path) -> Result<Vec<Provider>, FileError> {
-    let fields: Fields = read(file)?;
-    let checked = fields.provider.into_iter().zip(1..).map(|(given, number)| {
-        let checked = Provider::new(given);
-        checked.map_err(|invalid| FileError::field(file, format!("provider {number}: {invalid}")))
-    });
-    checked.collect()
+    let Parsed { fields, text } = read::<Fields>(file)?;
+    let wrong = |index: usize, invalid: &Invalid| {
+        let path = ["provider", &index.to_string(), invalid.field()];
+        text.wrong(&path, format!("provider {}: {invalid}", index + 1))
+    };
+    let given = fields.provider.into_iter().enumerate();
+    let checked: Result<Vec<_>, _> = given
+        .map(|(index, given)| Provider::new(given).map_err(|invalid| wrong(index, &invalid)))
+        .collect();
+    let providers = checked?;
+    match Provider::alike(&providers) {
+        Some((index, invalid)) => Err(wrong(index, &invalid)),
+        None => Ok(providers),
+    }
 }
 
 #[cfg(test)]
@@ -88,11 +96,11 @@ mod tests {
                 "line 2: missing field `audience`",
             ),
             ("algorithms = [\"RS256\"]", "", "algorithms"),
-            ("RS256", "HS256", "provider 1: algorithms"),
-            ("https:", "http:", "provider 1: issuer"),
+            ("RS256", "HS256", "line 6: provider 1: algorithms"),
+            ("https:", "http:", "line 4: provider 1: issuer"),
             ("\"user\"", "\"operator\"", "operator"),
-            ("\"user\"", "\"worker\"", "provider 1: roles"),
-            ("groups", "email", "provider 1: roles_claim"),
+            ("\"user\"", "\"worker\"", "line 9: provider 1: roles"),
+            ("groups", "email", "line 7: provider 1: roles_claim"),
             ("roles_claim = \"groups\"", "unmapped = \"admin\"", "admin"),
             ("[[provider]]", "[[providers]]", "providers"),
         ] {

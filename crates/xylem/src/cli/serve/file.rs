@@ -52,14 +52,17 @@ fn settings(given: &ArgMatches, text: &str) -> Result<Settings, Failure> {
     })?;
     let command = options();
     let mut line = Vec::new();
+    let mut needing = Vec::new();
     for (name, value) in table.get_ref() {
         let at = name.span().start;
         let argument = named(&command, name.get_ref()).ok_or_else(|| unknown(text, name))?;
         let words = words(argument, value.get_ref())
             .ok_or_else(|| wrong(text, at, format!("{} {}", name.get_ref(), rule(argument))))?;
-        let tried = command.clone().try_get_matches_from(&words);
-        if let Some(why) = tried.err().and_then(|error| invalid(&error)) {
-            return Err(wrong(text, at, format!("{}: {why}", name.get_ref())));
+        if let Err(error) = command.clone().try_get_matches_from(&words) {
+            if let Some(why) = invalid(&error) {
+                return Err(wrong(text, at, format!("{}: {why}", name.get_ref())));
+            }
+            needing.push((name, missing(&error)));
         }
         if !is_given(given, argument) {
             line.extend(words);
@@ -71,7 +74,27 @@ fn settings(given: &ArgMatches, text: &str) -> Result<Settings, Failure> {
     line.extend(said.flat_map(|argument| repeated(argument, given)));
     let settled = command.try_get_matches_from(line);
     let settled = settled.and_then(|matches| Settings::from_arg_matches(&matches));
-    settled.map_err(|error| Failure::usage(plain(&error)))
+    settled.map_err(|error| {
+        let (why, lacking) = (plain(&error), missing(&error));
+        let mut needing = needing.iter();
+        match needing.find(|(_, needed)| needed.iter().any(|it| lacking.contains(it))) {
+            Some((name, _)) => wrong(
+                text,
+                name.span().start,
+                format!("{}: {why}", name.get_ref()),
+            ),
+            None => Failure::usage(why),
+        }
+    })
+}
+
+/// The options that are not there, but have to be beside others.
+fn missing(error: &clap::Error) -> Vec<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(names))) => names.clone(),
+        _ => Vec::new(),
+    }
 }
 
 /// The options, as clap knows them.
@@ -405,7 +428,9 @@ namespace = \"prod\"
                 "line 1: second_factor_for: must be one of admin",
             ),
             ("\n\nlisten = ", "line 3: "),
+            ("\nlisten_cert = \"/cert.pem\"", "line 2: listen_cert: "),
             ("listen_cert = \"/cert.pem\"", "--listen-key"),
+            ("backup_dir = \"/backups\"", "line 1: backup_dir: "),
             ("backup_dir = \"/backups\"", "--backup-public-key"),
         ] {
             let error = read(&[], text).unwrap_err();
