@@ -23,6 +23,7 @@ pub use fields::FileError;
 use ipnet::IpNet;
 pub use providers::identity_providers;
 pub use restore::{RestoreError, Restored, restore};
+use rustix::fs::Access;
 use secrecy::SecretString;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -166,6 +167,8 @@ impl ServerConfig {
         }
         let blocked = self.password_block_list.as_deref();
         blocked.map(block_list).transpose()?;
+        let archive = self.archive.as_ref();
+        archive.map(|to| check_folder(&to.folder)).transpose()?;
         key_ring(&self.data, false)?;
         Ok(())
     }
@@ -442,6 +445,20 @@ fn block_list(path: &Path) -> Result<BlockList, DataError> {
     let read = std::fs::read_to_string(path);
     let lines = read.map_err(|source| DataError::io("read", path, source))?;
     Ok(BlockList::new(&lines))
+}
+
+/// Whether files can be written into a folder. Nothing is written.
+fn check_folder(path: &Path) -> Result<(), DataError> {
+    let found = std::fs::metadata(path);
+    let found = found.map_err(|source| DataError::io("use the folder", path, source))?;
+    if !found.is_dir() {
+        return Err(DataError::Content {
+            path: path.to_owned(),
+            what: "is not a folder",
+        });
+    }
+    let allowed = rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK);
+    allowed.map_err(|error| DataError::io("write into the folder", path, error.into()))
 }
 
 /// How clients on this machine reach a listener.

@@ -358,6 +358,8 @@ async fn an_installation_goes_by_the_settings_that_it_was_made_with() {
         ("listen = \"0.0.0.0:1\"", "without a certificate"),
         ("alerts = \"/nowhere\"", "/nowhere"),
         ("password_block_list = \"/nowhere\"", "/nowhere"),
+        ("audit_archive = \"/nowhere\"", "the folder /nowhere"),
+        ("audit_archive = \"/dev/null\"", "/dev/null is not a folder"),
         (
             "listen_cert = \"/nowhere\"\nlisten_key = \"/nowhere\"",
             "/nowhere",
