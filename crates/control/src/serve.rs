@@ -104,7 +104,7 @@ impl Control {
         let known = if origins.is_empty() {
             known
         } else {
-            known.layer(browser::cors(origins))
+            known.layer((from_fn(arrival::preflights), browser::cors(origins)))
         };
         // What gives out tokens is for no page of another origin: no browser is let through to it.
         let turned_away = axum::middleware::from_fn(arrival::turned_away);

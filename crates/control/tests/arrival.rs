@@ -208,6 +208,22 @@ async fn a_page_of_another_origin_can_read_that_it_has_to_wait() {
         let exposed = headers.get("access-control-expose-headers");
         let exposed = exposed.map(|names| names.to_str().expect("text").contains("retry-after"));
         assert_eq!(exposed, readable.then_some(true), "{path}");
+        // What the browser asks before it asks is refused as well.
+        let url = format!("{}{path}", stack.address);
+        let mut statuses = Vec::new();
+        for _ in 0..20 {
+            let preflight = reqwest::Client::new()
+                .request(reqwest::Method::OPTIONS, &url)
+                .header("x-forwarded-for", CLIENT)
+                .header("origin", OPS)
+                .header("access-control-request-method", "GET");
+            let answer = preflight.send().await.expect("an answer");
+            statuses.push(answer.status());
+        }
+        assert!(
+            statuses.contains(&StatusCode::TOO_MANY_REQUESTS),
+            "{path}: {statuses:?}"
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{fault::Fault, metrics::add, plane::Plane};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request, State},
-    http::Response,
+    http::{Method, Response},
     middleware::Next,
 };
 use std::{net::SocketAddr, sync::Arc};
@@ -36,6 +36,15 @@ pub(super) async fn turned_away(request: Request, next: Next) -> Response<Body> 
             drop(request);
             answer.await
         }
+    }
+}
+
+/// The axum layer around the one that lets pages of other origins ask: that one answers preflights itself,
+/// those that were refused as well.
+pub(super) async fn preflights(request: Request, next: Next) -> Response<Body> {
+    match *request.method() {
+        Method::OPTIONS => turned_away(request, next).await,
+        _ => next.run(request).await,
     }
 }
 
