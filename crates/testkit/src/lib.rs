@@ -1,6 +1,7 @@
 //! What the tests of Xylem need: a real Temporal server of their own, a worker on it, the whole
 //! stack with an external API, and ways to look at histories. A dev-dependency only.
 
+pub mod device;
 mod history;
 mod identity_provider;
 mod issuer;

@@ -7,6 +7,7 @@ mod support {
 
 use acme_api::AcmeApi;
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -16,7 +17,7 @@ use std::{
     process::ExitStatus,
     sync::Mutex,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use support::command::{Ran, Xylem};
 use tempfile::TempDir;
@@ -26,7 +27,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use xylem_testkit::{Searcher, eventually, temporal_cli};
+use xylem_testkit::{Searcher, device, eventually, temporal_cli};
 
 /// How long `xylem dev` may take until it is ready; a slow machine needs most of it.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -502,6 +503,93 @@ impl Place {
         let nowhere = self.xylem().variable("XYLEM_ADDRESS", "http://127.0.0.1:9");
         assert_eq!(nowhere.run(&["tree", "list"]).await.status, 5);
     }
+}
+
+#[tokio::test]
+async fn people_enrol_a_second_factor_and_keys_are_replaced_while_it_runs() {
+    let place = Place::new().await;
+    let dev = Dev::start(&place).await;
+
+    // The keys that the control plane signs with.
+    let signing = ["vault", "rotate-key", "signing"];
+    let first = place.answer(&signing).await;
+    assert!(first["signsFrom"].is_string(), "{first}");
+    let at_once = place.answer(&[&signing[..], &["--compromised"]].concat());
+    assert_ne!(at_once.await["keyId"], first["keyId"]);
+    place.register().await;
+    place.plant("train-1").await;
+    let issuer = place.answer(&["vault", "rotate-key", "issuer"]).await;
+    assert_eq!(issuer["trees"], 1, "{issuer}");
+    let rotated = place.rotate("train-1", "v2").await;
+    assert_eq!(rotated["cascade"]["converged"], true);
+
+    // An account, and a device for it.
+    let file = |name: &str| {
+        let path = place.directory.path().join(name);
+        path.to_str().expect("text").to_owned()
+    };
+    let (invitation, password) = (file("invitation"), file("password"));
+    fs::write(&password, "a long walk along the river\n").expect("written");
+    let create = ["agent", "create", "ada", "--kind", "user", "--role", "user"];
+    place.answer(&create).await;
+    let invite = ["agent", "invite", "ada", "--to", &invitation];
+    place.answer(&invite).await;
+    let given = ["--password-file", &password];
+    let register = [
+        "account",
+        "register",
+        "ada",
+        "--invitation-file",
+        &invitation,
+    ];
+    place.answer(&[&register[..], &given].concat()).await;
+
+    let home = file("home");
+    let ada = async |arguments: &[&str]| {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        let xylem = place.xylem().variable("HOME", &home);
+        let ran = xylem.run(&arguments).await;
+        let answer = serde_json::from_str::<Value>(&ran.out).unwrap_or_default();
+        (ran.status, answer, ran.err)
+    };
+    let login = [&["login", "ada"][..], &given].concat();
+    assert_eq!(ada(&login).await.0, 0);
+    let enrol = ["account", "second-factor", "enrol"];
+    let (status, enrolled, said) = ada(&[&enrol[..], &given].concat()).await;
+    assert_eq!(status, 0, "{said}");
+    let secret = SecretString::from(enrolled["secret"].as_str().expect("a secret"));
+    let code = |at| device::code(&secret, at);
+    let first = code(SystemTime::now());
+    let confirm = ["account", "second-factor", "confirm"];
+    let (status, confirmed, said) = ada(&[&confirm[..], &[first.expose_secret()]].concat()).await;
+    assert_eq!(status, 0, "{said}");
+    let codes = list(&confirmed["recoveryCodes"]);
+    let recovery = |number: usize| codes[number].as_str().expect("a code");
+
+    // The password alone does not do from then on.
+    assert_eq!(ada(&login).await.0, 3);
+    let with_code = [&login[..], &["--code", recovery(0)]].concat();
+    assert_eq!(ada(&with_code).await.0, 0);
+    let (_, shown, _) = ada(&["account", "show"]).await;
+    assert_eq!(
+        (&shown["agent"], &shown["secondFactor"]),
+        (&json!("ada"), &json!(true))
+    );
+
+    // Each code of the device is good once: other recovery codes take the next one.
+    let next = code(SystemTime::now() + Duration::from_secs(30));
+    let renew = ["account", "second-factor", "recovery-codes"];
+    let renew = [&renew[..], &[next.expose_secret()], &given].concat();
+    let (status, renewed, said) = ada(&renew).await;
+    assert_eq!(status, 0, "{said}");
+    let renewed = list(&renewed["recoveryCodes"]);
+    let remove = ["account", "second-factor", "remove"];
+    assert_ne!(renewed[0], recovery(1));
+    let last = renewed[0].as_str().expect("a code");
+    let (status, _, said) = ada(&[&remove[..], &[last]].concat()).await;
+    assert_eq!(status, 0, "{said}");
+    assert_eq!(ada(&login).await.0, 0, "the password alone does again");
+    dev.interrupt().await;
 }
 
 #[tokio::test]

@@ -6,8 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// The code of a secret in base32.
-pub(crate) fn code(secret: &SecretString, at: SystemTime) -> SecretString {
+/// The code that it shows at this time, for a secret in base32.
+///
+/// # Panics
+/// The secret is not one.
+#[must_use]
+pub fn code(secret: &SecretString, at: SystemTime) -> SecretString {
     let bits = secret.expose_secret().chars().flat_map(|letter| {
         let value = LETTERS.find(letter).expect("base32");
         (0..5)
