@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use xylem_grant::VerifiedGrant;
 use xylem_ids::{RunId, TreeId, WorkflowId, signal_request_id};
 
@@ -84,14 +84,16 @@ impl Plane {
         if !self.rotations.begin(tree) {
             return false;
         }
-        let signalled = self.signal_root(tree).await;
         let plane = Arc::clone(self);
-        let later = tree.clone();
+        let tree = tree.clone();
+        let (tell, told) = oneshot::channel();
+        // A flight ends although whoever waits for its first signal has gone away.
         self.tasks.spawn(async move {
-            plane.sweep_later(&later).await;
-            plane.follow(later).await;
+            let _ = tell.send(plane.signal_root(&tree).await);
+            plane.sweep_later(&tree).await;
+            plane.follow(tree).await;
         });
-        signalled
+        told.await.unwrap_or(false)
     }
 
     /// Signals what was deposited while a signal was under way.
@@ -112,7 +114,8 @@ impl Plane {
         }
     }
 
-    async fn signal_root(&self, tree: &TreeId) -> bool {
+    /// Signals a tree's current grants to its root. Answers whether all arrived.
+    pub(crate) async fn signal_root(&self, tree: &TreeId) -> bool {
         let grants = match self.vault.grants(tree).await {
             Ok(grants) => grants,
             Err(error) => {

@@ -2,9 +2,17 @@
 
 mod common;
 
+use axum::body::Body;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{Stack, TOKEN_2, deposit, eventually, id, temporal::Mood, tree};
+use secrecy::ExposeSecret;
+use tower::ServiceExt;
+use xylem_audit::{Entry, Kind, Verdict};
 use xylem_client::{Client, Deposit, Error, Redeem, v1};
-use xylem_ids::Role;
+use xylem_identity::NewAgent;
+use xylem_ids::{AgentKind, Role};
+use xylem_proto::v1::Rpc;
+use xylem_vault::Clock;
 
 fn rotation(token: &str) -> Deposit {
     let mut rotation = deposit(token);
@@ -209,6 +217,111 @@ async fn a_new_issuer_key_is_signalled_to_every_tree() {
         }
         let told = keys.contains(&made.key_id);
         told.then_some(()).ok_or_else(|| format!("{keys:?}"))
+    })
+    .await;
+}
+
+/// An administrator of another control plane over the same database, which a call is made of.
+async fn rotate_beside(stack: &Stack) -> serde_json::Value {
+    let other: xylem_ids::Namespace = id("other");
+    let entry = |kind| Entry::new(stack.clock.now(), kind, Verdict::Succeeded);
+    let new = NewAgent {
+        id: id("boss"),
+        kind: AgentKind::Service,
+        roles: [Role::Admin].into(),
+    };
+    let created = entry(Kind::AgentCreated);
+    let created = stack.identity.create_agent(&other, new, created).await;
+    created.expect("an agent");
+    let key = common::new_key("boss", false);
+    let key = stack
+        .identity
+        .create_key(&other, key, entry(Kind::KeyCreated));
+    let key = key.await.expect("a key").secret;
+    let (method, path) = Rpc::RotateIssuerKey.http();
+    let bearer = format!("Bearer {}", key.expose_secret());
+    let request = http::Request::builder().method(method).uri(path);
+    let request = request
+        .header("authorization", bearer)
+        .header("content-type", "application/json");
+    let request = request.body(Body::from("{}")).expect("a request");
+    let answer = stack.beside("other").router().oneshot(request).await;
+    let body = answer.expect("an answer").into_body();
+    let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_new_issuer_key_is_signalled_to_trees_of_its_namespace_alone() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    let beside = rotate_beside(&stack).await;
+    let foreign = beside["keyId"].as_str().expect("an id").to_owned();
+    assert_eq!(beside["trees"].as_u64().unwrap_or(0), 0, "{beside}");
+    let made = admin.rotate_issuer_key().await.expect("rotated");
+    assert_eq!(made.trees, 1);
+    let (stack, made) = (&stack, &made);
+    let keys = eventually("the new grant is signalled", || async {
+        let mut keys = Vec::new();
+        for text in stack.temporal.signals("train") {
+            keys.push(key_of(&text));
+        }
+        let told = keys.contains(&made.key_id);
+        told.then_some(keys.clone())
+            .ok_or_else(|| format!("{keys:?}"))
+    })
+    .await;
+    assert!(!keys.contains(&foreign), "{keys:?}");
+}
+
+/// The key that signed a grant, which may be trusted no more.
+fn key_of(grant: &str) -> String {
+    let header = grant.split('.').nth(1).expect("a header");
+    let header = URL_SAFE_NO_PAD.decode(header).expect("base64url");
+    let header: serde_json::Value = serde_json::from_slice(&header).expect("JSON");
+    header["kid"].as_str().expect("a key").to_owned()
+}
+
+#[tokio::test]
+async fn a_rotation_is_signalled_after_one_whose_caller_went_away() {
+    let stack = Stack::start().await;
+    let admin = rotated(&stack).await;
+    stack.temporal.hold_signals(true);
+    let (train, slot) = (tree("train"), id("default"));
+    let left = admin.rotate_token(&train, &slot, rotation("canary-token-three-1d3e"));
+    let stack = &stack;
+    let held = eventually("a signal waits", || async {
+        let held = stack.temporal.held_signals() > 0;
+        held.then_some(()).ok_or_else(|| "none".to_owned())
+    });
+    tokio::select! {
+        answer = left => panic!("it waits for Temporal: {answer:?}"),
+        () = held => {}
+    }
+    let auditor = stack.key(Role::Auditor).await;
+    eventually("the call is given up", || async {
+        let url = format!("{}/metrics", stack.address);
+        let asked = reqwest::Client::new().get(url);
+        let asked = asked.bearer_auth(auditor.expose_secret()).send().await;
+        let text = asked.expect("an answer").text().await.expect("text");
+        let gone = text.contains("xylem_calls_in_flight 0");
+        gone.then_some(()).ok_or(text)
+    })
+    .await;
+    stack.temporal.hold_signals(false);
+    let next = rotation("canary-token-four-8c21");
+    let changed = admin.rotate_token(&train, &slot, next).await;
+    let order = changed.expect("rotated").version.expect("a version").order;
+    let newest = order.expect("an order").version;
+    eventually("the newest is signalled", || async {
+        let mut told = Vec::new();
+        for text in stack.temporal.signals("train") {
+            let grant = stack.vault.verify(&text).await.expect("a grant");
+            told.push(grant.order().version.0);
+        }
+        told.contains(&newest)
+            .then_some(())
+            .ok_or_else(|| format!("{told:?}"))
     })
     .await;
 }

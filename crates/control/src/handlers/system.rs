@@ -119,16 +119,20 @@ impl Handlers {
     }
 
     /// Nobody waits for the trees to hear of it: a worker that redeems a grant of before is handed the
-    /// new one, and the sweep tells whoever does not ask.
+    /// new one, and the sweep tells whoever does not ask. Trees of other namespaces are told by the sweep of
+    /// their own control plane: only there do workflows of these names belong to them.
     async fn rotate_issuer(&self) -> Result<v1::RotateIssuerKeyResponse, Fault> {
         let (vault, by) = (Arc::clone(&self.vault), caller()?.agent().clone());
         let rotated = self.to_the_end(async move { Ok(vault.rotate_issuer(&by).await?) });
-        let rotated = rotated.await?;
+        let mut rotated = rotated.await?;
+        let namespace = &self.settings.namespace;
+        rotated.trees.retain(|tree| tree.namespace == *namespace);
         let trees = u32::try_from(rotated.trees.len()).unwrap_or(u32::MAX);
         let plane = Arc::clone(&self.0);
         self.tasks.spawn(async move {
             let told = stream::iter(rotated.trees).for_each_concurrent(ANNOUNCED, async |tree| {
-                plane.announce(&tree).await;
+                // The root alone: the scheduled sweep follows, and not one for each of all trees.
+                plane.signal_root(&tree).await;
             });
             told.await;
         });

@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
+use tokio::sync::watch;
 use tonic::Status;
 use xylem_control::temporal::{
     Description, Execution, Listing, PendingActivity, RunStatus, Signal, StartWorkflow, Stop,
@@ -68,20 +69,30 @@ struct State {
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct FakeTemporal(Mutex<State>);
+pub(crate) struct FakeTemporal(Mutex<State>, watch::Sender<bool>);
 
 impl FakeTemporal {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether calls fail as if nobody were there.
     /// How often the search attribute was looked for, and whether it is registered.
     pub(crate) fn search_attribute(&self) -> (usize, bool) {
         let state = self.state();
         (state.looks, state.search_attribute)
     }
 
+    /// Whether signals wait.
+    pub(crate) fn hold_signals(&self, hold: bool) {
+        self.1.send_replace(hold);
+    }
+
+    /// Signals that wait.
+    pub(crate) fn held_signals(&self) -> usize {
+        self.1.receiver_count()
+    }
+
+    /// Whether calls fail as if nobody were there.
     pub(crate) fn down(&self, down: bool) {
         self.state().down = down;
     }
@@ -400,6 +411,8 @@ impl Temporal for FakeTemporal {
     }
 
     async fn signal(&self, signal: Signal<'_>) -> Result<(), TemporalError> {
+        let mut held = self.1.subscribe();
+        let _ = held.wait_for(|held| !held).await;
         let mut state = self.up()?;
         let workflow_id = signal.workflow_id.clone();
         if !state.workflows.contains_key(&workflow_id) {
