@@ -3,8 +3,7 @@
 mod common;
 
 use axum::body::Body;
-use common::Stack;
-use futures::{Stream, StreamExt};
+use common::{Stack, last};
 use http::{Request, Response, StatusCode};
 use secrecy::ExposeSecret;
 use std::{collections::BTreeMap, time::Duration};
@@ -474,21 +473,6 @@ async fn an_agent_is_changed_and_retired_over_the_wire() {
     assert_eq!(refused.reason(), Some("last_administrator"));
 }
 
-/// Takes whatever comes until the stream ends with an error.
-async fn last<T>(mut stream: impl Stream<Item = Result<T, Error>> + Unpin) -> Error {
-    let end = async {
-        loop {
-            match stream.next().await {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return error,
-                None => panic!("a silent end"),
-            }
-        }
-    };
-    let end = tokio::time::timeout(Duration::from_secs(60), end);
-    end.await.expect("an end")
-}
-
 #[tokio::test]
 async fn a_stream_ends_when_its_key_is_revoked_or_its_role_is_gone() {
     let stack = Stack::start().await;
@@ -520,4 +504,23 @@ async fn a_stream_ends_when_its_key_is_revoked_or_its_role_is_gone() {
     let ended = last(Box::pin(tail)).await;
     assert!(matches!(ended, Error::Unauthenticated(_)), "{ended:?}");
     assert_eq!(last(Box::pin(export)).await.reason(), Some("role"));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_key_although_the_clock_was_set_back() {
+    let stack = Stack::start().await;
+    let auditor = stack.key_for(Role::Auditor, "auditor-1").await;
+    let auditor = Client::connect(&stack.address, &auditor).await;
+    let tail = auditor
+        .expect("a connection")
+        .tail_audit(Default::default());
+    let tail = tail.await.expect("a stream");
+    let admin = stack.admin().await;
+    stack.clock.set_back(Duration::from_secs(6 * 60 * 60));
+    admin
+        .retire_agent(&common::id("auditor-1"))
+        .await
+        .expect("retired");
+    let ended = last(Box::pin(tail)).await;
+    assert!(matches!(ended, Error::Unauthenticated(_)), "{ended:?}");
 }

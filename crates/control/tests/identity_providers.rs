@@ -4,7 +4,8 @@ mod common;
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{ISSUER, Stack, id};
+use common::{ISSUER, Stack, id, last};
+use futures::StreamExt;
 use reqwest::StatusCode;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -504,6 +505,25 @@ async fn a_retired_agent_is_out_at_the_next_call_and_stays_out() {
     let newer = house.token("u-17", &["deployers", "owners"]);
     assert_eq!(house.reason(&newer).await, "agent_retired");
     assert_eq!(house.agents().await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_goes_on_for_long_ends_with_the_token() {
+    let house = House::new().await;
+    let token = house.token("u-17", &["auditors"]);
+    let auditor = client(&house.stack, &token).await;
+    let tail = auditor.tail_audit(Default::default()).await;
+    let mut tail = Box::pin(tail.expect("a stream"));
+    house.stack.clock.advance(4 * MINUTE);
+    // Something to be shown: by then it was looked whether the stream may go on.
+    house.stack.key_for(Role::User, "one").await;
+    let admin = house.stack.admin().await;
+    admin.retire_agent(&id("one")).await.expect("retired");
+    let shown = tokio::time::timeout(MINUTE, tail.next()).await;
+    assert!(matches!(shown, Ok(Some(Ok(_)))), "{shown:?}");
+    house.stack.clock.advance(2 * MINUTE);
+    let ended = last(tail).await;
+    assert!(matches!(ended, Error::Unauthenticated(_)), "{ended:?}");
 }
 
 #[tokio::test]

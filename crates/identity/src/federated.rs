@@ -210,6 +210,8 @@ impl Identity {
             queues: BTreeSet::new(),
             networks: Vec::new(),
             until: None,
+            token: None,
+            token_until: Some(foreign.until),
             signed_in: foreign.signed_in,
             second_factor: foreign.second_factor,
             lacks_factor,

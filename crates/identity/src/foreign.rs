@@ -140,7 +140,7 @@ impl<'t> UnverifiedForeign<'t> {
             second_factor: provider.is_second_factor(&ways),
             subject: claims.sub,
             issued_at: claims.iat.into(),
-            until: claims.exp.into(),
+            until: Seconds(claims.exp.0.saturating_add(LEEWAY)).into(),
             signed_in: claims.auth_time.map(SystemTime::from),
         })
     }
@@ -218,6 +218,7 @@ pub(crate) struct Foreign {
     /// Those that the configuration maps, none where that is so.
     pub(crate) roles: Roles,
     pub(crate) issued_at: SystemTime,
+    /// It is good before this: the leeway is counted.
     pub(crate) until: SystemTime,
     pub(crate) signed_in: Option<SystemTime>,
     pub(crate) second_factor: bool,

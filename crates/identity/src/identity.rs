@@ -488,6 +488,8 @@ pub(crate) fn admit_key(
         queues: key.queues.clone(),
         networks: key.networks.clone(),
         until: key.expires_at,
+        token: None,
+        token_until: None,
         signed_in: None,
         second_factor: false,
         lacks_factor: false,

@@ -31,6 +31,10 @@ pub struct Principal {
     pub(crate) queues: BTreeSet<TaskQueue>,
     pub(crate) networks: Vec<IpNet>,
     pub(crate) until: Option<SystemTime>,
+    /// The access token of ours that was shown.
+    pub(crate) token: Option<KeyId>,
+    /// When the identity provider's token that was shown ends.
+    pub(crate) token_until: Option<SystemTime>,
     pub(crate) signed_in: Option<SystemTime>,
     pub(crate) second_factor: bool,
     pub(crate) lacks_factor: bool,

@@ -376,11 +376,15 @@ impl Identity {
         &self,
         namespace: &Namespace,
         session: &SessionId,
+        token: Option<&KeyId>,
         now: SystemTime,
     ) -> Result<Principal, Unauthenticated> {
         let at = self.revision().await?;
-        let found = self.found(namespace, session, None).await?;
+        let found = self.found(namespace, session, token).await?;
         let found = found.ok_or(Unauthenticated::Token("session_unknown"))?;
+        if found.revoked {
+            return Err(Unauthenticated::Token("token_revoked"));
+        }
         if !found.session.is_open(found.password.as_ref(), now) {
             return Err(Unauthenticated::Token("session_over"));
         }
@@ -408,6 +412,8 @@ impl Identity {
             queues: std::collections::BTreeSet::new(),
             networks: Vec::new(),
             until: None,
+            token: None,
+            token_until: None,
             signed_in: Some(session.opened_at),
             second_factor: session.second_factor,
             lacks_factor,

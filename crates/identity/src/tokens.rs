@@ -88,7 +88,16 @@ pub struct NextSigningKey {
 
 /// The key set as it was last read.
 #[derive(Debug, Default)]
-pub(crate) struct Cached(RwLock<(Option<SystemTime>, Arc<KeySet>)>);
+pub(crate) struct Cached(RwLock<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    keys: Arc<KeySet>,
+    /// When it was read; not since it was forgotten.
+    at: Option<SystemTime>,
+    /// How often it was forgotten.
+    forgotten: u64,
+}
 
 impl Identity {
     /// Exchanges an API key for an access token of 15 minutes (RFC 6749, client credentials). The
@@ -208,6 +217,7 @@ impl Identity {
         // What the caller is narrowed to may have become less since.
         Ok(Principal {
             scopes: narrowed.and(&caller.scopes),
+            token: Some(claims.jti),
             ..caller
         })
     }
@@ -343,16 +353,18 @@ impl Identity {
         if let Some(keys) = self.cached.fresh(wanted, now) {
             return Ok(keys);
         }
+        let mut forgotten = self.cached.forgotten();
         let mut keys = self.read_keys().await?;
         if keys.is_due(now) {
             let mut entry = Entry::new(now, Kind::SigningKeyMade, Verdict::Succeeded);
             // Who reads the log reads what is of a namespace: that of whoever made the key.
             entry.namespace = self.federation.namespace().cloned();
             self.rotate_signing_key(entry).await?;
+            forgotten = self.cached.forgotten();
             keys = self.read_keys().await?;
         }
         let keys = Arc::new(keys);
-        self.cached.keep(&keys, now);
+        self.cached.keep(&keys, now, forgotten);
         Ok(keys)
     }
 
@@ -370,19 +382,65 @@ impl Identity {
 impl Cached {
     fn fresh(&self, wanted: Option<&KeyId>, now: SystemTime) -> Option<Arc<KeySet>> {
         let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let age = now.duration_since(kept.0?).unwrap_or_default();
-        let known = wanted.is_none_or(|id| kept.1.find(id, now).is_some());
+        let age = match now.duration_since(kept.at?) {
+            Ok(age) => age,
+            // Another call was faster. Further ahead, the clock was set back, and nobody knows the age.
+            Err(ahead) if ahead.duration() < LOOK_AGAIN => Duration::ZERO,
+            Err(_) => return None,
+        };
+        let known = wanted.is_none_or(|id| kept.keys.find(id, now).is_some());
         let limit = if known { LOOK_EVERY } else { LOOK_AGAIN };
-        (age < limit).then(|| Arc::clone(&kept.1))
+        (age < limit).then(|| Arc::clone(&kept.keys))
     }
 
-    fn keep(&self, keys: &Arc<KeySet>, now: SystemTime) {
+    /// To be asked before keys are read that are to be kept.
+    fn forgotten(&self) -> u64 {
+        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        kept.forgotten
+    }
+
+    /// Keeps them, unless what is kept was forgotten since they were read: they may be those of before.
+    fn keep(&self, keys: &Arc<KeySet>, now: SystemTime, forgotten: u64) {
         let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *kept = (Some(now), Arc::clone(keys));
+        if kept.forgotten == forgotten {
+            (kept.at, kept.keys) = (Some(now), Arc::clone(keys));
+        }
     }
 
     fn forget(&self) {
         let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        kept.0 = None;
+        (kept.at, kept.forgotten) = (None, kept.forgotten.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_key_set_is_read_again_after_a_minute_and_where_the_clock_was_set_back() {
+        let cached = Cached::default();
+        let fresh = |now| cached.fresh(None, at(now)).is_some();
+        assert!(!fresh(1_000));
+        cached.keep(&Arc::default(), at(1_000), 0);
+        assert!(fresh(1_000) && fresh(1_059) && !fresh(1_060));
+        let faster = at(1_000) - Duration::from_millis(10);
+        assert!(cached.fresh(None, faster).is_some());
+        assert!(!fresh(999) && !fresh(500));
+    }
+
+    #[test]
+    fn what_was_read_before_it_was_forgotten_is_not_kept() {
+        let cached = Cached::default();
+        let before = cached.forgotten();
+        cached.forget();
+        cached.keep(&Arc::default(), at(1_000), before);
+        assert!(cached.fresh(None, at(1_000)).is_none());
+        cached.keep(&Arc::default(), at(1_000), cached.forgotten());
+        assert!(cached.fresh(None, at(1_000)).is_some());
     }
 }

@@ -21,6 +21,11 @@ impl TestClock {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += by;
     }
 
+    /// As where it was ahead, and is corrected.
+    pub(crate) fn set_back(&self, by: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 -= by;
+    }
+
     /// Lets every look at the clock move it by `step`.
     pub(crate) fn run(&self, step: Duration) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = step;

@@ -8,16 +8,20 @@ pub(crate) mod temporal;
 
 use backups::FakeBackups;
 use clock::TestClock;
+use futures::{Stream, StreamExt};
 use secrecy::{ExposeSecret, SecretString};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tempfile::TempDir;
 use temporal::FakeTemporal;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use xylem_audit::{Entry, Kind, Verdict};
-use xylem_client::{ActivityClaims, Client, Definition, Deposit, InitialToken, StartTree, v1};
+use xylem_client::{
+    ActivityClaims, Client, Definition, Deposit, Error, InitialToken, StartTree, v1,
+};
 use xylem_control::{Control, Listener, Parts, Settings, Swept, temporal::Temporal};
 use xylem_identity::{Identity, NewAgent, NewKey, Secrets};
 use xylem_ids::{AgentKind, Namespace, Role, Roles, Scopes, WorkflowId};
@@ -470,6 +474,21 @@ pub(crate) fn deposit(token: &str) -> Deposit {
     }
 }
 
+/// Takes whatever comes until the stream ends with an error.
+pub(crate) async fn last<T>(mut stream: impl Stream<Item = Result<T, Error>> + Unpin) -> Error {
+    let end = async {
+        loop {
+            match stream.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                None => panic!("a silent end"),
+            }
+        }
+    };
+    let end = tokio::time::timeout(Duration::from_secs(60), end);
+    end.await.expect("an end")
+}
+
 /// Waits until a condition holds, and says what was seen where it does not within a minute.
 pub(crate) async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
 where
@@ -481,7 +500,7 @@ where
             Ok(value) => return value,
             Err(now) => seen = now,
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{what}: last seen: {seen}");
 }

@@ -80,6 +80,27 @@ async fn every_process_knows_the_tokens_of_the_others_and_what_was_revoked() {
 }
 
 #[tokio::test]
+async fn what_goes_on_for_long_outlives_its_token_and_ends_where_that_is_revoked() {
+    let house = House::new().await;
+    let key = key(&house, "one").await;
+    let token = exchange(&house, &house.identity, &key).await;
+    let presented = token.text.expose_secret();
+    let before = house.identity.authenticate(presented, None, now(&house));
+    let before = before.await.unwrap();
+    let revoked = entry(&house, Kind::TokenRevoked);
+    house.clock.advance(20 * MINUTE);
+    let standing = house.identity.standing(&before, None, now(&house)).await;
+    let before = standing.unwrap();
+    // What was revoked is noted for as long as the token would have been good.
+    let revoked = house
+        .identity
+        .revoke_token(&namespace(), &token.text, revoked);
+    revoked.await.unwrap();
+    let ended = house.identity.standing(&before, None, now(&house)).await;
+    assert_eq!(ended.unwrap_err().code(), "token_revoked");
+}
+
+#[tokio::test]
 async fn a_new_signing_key_is_known_everywhere_before_it_signs() {
     let house = House::new().await;
     let other = beside(&house).await;

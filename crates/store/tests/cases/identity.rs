@@ -224,6 +224,47 @@ async fn a_revoked_key_cannot_be_brought_back() {
     ));
 }
 
+/// Why what goes on for long ends at the next look; nothing where it goes on.
+async fn ends(house: &House, before: &Principal) -> Option<Unauthenticated> {
+    let standing = house.identity.standing(before, None, now(house));
+    standing.await.err()
+}
+
+#[tokio::test]
+async fn what_goes_on_for_long_ends_with_a_key_that_was_brought_back() {
+    for sql in [
+        "UPDATE api_keys SET revoked_at = NULL",
+        "UPDATE api_keys SET revoked_at = NULL, scopes = NULL",
+    ] {
+        let house = House::new().await;
+        let issued = key(&house, Role::Auditor).await;
+        let secret = issued.secret.expose_secret();
+        let before = present(&house, secret).await.unwrap();
+        assert!(ends(&house, &before).await.is_none());
+        revoke(&house, &issued).await;
+        let why = ends(&house, &before).await;
+        assert!(matches!(why, Some(Unauthenticated::Revoked(_))), "{why:?}");
+        house.tamper(sql).await;
+        let code = ends(&house, &before).await.map(|why| why.code());
+        assert_eq!(code, Some("key_tampered"), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn what_goes_on_for_long_is_not_to_be_asked_again_where_its_agent_was_erased() {
+    let house = House::new().await;
+    let issued = key(&house, Role::Auditor).await;
+    let secret = issued.secret.expose_secret();
+    let before = present(&house, secret).await.unwrap();
+    retire(&house, "auditor").await.unwrap();
+    let entry = entry(&house, Kind::AgentErased);
+    let (namespace, agent) = (namespace(), agent("auditor"));
+    let erased = house.identity.erase_agent(&namespace, &agent, entry).await;
+    erased.unwrap();
+    let why = ends(&house, &before).await;
+    assert!(matches!(why, Some(Unauthenticated::Unknown)), "{why:?}");
+}
+
 #[tokio::test]
 async fn what_does_not_go_together_is_refused() {
     let house = House::new().await;
