@@ -21,6 +21,8 @@ use xylem_grant::UnixSeconds;
 use xylem_vault::{MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, Provided};
 use zeroize::Zeroizing;
 
+/// The most that a file may hold and a command print: the longest value, and the fields around it.
+const LARGEST: usize = 64 * 1024;
 /// A command may take so long where its entry does not say,
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// and no entry may say more: nobody else asks for the same credential meanwhile.
@@ -191,11 +193,33 @@ impl CredentialProviders {
         let unknown = || Failed::here("provider_unknown", UNKNOWN);
         let entry = self.0.get(&provided.name).ok_or_else(unknown)?;
         let _turn = entry.turn.lock().await;
-        let given = match &entry.source {
-            Source::File(file) => file.read().await?,
-            Source::Command(command) => command.run().await?,
+        let asked = async {
+            let given = match &entry.source {
+                Source::File(file) => file.read().await?,
+                Source::Command(command) => command.run().await?,
+            };
+            read(&given, entry.format, now)
         };
-        read(&given, entry.format, now)
+        let obtained = asked.await;
+        if let Err(Failed::Here(code, why)) = &obtained {
+            // Which paths there are on this machine is for whoever runs it, and not for publishers.
+            tracing::warn!(
+                provider = provided.name,
+                path = %entry.source.path().display(),
+                code,
+                "no value could be had: {why}"
+            );
+        }
+        obtained
+    }
+}
+
+impl Source {
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(file) => &file.path,
+            Self::Command(command) => &command.program,
+        }
     }
 }
 
@@ -262,11 +286,6 @@ fn read(given: &Zeroizing<Vec<u8>>, format: Format, now: UnixSeconds) -> Result<
 /// Whether a file belongs to root or to whoever runs this process.
 fn is_ours(owner: u32) -> bool {
     owner == 0 || owner == rustix::process::geteuid().as_raw()
-}
-
-/// How errors name a path.
-fn shown(path: &Path) -> std::path::Display<'_> {
-    path.display()
 }
 
 #[cfg(test)]

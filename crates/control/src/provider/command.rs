@@ -1,13 +1,15 @@
 //! A command that prints a value.
 
-use super::{is_ours, shown};
+use super::{LARGEST, is_ours};
 use crate::oauth::Failed;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs, io,
     os::unix::fs::MetadataExt,
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -18,10 +20,12 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-/// The most that it may print.
-const LARGEST: usize = 64 * 1024;
 /// Whoever may change a program but its owner.
 const WRITERS: u32 = 0o022;
+/// Whoever may write into such a folder may exchange only what is theirs.
+const STICKY: u32 = 0o1000;
+/// More links than the system follows.
+const LINKS: usize = 40;
 
 #[derive(Debug)]
 pub(super) struct Command {
@@ -83,23 +87,67 @@ impl Command {
     }
 
     fn wrong(&self, code: &'static str, what: &str) -> Failed {
-        Failed::here(code, format!("{}: {what}", shown(&self.program)))
+        Failed::here(code, format!("the provider's program: {what}"))
     }
 
-    /// Whoever may change the program may have this user run anything.
+    /// Whoever may change the program, or what its path leads to, may have this user run anything. Every
+    /// folder and link on the way is looked at, so that the path leads to the same when it is run.
     fn may_run(&self) -> Result<(), Failed> {
-        let found = fs::metadata(&self.program);
-        let found =
-            found.map_err(|error| self.wrong("command_not_started", &error.kind().to_string()))?;
-        if !found.is_file() {
-            return Err(self.wrong("command_refused", "must be a program"));
+        let failed =
+            |error: io::Error| self.wrong("command_not_started", &error.kind().to_string());
+        let mut at = PathBuf::from("/");
+        let mut links = 0;
+        self.is_safe(&fs::metadata(&at).map_err(failed)?)?;
+        let mut rest = parts(&self.program);
+        while let Some(part) = rest.pop() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(part);
+            let found = fs::symlink_metadata(&next).map_err(failed)?;
+            self.is_safe(&found)?;
+            if found.is_symlink() {
+                links += 1;
+                if links > LINKS {
+                    return Err(self.wrong("command_refused", "must not be behind so many links"));
+                }
+                let target = fs::read_link(&next).map_err(failed)?;
+                if target.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                rest.extend(parts(&target));
+            } else if found.is_dir() || rest.is_empty() {
+                at = next;
+            } else {
+                return Err(self.wrong("command_refused", "must be a program"));
+            }
         }
-        if !is_ours(found.uid()) || found.mode() & WRITERS != 0 {
-            let rule = "must belong to root or to the user that the control plane runs as, and be \
-                        writable by its owner only";
-            return Err(self.wrong("command_refused", rule));
+        let found = fs::symlink_metadata(&at).map_err(failed)?;
+        match found.is_file() {
+            true => Ok(()),
+            false => Err(self.wrong("command_refused", "must be a program")),
         }
-        Ok(())
+    }
+
+    fn is_safe(&self, found: &fs::Metadata) -> Result<(), Failed> {
+        let (mode, is_folder) = (found.mode(), found.is_dir());
+        let shared = mode & WRITERS != 0 && !found.is_symlink();
+        let shared = shared && !(is_folder && mode & STICKY != 0);
+        if is_ours(found.uid()) && !shared {
+            return Ok(());
+        }
+        let rule = match is_folder {
+            true => {
+                "every folder above it must belong to root or to the user that the control plane runs \
+                     as, and be writable by its owner only"
+            }
+            false => {
+                "it must belong to root or to the user that the control plane runs as, and be \
+                      writable by its owner only"
+            }
+        };
+        Err(self.wrong("command_refused", rule))
     }
 
     fn spawn(&self) -> Result<Child, Failed> {
@@ -120,6 +168,18 @@ impl Command {
         let started = command.spawn();
         started.map_err(|error| self.wrong("command_not_started", &error.kind().to_string()))
     }
+}
+
+/// The names in a path, the first one last. What leads to the root itself is none.
+fn parts(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    let mut names: Vec<_> = names.collect();
+    names.reverse();
+    names
 }
 
 /// What is printed until nobody is left to print; nothing where that is too much. The memory does not grow,

@@ -1,6 +1,6 @@
 //! A file that somebody else writes values into.
 
-use super::{is_ours, shown};
+use super::{LARGEST, is_ours};
 use crate::oauth::Failed;
 use rustix::fs::OFlags;
 use std::{
@@ -11,8 +11,6 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// The longest value, the fields around it and the end of the line.
-const LARGEST: usize = 16 * 1024;
 /// Whoever else may do anything with it.
 const OTHERS: u32 = 0o077;
 
@@ -34,7 +32,7 @@ impl File {
 
 /// Opens it once and looks at what was opened: nobody can exchange it in between.
 fn read(path: &Path, follow_links: bool) -> Result<Zeroizing<Vec<u8>>, Failed> {
-    let wrong = |code, rule: &str| Failed::here(code, format!("{}: {rule}", shown(path)));
+    let wrong = |code, rule: &str| Failed::here(code, format!("the provider's file: {rule}"));
     let file = open(path, follow_links).map_err(|error| {
         if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
             return wrong(
@@ -66,7 +64,7 @@ fn read(path: &Path, follow_links: bool) -> Result<Zeroizing<Vec<u8>>, Failed> {
     let whole = file.take(most).read_to_end(&mut text);
     whole.map_err(|error| wrong("file_not_read", &error.kind().to_string()))?;
     if text.len() > LARGEST {
-        return Err(wrong("file_too_large", "must have at most 16 KiB"));
+        return Err(wrong("file_too_large", "must have at most 64 KiB"));
     }
     Ok(text)
 }

@@ -49,6 +49,7 @@ async fn ask(source: Source, format: Format) -> Result<Obtained, (&'static str, 
             panic!("{failed:?}");
         };
         assert!(!why.contains("canary"), "{why}");
+        assert!(!why.contains('/'), "no path is told: {why}");
         (code, why)
     })
 }
@@ -127,9 +128,15 @@ async fn what_is_no_file_is_refused_without_waiting_for_it() {
 #[tokio::test]
 async fn more_than_a_value_is_refused() {
     let folder = folder();
-    let long = file(&folder, "a", &"a".repeat(16 * 1024), 0o600);
+    let longest = "a".repeat(MAX_TOKEN_BYTES);
+    let long = file(&folder, "a", &format!("{longest}\n"), 0o600);
     read_file(long, false).await.unwrap();
-    let longer = file(&folder, "b", &"a".repeat(16 * 1024 + 1), 0o600);
+    let json = format!(r#"{{"token": "{longest}", "scope": "deploy"}}"#);
+    let path = file(&folder, "json", &json, 0o600);
+    let follow_links = false;
+    let source = Source::File(File { path, follow_links });
+    ask(source, Format::Json).await.unwrap();
+    let longer = file(&folder, "b", &"a".repeat(64 * 1024 + 1), 0o600);
     assert_eq!(code(read_file(longer, false).await), "file_too_large");
     for (name, text) in [
         ("c", ""),
@@ -222,7 +229,7 @@ async fn of_a_command_that_fails_its_status_is_told_and_nothing_else() {
     );
     let (failed, why) = run(command(&failing, &[])).await.unwrap_err();
     assert_eq!(failed, "command_failed");
-    assert_eq!(why, format!("{}: ended with status 3", text(&failing)));
+    assert_eq!(why, "the provider's program: ended with status 3");
     let killed = program(&folder, "kill -9 $$");
     let (failed, why) = run(command(&killed, &[])).await.unwrap_err();
     assert_eq!(failed, "command_failed");
@@ -307,4 +314,49 @@ async fn a_program_that_others_may_change_is_refused() {
         code(run(command(&missing, &[])).await),
         "command_not_started"
     );
+}
+
+#[tokio::test]
+async fn a_program_that_others_may_exchange_is_refused() {
+    let folder = folder();
+    let mode = |name: &str, mode| {
+        let path = folder.path().join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let made = ["shared", "own"].map(|name| folder.path().join(name));
+    made.iter().for_each(|path| fs::create_dir(path).unwrap());
+    let [shared, own] = made;
+    mode("own", 0o755);
+    let program = program(&folder, "echo canary-printed-0001");
+    let below = shared.join("program");
+    fs::rename(program, &below).unwrap();
+    // A folder may be shared where nobody can take away in it what is another's.
+    for (bits, refused) in [
+        (0o775, true),
+        (0o757, true),
+        (0o1777, false),
+        (0o755, false),
+    ] {
+        mode("shared", bits);
+        let ran = run(command(&below, &[])).await;
+        assert_eq!(ran.is_err(), refused, "{bits:o}: {ran:?}");
+        assert!(ran.is_ok() || code(ran) == "command_refused", "{bits:o}");
+    }
+    // What a link leads to counts, and so does where the link lies.
+    let links = [own.join("link"), shared.join("link")];
+    std::os::unix::fs::symlink(&below, &links[0]).unwrap();
+    std::os::unix::fs::symlink("../own/link", &links[1]).unwrap();
+    for link in &links {
+        run(command(link, &[])).await.unwrap();
+    }
+    mode("shared", 0o775);
+    for link in &links {
+        assert_eq!(code(run(command(link, &[])).await), "command_refused");
+    }
+    mode("shared", 0o755);
+    mode("own", 0o777);
+    assert_eq!(code(run(command(&links[1], &[])).await), "command_refused");
+    let circle = folder.path().join("circle");
+    std::os::unix::fs::symlink(&circle, &circle).unwrap();
+    assert_eq!(code(run(command(&circle, &[])).await), "command_refused");
 }
