@@ -33,7 +33,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// Looks in one run of the workflow: each adds fewer than a dozen events.
+/// Looks in one run of the workflow, however often it is asked for more: each adds fewer than a dozen
+/// events.
 const LOOKS: u32 = 500;
 /// It is looked at least this often: somebody may have rotated it.
 const SELDOM: Duration = Duration::from_secs(60 * 60);
@@ -133,6 +134,36 @@ impl Occasion {
     }
 }
 
+/// What a run begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Begin {
+    /// The credential.
+    Keep(CredentialName),
+    /// The same, where its next value was asked for in the run before.
+    Renew {
+        /// The credential.
+        renew: CredentialName,
+    },
+}
+
+impl Begin {
+    fn next(credential: CredentialName, asked: bool) -> Self {
+        match asked {
+            true => Self::Renew { renew: credential },
+            false => Self::Keep(credential),
+        }
+    }
+
+    /// The credential, and whether its next value is asked for.
+    fn parts(self) -> (CredentialName, bool) {
+        match self {
+            Self::Keep(credential) => (credential, false),
+            Self::Renew { renew } => (renew, true),
+        }
+    }
+}
+
 /// Keeps one credential for as long as there is one. Each look begins with what the database says, so
 /// that it does not matter how often, or by how many, one is taken; what it remembers decides its
 /// pauses only. Its history holds the name, numbers, times and codes.
@@ -154,14 +185,10 @@ impl TokenKeeper {
     /// # Errors
     /// It was cancelled.
     #[run(name = "TokenKeeper")]
-    pub async fn run(
-        ctx: &mut WorkflowContext<Self>,
-        credential: CredentialName,
-    ) -> WorkflowResult<()> {
-        let mut looks = 0;
-        // What was asked for is done before another run begins, which knows nothing of it.
-        while looks < LOOKS || ctx.state(|keeper| keeper.asked) {
-            looks += 1;
+    pub async fn run(ctx: &mut WorkflowContext<Self>, begin: Begin) -> WorkflowResult<()> {
+        let (credential, asked) = begin.parts();
+        ctx.state_mut(|keeper| keeper.asked |= asked);
+        for _ in 0..LOOKS {
             // Without a limit of attempts: an outage of the database is waited for.
             let retries = RetryPolicy::builder()
                 .initial_interval(FIRST_PAUSE)
@@ -198,7 +225,9 @@ impl TokenKeeper {
                 _ = ctx.wait_condition(|keeper| keeper.asked && !asked) => ended.cancel(),
             }
         }
-        ctx.continue_as_new(credential, ContinueAsNewOptions::default())
+        let asked = ctx.state(|keeper| keeper.asked);
+        let next = Begin::next(credential, asked);
+        ctx.continue_as_new(next, ContinueAsNewOptions::default())
             .map(|never| match never {})
     }
 
@@ -313,5 +342,23 @@ impl Plane {
         let id = format!("xylem-keeper/{name}");
         self.arrange_workflow(id, KEEPER, CONTROL_QUEUE, name_json, None)
             .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_is_handed_to_the_next_run() {
+        let name: CredentialName = "acme".parse().unwrap();
+        for asked in [false, true] {
+            let begin = serde_json::to_string(&Begin::next(name.clone(), asked)).unwrap();
+            let begun: Begin = serde_json::from_str(&begin).unwrap();
+            assert_eq!(begun.parts(), (name.clone(), asked));
+        }
+        // As whoever has one kept begins it, and every version before.
+        let first: Begin = serde_json::from_str("\"acme\"").unwrap();
+        assert_eq!(first.parts(), (name, false));
     }
 }

@@ -39,7 +39,7 @@ mod watch;
 
 pub use backup::{Backup, BackupError, Backups};
 pub use claims::ClaimChecker;
-pub use keeper::{Kept, Step, TokenKeeper};
+pub use keeper::{Begin, Kept, Step, TokenKeeper};
 pub use plane::Settings;
 pub use provider::{CredentialProviders, ProviderFields, ProviderRule};
 pub use schedule::{CONTROL_QUEUE, WorkerError};
