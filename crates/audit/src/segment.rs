@@ -361,6 +361,15 @@ pub enum ArchiveError {
         /// The file's name.
         file: String,
     },
+    /// Entries were dropped already that are in this archive alone, and it is gone or not what it was.
+    #[error(
+        "{file} is not in the folder of archives as it was written, and entries in it were dropped \
+         already: bring back a copy of it; nothing is archived before"
+    )]
+    Needed {
+        /// The file's name.
+        file: String,
+    },
     /// Another control plane does it.
     #[error("the audit log is being archived already, by this control plane or another one")]
     UnderWay,

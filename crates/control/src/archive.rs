@@ -74,7 +74,9 @@ fn failure(error: &ArchiveError) -> Option<&'static str> {
     match error {
         ArchiveError::UnderWay | ArchiveError::Log(_) => None,
         ArchiveError::File { .. } => Some("archive_file"),
-        ArchiveError::Damaged { .. } | ArchiveError::Other { .. } => Some("archive_damaged"),
+        ArchiveError::Damaged { .. } | ArchiveError::Other { .. } | ArchiveError::Needed { .. } => {
+            Some("archive_damaged")
+        }
     }
 }
 
@@ -83,9 +85,9 @@ impl From<ArchiveError> for Fault {
         match error {
             ArchiveError::Log(error) => error.into(),
             ArchiveError::UnderWay => Self::refused("archive_under_way", error.to_string()),
-            ArchiveError::Damaged { .. } | ArchiveError::Other { .. } => {
-                Self::refused("archive_damaged", error.to_string())
-            }
+            ArchiveError::Damaged { .. }
+            | ArchiveError::Other { .. }
+            | ArchiveError::Needed { .. } => Self::refused("archive_damaged", error.to_string()),
             ArchiveError::File { .. } => {
                 let message = "the archive could not be written or read: the control plane's log \
                                says why";

@@ -20,13 +20,13 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::{
-    io,
+    io::{self, ErrorKind::NotFound},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use xylem_audit::{
-    ArchiveError, Archived, Archives, Checkpoint, Entry, Finding, Hash, Index, Kind, Line,
+    ArchiveError, Archived, Archives, Checkpoint, Entry, Finding, Hash, Index, Kind, LATEST, Line,
     LogError, Mac, Retained, Segment, Span, Step, Steps, Verdict, archive_checkpoint,
     archive_entry,
 };
@@ -185,14 +185,11 @@ impl Archiving<'_> {
         let Some(horizon) = self.book.now().checked_sub(self.keep) else {
             return Ok(None);
         };
-        let unseen = "SELECT MIN(audit.seq) AS last FROM audit
-             JOIN watch_cursors ON watch_cursors.namespace = audit.namespace
-             WHERE audit.seq > watch_cursors.seq";
         let limit = after.saturating_add(LONGEST);
-        let limit = match last(work, unseen).await? {
-            0 => limit,
+        let limit = match unseen(work, horizon).await? {
+            None => limit,
             // What nobody has counted and looked at yet stays.
-            unseen => limit.min(unseen.saturating_sub(1)),
+            Some(unseen) => limit.min(unseen.saturating_sub(1)),
         };
         let query = statement(
             "SELECT MAX(seq) AS last FROM audit_checkpoints
@@ -215,6 +212,8 @@ impl Archiving<'_> {
         let path = self.folder.join(&file);
         if !path.exists() {
             let draft = self.fill(span).await?;
+            // Whoever has taken the turn over meanwhile publishes what they have written.
+            self.hold().await?;
             let published = apart(move || draft.publish()).await?;
             published.map_err(|error| self.file(&file, error))?;
         }
@@ -230,9 +229,10 @@ impl Archiving<'_> {
         let file = name(span);
         let failed = |error| self.file(&file, error);
         let (folder, wanted) = (self.folder.to_owned(), *span);
+        let holder = self.holder.clone();
         let header = span.header().map_err(LogError::from)?;
         let begun = apart(move || {
-            let mut draft = Draft::begin(&folder, &wanted)?;
+            let mut draft = Draft::begin(&folder, &wanted, &holder)?;
             draft.line(&header)?;
             Ok(draft)
         });
@@ -323,18 +323,37 @@ impl Archiving<'_> {
         Ok(segment)
     }
 
-    /// Who was interrupted goes on only where the archive is what it was.
+    /// Who was interrupted goes on only where the archive is what it was. One that is gone is written
+    /// again from entries that are all there still.
     async fn check(&self, segment: &Segment) -> Result<(), ArchiveError> {
-        let archived = self.read_back(&segment.file).await?;
-        let (found, sealed) = (archived.span, segment);
-        let same = (found.first, found.last, found.before, archived.hash)
-            == (sealed.first, sealed.last, sealed.before, sealed.hash);
-        if same {
-            Ok(())
-        } else {
-            let file = segment.file.clone();
-            Err(ArchiveError::Other { file })
+        let file = || segment.file.clone();
+        let span = Span {
+            chain: *self.book.chain().map_err(LogError::Tampered)?,
+            first: segment.first,
+            last: segment.last,
+            before: segment.before,
+        };
+        let is_whole = self.oldest().await? == segment.first;
+        let archived = match self.read_back(&segment.file).await {
+            Err(ArchiveError::File { source, .. }) if source.kind() == NotFound => match is_whole {
+                true => self.write(&span).await?,
+                false => return Err(ArchiveError::Needed { file: file() }),
+            },
+            Err(ArchiveError::Damaged { .. }) if !is_whole => {
+                return Err(ArchiveError::Needed { file: file() });
+            }
+            read => read?,
+        };
+        match (archived.span, archived.hash) == (span, segment.hash) {
+            true => Ok(()),
+            false if is_whole => Err(ArchiveError::Other { file: file() }),
+            false => Err(ArchiveError::Needed { file: file() }),
         }
+    }
+
+    async fn oldest(&self) -> Result<u64, LogError> {
+        let mut work = self.store.read().await.map_err(unavailable)?;
+        last(&mut work, "SELECT MIN(seq) AS last FROM audit").await
     }
 
     /// Answers whether all are gone.
@@ -343,11 +362,7 @@ impl Archiving<'_> {
         segment: &Segment,
         goes_on: &mut (dyn FnMut(Step) -> bool + Send),
     ) -> Result<bool, ArchiveError> {
-        let oldest = {
-            let mut work = self.store.read().await.map_err(unavailable)?;
-            last(&mut work, "SELECT MIN(seq) AS last FROM audit").await?
-        };
-        let mut end = oldest.saturating_sub(1);
+        let mut end = self.oldest().await?.saturating_sub(1);
         while end < segment.last {
             if !goes_on(Step::Drop) {
                 return Ok(false);
@@ -430,6 +445,22 @@ impl Archiving<'_> {
             source,
         }
     }
+}
+
+/// The first entry that a watch has not seen, though one of that age may still raise an alert: a
+/// namespace that nobody watches any more holds nothing up for longer.
+async fn unseen(work: &mut Work, horizon: SystemTime) -> Result<Option<u64>, LogError> {
+    let since = horizon.checked_sub(LATEST).unwrap_or(UNIX_EPOCH);
+    let query = statement(
+        "SELECT MIN(audit.seq) AS last FROM audit
+         JOIN watch_cursors ON watch_cursors.namespace = audit.namespace
+         WHERE audit.seq > watch_cursors.seq AND audit.at_ms > $1",
+    );
+    let query = query.bind(integer(milliseconds(since)));
+    let row = work.one(query).await.map_err(unavailable)?;
+    let found = row.map(|row| row.column::<Option<i64>>("last")).transpose();
+    let found = found.map_err(unavailable)?.flatten();
+    Ok(found.map(super::read::place))
 }
 
 fn milliseconds(time: SystemTime) -> u64 {

@@ -12,6 +12,7 @@ use xylem_audit::{ArchiveReader, Archived, CheckpointPublicKey, Finding, Span};
 /// No line is longer, in bytes: an entry has a few kibibytes.
 const LONGEST_LINE: u64 = 1024 * 1024;
 const SUFFIX: &str = ".jsonl.gz";
+const DRAFT: &str = ".part";
 
 /// Why a file is no archive that can be relied on.
 #[derive(Debug, thiserror::Error)]
@@ -81,21 +82,39 @@ pub(super) fn begun(folder: &Path, span: &Span) -> io::Result<Vec<u64>> {
 /// An archive that is being written.
 pub(super) struct Draft {
     path: PathBuf,
-    draft: PathBuf,
+    draft: Part,
     out: GzEncoder<BufWriter<File>>,
 }
 
+/// A file that is gone where it was not given its name.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 impl Draft {
-    /// Every attempt to archive what begins here overwrites what the one before it has left.
-    pub(super) fn begin(folder: &Path, span: &Span) -> io::Result<Self> {
+    /// Removes what attempts before it have left of what begins here. Whoever writes there still has
+    /// lost the turn, and finds nothing to be published.
+    pub(super) fn begin(folder: &Path, span: &Span, holder: &str) -> io::Result<Self> {
         make_folder(folder)?;
-        let draft = folder.join(format!("{}.part", prefix(span)));
-        let path = folder.join(name(span));
+        let prefix = prefix(span);
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(&prefix) && name.ends_with(DRAFT) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        let draft = folder.join(format!("{prefix}{holder}{DRAFT}"));
         let mut options = OpenOptions::new();
         let file = private(&draft, options.write(true).create(true).truncate(true))?;
         Ok(Self {
-            path,
-            draft,
+            path: folder.join(name(span)),
+            draft: Part(draft),
             out: GzEncoder::new(BufWriter::new(file), Compression::default()),
         })
     }
@@ -109,10 +128,48 @@ impl Draft {
     pub(super) fn publish(self) -> io::Result<()> {
         let file = self.out.finish()?.into_inner()?;
         file.sync_all()?;
-        fs::rename(&self.draft, &self.path)?;
+        fs::rename(&self.draft.0, &self.path)?;
         match self.path.parent() {
             Some(folder) => File::open(folder)?.sync_all(),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xylem_audit::{ChainId, Hash};
+
+    fn read(path: &Path) -> String {
+        let mut text = String::new();
+        let mut packed = GzDecoder::new(BufReader::new(File::open(path).unwrap()));
+        packed.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn who_lost_the_turn_publishes_nothing_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let span = Span {
+            chain: ChainId([3; 16]),
+            first: 1,
+            last: 20,
+            before: Hash([0; 32]),
+        };
+        let begin = |holder| Draft::begin(folder, &span, holder).unwrap();
+        let mut slow = begin("slow");
+        slow.line("slow").unwrap();
+        let mut next = begin("next");
+        next.line("next").unwrap();
+        slow.line("slow").unwrap();
+        assert_eq!(slow.publish().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(begun(folder, &span).unwrap().is_empty());
+        next.publish().unwrap();
+        assert_eq!(begun(folder, &span).unwrap(), vec![20_u64]);
+        assert_eq!(read(&folder.join(name(&span))), "next\n");
+        drop(begin("failed"));
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
     }
 }

@@ -13,8 +13,8 @@ use std::{
 };
 use tokio::runtime::Handle;
 use xylem_audit::{
-    ArchiveError, Archives, CheckpointPublicKey, Entry, Filter, Finding, Kind, Log, LogError, Note,
-    PageToken, Segment, Step, Verdict, Verified, Watch,
+    ArchiveError, Archives, CheckpointPublicKey, Entry, Filter, Finding, Kind, LATEST, Log,
+    LogError, Note, PageToken, Segment, Step, Verdict, Verified, Watch,
 };
 use xylem_store::{Archiver, Store, UnfitArchive, read_archive};
 use xylem_vault::Clock;
@@ -248,12 +248,30 @@ async fn who_was_interrupted_drops_nothing_where_the_archive_is_not_what_it_was(
     pack(&file, &text.replace("\"seq\":15,", "\"seq\":16,"));
     let refused = until(&house, None).await.unwrap_err();
     assert!(matches!(refused, ArchiveError::Damaged { .. }), "{refused}");
+    assert_eq!(house.rows("audit WHERE seq <= 20").await, 20);
+    // As the error says: it is moved away, and written again.
+    fs::remove_file(&file).unwrap();
+    assert_eq!(ranges(&until(&house, None).await.unwrap()), [(1, 20)]);
+    assert_eq!(unpack(&file), text);
+}
+
+/// The entries are dropped, which is not noted yet, and then the archive is not there any more.
+#[tokio::test]
+async fn who_was_interrupted_goes_on_with_the_only_archive_where_it_is_brought_back() {
+    let house = logged().await;
+    until(&house, Some(Step::Finish)).await.unwrap();
+    let file = archives(&house).remove(0);
+    let text = unpack(&file);
+    pack(&file, &text.replace("\"seq\":15,", "\"seq\":16,"));
+    let refused = until(&house, None).await.unwrap_err();
+    assert!(matches!(refused, ArchiveError::Needed { .. }), "{refused}");
     fs::remove_file(&file).unwrap();
     let refused = until(&house, None).await.unwrap_err();
-    assert!(matches!(refused, ArchiveError::File { .. }), "{refused}");
-    assert_eq!(house.rows("audit WHERE seq <= 20").await, 20);
+    assert!(matches!(refused, ArchiveError::Needed { .. }), "{refused}");
+    assert!(archives(&house).is_empty());
     pack(&file, &text);
     assert_eq!(ranges(&until(&house, None).await.unwrap()), [(1, 20)]);
+    house.verified().await.unwrap();
 }
 
 #[tokio::test]
@@ -304,6 +322,11 @@ async fn what_the_watch_has_not_looked_at_stays() {
     memory.move_cursor(&namespace(), 15).await.unwrap();
     memory.commit(&[]).await.unwrap();
     assert_eq!(ranges(&until(&house, None).await.unwrap()), [(1, 10)]);
+    // Nobody watches that namespace any more: what can raise no alert goes after all.
+    house.clock.advance(LATEST - Duration::from_secs(10));
+    assert_eq!(until(&house, None).await.unwrap(), []);
+    house.clock.advance(Duration::from_secs(60));
+    assert_eq!(ranges(&until(&house, None).await.unwrap()), [(11, 30)]);
 }
 
 #[tokio::test]
