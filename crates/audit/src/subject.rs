@@ -30,6 +30,10 @@ codes!(
         KeyEncryptionKey = "key_encryption_key",
         /// A key of the vault's, a tree's or a stored credential's, as it lies in the database: wrapped.
         WrappedKey = "wrapped_key",
+        /// A call of the control plane, by its name in the contract.
+        Call = "call",
+        /// A stored row of none of these, by what it is and its key.
+        Row = "row",
     }
 );
 

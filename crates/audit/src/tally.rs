@@ -13,7 +13,7 @@ use xylem_ids::AgentId;
 pub struct Source {
     /// Whose call it was.
     pub agent: Option<AgentId>,
-    /// What it showed: an API key.
+    /// What it showed: an API key; or what it was refused: a call.
     pub subject: Option<Subject>,
     /// The address it came from.
     pub address: Option<IpAddr>,
@@ -142,11 +142,8 @@ impl Tally {
             _ => &mut self.refused,
         };
         if counts.len() >= self.most && !counts.contains_key(&bucket) {
-            // Of agents and what they show there is no end that a caller can choose: who it was stays.
+            // Agents, what they show and stored rows are not as many as a caller likes: those stay.
             bucket.source.address = None;
-            if bucket.source.agent.is_none() {
-                bucket.source = Source::default();
-            }
         }
         let sum = counts.entry(bucket).or_default();
         *sum = sum.saturating_add(count);

@@ -363,15 +363,26 @@ fn said_by_itself(seen: &Seen<'_>) -> Option<Alert> {
         (Kind::Tampered, _) => Rule::Tampered,
         _ => return None,
     };
-    let (agent, same) = match (rule, entry.verdict) {
-        // About whoever was shown it; and each time that somebody was is said.
-        (Rule::BreakGlass, Verdict::Granted) => (entry.agent.as_ref()?, seen.seq.to_string()),
-        (Rule::BreakGlass, _) => (entry.agent.as_ref()?, format!("denied {}", seen.place())),
-        _ => (seen.agent?, seen.place()),
+    let of_agent = |agent: Option<&AgentId>, same| {
+        let alert = Alert::of_agent(rule, agent?);
+        Some(alert.same_where(same))
     };
-    let mut alert = Alert::of_agent(rule, agent)
-        .same_where(same)
-        .number("count", entry.count);
+    let alert = match (rule, entry.verdict, &entry.subject) {
+        // About whoever was shown it; and each time that somebody was is said.
+        (Rule::BreakGlass, Verdict::Granted, _) => {
+            of_agent(entry.agent.as_ref(), seen.seq.to_string())
+        }
+        (Rule::BreakGlass, ..) => {
+            let same = format!("denied {}", seen.place());
+            of_agent(entry.agent.as_ref(), same)
+        }
+        // About the row: nobody in particular met it.
+        (Rule::Tampered, _, Some(row)) if seen.agent.is_none() => {
+            Some(Alert::new(rule, row.clone()))
+        }
+        _ => of_agent(seen.agent, seen.place()),
+    };
+    let mut alert = alert?.number("count", entry.count);
     if let Some(order) = entry.order {
         alert = alert.number("version", order.version.0.into());
     }

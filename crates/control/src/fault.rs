@@ -1,6 +1,6 @@
 //! What a handler fails with, and how that leaves the process.
 
-use crate::temporal::TemporalError;
+use crate::{tampered::Tampered, temporal::TemporalError};
 use std::{error::Error, sync::Arc, time::Duration};
 use tonic::{
     Code, Status,
@@ -118,6 +118,12 @@ impl Fault {
         self
     }
 
+    /// The row that is not what was written, where it failed by one.
+    pub(crate) fn tampered(&self) -> Option<Tampered> {
+        let cause = self.cause.as_deref()?;
+        Tampered::find(cause)
+    }
+
     /// The stable code.
     pub(crate) fn reason(&self) -> &'static str {
         self.reason
@@ -160,6 +166,9 @@ impl From<Fault> for Status {
         if fault.is_ours() {
             fault.log();
         }
+        if let (Some(row), Some(passage)) = (fault.tampered(), crate::caller::passage()) {
+            passage.met(row);
+        }
         let mut metadata = MetadataMap::new();
         metadata.insert(REASON, MetadataValue::from_static(fault.reason));
         let mut details = ErrorDetails::with_error_info(fault.reason, DOMAIN, []);
@@ -194,7 +203,9 @@ impl From<RegistryError> for Fault {
             RegistryError::InUse => Self::refused("tool_in_use", error.to_string()),
             RegistryError::NotFound { what } => Self::not_found(what),
             RegistryError::Storage(StorageError::Unavailable(_)) => database(error),
-            RegistryError::Crypto(_) | RegistryError::Storage(_) => Self::internal(error),
+            RegistryError::Crypto(_)
+            | RegistryError::Storage(_)
+            | RegistryError::Tampered { .. } => Self::internal(error),
         }
     }
 }

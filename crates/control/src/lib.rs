@@ -32,6 +32,7 @@ mod serve;
 mod spread;
 mod stop;
 mod sweep;
+mod tampered;
 pub mod temporal;
 mod view;
 mod walk;

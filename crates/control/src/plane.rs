@@ -263,7 +263,7 @@ impl Plane {
         (age > BACKLOG).then(|| "counted calls could not be written for five minutes".to_owned())
     }
 
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -95,6 +95,7 @@ impl Plane {
                 Ok(Renewed::Well)
             }
             Err(fault) => {
+                self.met(&fault);
                 tracing::warn!(
                     credential.name = %name,
                     reason = fault.reason(),

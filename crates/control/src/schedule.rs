@@ -145,6 +145,7 @@ impl Sweeper {
                 Ok(())
             }
             Err(fault) => {
+                self.0.met(&fault);
                 let reason = fault.reason();
                 // Says what failed by its code; the log has the rest.
                 let status = tonic::Status::from(fault);

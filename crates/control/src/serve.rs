@@ -115,7 +115,7 @@ impl Control {
             .merge(oauth::routes(plane).layer(CatchPanicLayer::custom(panicked)))
             .merge(known)
             .layer((
-                from_fn(passage::layer),
+                from_fn_with_state(Arc::clone(plane), passage::layer),
                 from_fn(browser::layer),
                 from_fn_with_state(Arc::clone(plane), arrival::layer),
             ))

@@ -226,6 +226,7 @@ impl Plane {
                 swept
             }
             Err(fault) => {
+                self.met(&fault);
                 tracing::warn!(reason = fault.reason(), tree.id = %id, "a tree could not be swept");
                 Swept {
                     failed: 1,
@@ -259,6 +260,7 @@ impl Plane {
                 continue;
             }
             if let Err(fault) = self.settle(&tree).await {
+                self.met(&fault);
                 tracing::warn!(
                     reason = fault.reason(),
                     workflow.id = %tree.workflow_id,
@@ -315,6 +317,7 @@ impl Plane {
                 continue;
             }
             if let Err(fault) = self.renew(&tree, &slot).await {
+                self.met(&fault);
                 tracing::warn!(
                     reason = fault.reason(),
                     tree.id = %tree,

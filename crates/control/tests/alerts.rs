@@ -3,8 +3,8 @@
 mod common;
 
 use axum::{Router, extract::State, http::HeaderMap, routing::post};
-use common::{Stack, start};
-use secrecy::SecretString;
+use common::{Stack, id, start};
+use secrecy::{ExposeSecret, SecretString};
 use std::{
     sync::{
         Arc, Mutex,
@@ -300,4 +300,70 @@ async fn a_watch_that_is_paused_is_shown_and_said_once() {
     assert!(watching().await.ok);
     stack.control.watch().await.expect("watched");
     assert_eq!(away(&listed(&admin).await).len(), 1);
+}
+
+/// Whoever meets it, and however often: one entry that says which row, and one alert.
+#[tokio::test]
+async fn a_row_that_was_edited_is_said_by_its_name() {
+    let (stack, admin, _) = stack().await;
+    let key = stack.key_for(Role::User, "edited").await;
+    stack.tool().await;
+    stack.tamper(r#"UPDATE agents SET roles = '["admin"]' WHERE id = 'edited'"#);
+    stack.tamper("UPDATE tool_records SET owner = 'edited' WHERE name = 'acme.deploy'");
+    let http = reqwest::Client::new();
+    for _ in 0..3 {
+        let asked = http.get(format!("{}/v1/status", stack.address));
+        let answer = asked.bearer_auth(key.expose_secret()).send().await;
+        assert_eq!(answer.expect("an answer").status(), 503);
+    }
+    let form = format!(
+        "grant_type=client_credentials&client_id=edited&client_secret={}",
+        key.expose_secret()
+    );
+    let asked = http
+        .post(format!("{}/token", stack.address))
+        .header("content-type", "application/x-www-form-urlencoded");
+    let answer = asked.body(form).send().await.expect("an answer");
+    assert_eq!(answer.status(), 503);
+    let met = admin.get_tool(&id("acme.deploy"), None).await;
+    assert!(met.is_err(), "{met:?}");
+    stack.clock.advance(Duration::from_secs(61));
+    stack.control.watch().await.expect("watched");
+    let alerts = listed(&admin).await.into_iter();
+    let tampered = alerts.filter(|alert| alert.rule == "tampered");
+    let mut said: Vec<_> = tampered
+        .map(|alert| (alert.subject, alert.numbers["count"]))
+        .collect();
+    said.sort();
+    assert_eq!(
+        said,
+        [
+            ("agent:edited".to_owned(), 4),
+            ("tool:acme.deploy".to_owned(), 1)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_a_known_agent_was_refused_is_said_by_call() {
+    let (stack, admin, _) = stack().await;
+    ten_denials(&stack).await;
+    stack.control.watch().await.expect("watched");
+    let filter = v1::AuditFilter {
+        action: "permission_denied".to_owned(),
+        agent: "curious".to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    let request = v1::ListAuditRequest {
+        filter: Some(filter),
+        ..v1::ListAuditRequest::default()
+    };
+    let entries = admin.list_audit(request).await.expect("listed").entries;
+    let [entry] = entries.as_slice() else {
+        panic!("{entries:?}")
+    };
+    assert_eq!(
+        (entry.subject.as_str(), entry.count),
+        ("call:ListAgents", 10)
+    );
 }

@@ -1,7 +1,7 @@
 //! Why somebody is not let in, or a change is not made.
 
 use crate::{NotFetched, ProviderName, StorageError};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 use xylem_ids::{AgentId, KeyId};
 use xylem_seal::CryptoError;
 
@@ -86,10 +86,12 @@ pub enum IdentityError {
         failure: NotFetched,
     },
     /// A stored record was edited.
-    #[error("the record of {what} is not what was written")]
+    #[error("the record of {what} {which} is not what was written")]
     Tampered {
-        /// What and which.
-        what: String,
+        /// What kind of record.
+        what: &'static str,
+        /// Its key.
+        which: String,
     },
     /// The storage failed.
     #[error("the identities' storage could not be used")]
@@ -100,6 +102,13 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
+    pub(crate) fn tampered(what: &'static str, which: impl fmt::Display) -> Self {
+        Self::Tampered {
+            what,
+            which: which.to_string(),
+        }
+    }
+
     /// A name that is taken is told.
     pub(crate) fn taken(error: StorageError) -> Self {
         match error {
@@ -116,6 +125,8 @@ impl From<StorageError> for IdentityError {
         match error {
             StorageError::Changed => Self::Changed,
             StorageError::LastAdministrator => Self::LastAdministrator,
+            // A row that cannot even be read was edited too.
+            StorageError::Unreadable { what } => Self::tampered(what, "row"),
             other => Self::Storage(other),
         }
     }
@@ -163,10 +174,7 @@ impl Unauthenticated {
             Self::Token(code) => code,
             Self::Network(_) => "key_network",
             Self::Retired(_) => "agent_retired",
-            Self::NotChecked(
-                IdentityError::Tampered { .. }
-                | IdentityError::Storage(StorageError::Unreadable { .. }),
-            ) => "key_tampered",
+            Self::NotChecked(IdentityError::Tampered { .. }) => "key_tampered",
             Self::NotChecked(IdentityError::Provider { .. }) => "provider_unavailable",
             Self::NotChecked(_) => "key_not_checked",
         }

@@ -302,9 +302,7 @@ impl Identity {
     }
 
     fn secret(&self, factor: &SecondFactor) -> Result<Secret, IdentityError> {
-        let tampered = || IdentityError::Tampered {
-            what: format!("second factor of {}", factor.agent),
-        };
+        let tampered = || IdentityError::tampered("second factor", &factor.agent);
         Secret::open(&self.secrets.cipher, factor)?.ok_or_else(tampered)
     }
 

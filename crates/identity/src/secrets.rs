@@ -53,8 +53,7 @@ impl Secrets {
         if self.record.seal(&agent.fields()) == agent.seal {
             return Ok(agent);
         }
-        let what = format!("agent {}", agent.id);
-        Err(IdentityError::Tampered { what })
+        Err(IdentityError::tampered("agent", &agent.id))
     }
 
     pub(crate) fn seal_key(&self, mut key: ApiKey) -> ApiKey {
@@ -66,8 +65,7 @@ impl Secrets {
         if self.record.seal(&key.fields()) == key.seal {
             return Ok(key);
         }
-        let what = format!("API key {}", key.id);
-        Err(IdentityError::Tampered { what })
+        Err(IdentityError::tampered("API key", &key.id))
     }
 
     pub(crate) fn seal_password(&self, mut password: Password) -> Password {
@@ -79,8 +77,7 @@ impl Secrets {
         if self.record.seal(&password.fields()) == password.seal {
             return Ok(password);
         }
-        let what = format!("password of {}", password.agent);
-        Err(IdentityError::Tampered { what })
+        Err(IdentityError::tampered("password", &password.agent))
     }
 
     pub(crate) fn seal_factor(&self, mut factor: SecondFactor) -> SecondFactor {
@@ -92,8 +89,7 @@ impl Secrets {
         if self.record.seal(&factor.fields()) == factor.seal {
             return Ok(factor);
         }
-        let what = format!("second factor of {}", factor.agent);
-        Err(IdentityError::Tampered { what })
+        Err(IdentityError::tampered("second factor", &factor.agent))
     }
 
     pub(crate) fn seal_session(&self, mut session: Session) -> Session {
@@ -105,8 +101,7 @@ impl Secrets {
         if self.record.seal(&session.fields()) == session.seal {
             return Ok(session);
         }
-        let what = format!("session {}", session.id);
-        Err(IdentityError::Tampered { what })
+        Err(IdentityError::tampered("session", &session.id))
     }
 }
 

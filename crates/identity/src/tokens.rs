@@ -371,9 +371,8 @@ impl Identity {
     async fn read_keys(&self) -> Result<KeySet, IdentityError> {
         let rows = self.storage.signing_keys().await?;
         let open = rows.iter().map(|row| {
-            let what = || format!("signing key {}", row.id);
             SigningKey::open(&self.secrets.cipher, row)?
-                .ok_or_else(|| IdentityError::Tampered { what: what() })
+                .ok_or_else(|| IdentityError::tampered("signing key", &row.id))
         });
         Ok(KeySet::new(open.collect::<Result<_, IdentityError>>()?))
     }

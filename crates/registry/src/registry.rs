@@ -2,6 +2,7 @@
 
 use crate::{Invalid, NotCallable, Storage, StorageError, Unchanged, WorkflowDefinition};
 use std::sync::Arc;
+use xylem_audit::{Entry, SubjectKind};
 use xylem_ids::{Namespace, TaskQueue, ToolName};
 use xylem_seal::CryptoError;
 
@@ -43,6 +44,16 @@ pub enum RegistryError {
     /// The cryptographic library failed.
     #[error("the registry could not name the next page")]
     Crypto(#[from] CryptoError),
+    /// What is stored is not what was written.
+    #[error(
+        "stored {what} {which} is not what was written: restore it from a backup and look who edited it"
+    )]
+    Tampered {
+        /// What kind of row.
+        what: &'static str,
+        /// Its key.
+        which: String,
+    },
     /// The storage failed.
     #[error("the registry could not use its storage")]
     Storage(#[source] StorageError),
@@ -50,7 +61,14 @@ pub enum RegistryError {
 
 impl From<StorageError> for RegistryError {
     fn from(error: StorageError) -> Self {
-        Self::Storage(error)
+        match error {
+            // A row that cannot even be read was edited too.
+            StorageError::Unreadable { what } => Self::Tampered {
+                what,
+                which: "row".to_owned(),
+            },
+            other => Self::Storage(other),
+        }
     }
 }
 
@@ -73,15 +91,17 @@ impl Registry {
         Self { storage }
     }
 
-    /// Stores what the workflow types on a task queue declare.
+    /// Stores what the workflow types on a task queue declare, and the entry about it: about the queue,
+    /// counting the types.
     ///
     /// # Errors
-    /// A type names a slot both as redeemable and as transit, or the storage failed.
+    /// A type names a slot both as redeemable and as transit, or the storage failed. Nothing is changed then.
     pub async fn register_definitions(
         &self,
         namespace: &Namespace,
         queue: &TaskQueue,
         definitions: &[WorkflowDefinition],
+        entry: Entry,
     ) -> Result<(), RegistryError> {
         if definitions.len() > 1000 {
             return Err(Invalid::new("definitions", "at most 1000").into());
@@ -91,7 +111,12 @@ impl Registry {
                 Invalid::new("transit", "slots that are not declared as redeemable too").into(),
             );
         }
-        let stored = self.storage.put_definitions(namespace, queue, definitions);
+        let mut entry = entry.regarding(SubjectKind::Queue, queue);
+        entry.count = u64::try_from(definitions.len()).unwrap_or(u64::MAX).max(1);
+        let entries = [entry];
+        let stored = self
+            .storage
+            .put_definitions(namespace, queue, definitions, &entries);
         Ok(stored.await?)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::WorkflowDefinition;
 use async_trait::async_trait;
+use xylem_audit::Entry;
 use xylem_ids::{Namespace, TaskQueue};
 
 /// Why the storage did not do what it was asked.
@@ -30,15 +31,17 @@ pub enum StorageError {
 /// What the registry keeps. Every method is one transaction.
 #[async_trait]
 pub trait Storage: Send + Sync {
-    /// Stores what types on a task queue declare, each replacing what that type declared there.
+    /// Stores what types on a task queue declare, each replacing what that type declared there, and the
+    /// entries about it.
     ///
     /// # Errors
-    /// The storage did not answer.
+    /// The storage did not answer, or the log did not take the entries.
     async fn put_definitions(
         &self,
         namespace: &Namespace,
         queue: &TaskQueue,
         definitions: &[WorkflowDefinition],
+        entries: &[Entry],
     ) -> Result<(), StorageError>;
 
     /// What the types on a task queue declare.

@@ -658,7 +658,7 @@ impl Tools {
             .into_iter()
             .map(|(row, tool)| {
                 let record = self.open(namespace, row)?;
-                check(&record.row().current.hash, &tool)?;
+                check(&record.row().name, &record.row().current.hash, &tool)?;
                 Ok(KnownTool::current(record, tool))
             })
             .collect()
@@ -679,8 +679,9 @@ impl Tools {
     }
 
     fn open(&self, namespace: &Namespace, row: RecordRow) -> Result<ToolRecord, RegistryError> {
+        let name = row.name.clone();
         let opened = self.seal.open(namespace, row);
-        opened.map_err(|Edited| EDITED)
+        opened.map_err(|Edited| edited(&name))
     }
 
     async fn current(
@@ -693,8 +694,8 @@ impl Tools {
             .storage
             .definition(namespace, &record.row().name, *version)
             .await?;
-        let tool = tool.ok_or(EDITED)?;
-        check(hash, &tool)?;
+        let tool = tool.ok_or_else(|| edited(&record.row().name))?;
+        check(&record.row().name, hash, &tool)?;
         Ok(tool)
     }
 
@@ -708,8 +709,8 @@ impl Tools {
             .storage
             .definition(namespace, name, callable.version())
             .await?;
-        let tool = tool.ok_or(EDITED)?;
-        check(callable.hash(), &tool)?;
+        let tool = tool.ok_or_else(|| edited(name))?;
+        check(name, callable.hash(), &tool)?;
         Ok(tool)
     }
 
@@ -750,14 +751,19 @@ impl Tools {
     }
 }
 
-const EDITED: RegistryError = RegistryError::Storage(StorageError::Unreadable { what: "tool" });
+fn edited(name: &ToolName) -> RegistryError {
+    RegistryError::Tampered {
+        what: "tool",
+        which: name.to_string(),
+    }
+}
 
 /// A definition that is not the one the record names was edited.
-fn check(hash: &crate::DefinitionHash, tool: &Tool) -> Result<(), RegistryError> {
+fn check(name: &ToolName, hash: &crate::DefinitionHash, tool: &Tool) -> Result<(), RegistryError> {
     if tool.hash() == hash {
         Ok(())
     } else {
-        Err(EDITED)
+        Err(edited(name))
     }
 }
 

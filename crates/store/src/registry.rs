@@ -7,6 +7,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::collections::BTreeSet;
+use xylem_audit::Entry;
 use xylem_ids::{Namespace, TaskQueue, WorkflowType};
 use xylem_registry::{Storage, StorageError, WorkflowDefinition};
 
@@ -23,6 +24,7 @@ impl Storage for Store {
         namespace: &Namespace,
         queue: &TaskQueue,
         definitions: &[WorkflowDefinition],
+        entries: &[Entry],
     ) -> Stored<()> {
         let mut work = self.write().await.map_err(unavailable)?;
         for definition in definitions {
@@ -30,7 +32,8 @@ impl Storage for Store {
                 .await
                 .map_err(unavailable)?;
         }
-        work.commit().await.map_err(unavailable)
+        let committed = self.commit_with(work, entries).await;
+        committed.map_err(|error| StorageError::Unavailable(Box::new(error)))
     }
 
     async fn definitions(

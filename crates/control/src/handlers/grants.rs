@@ -19,7 +19,7 @@ use xylem_grant::{UnixSeconds, VerifiedGrant};
 use xylem_identity::Principal;
 use xylem_ids::{Audience, LeaseId, Order, Origin, Slot, ToolName, TreeId, WorkflowId};
 use xylem_proto::v1::{self, CallOutcome};
-use xylem_registry::{KnownTool, RegistryError, StorageError, Tool};
+use xylem_registry::{KnownTool, RegistryError, Tool};
 use xylem_vault::{
     Audiences, CallEnd, Claims, ConfirmedClaims, Redeemed, Redemption, Refusal, Released,
     RequestId, SelectedBy, Selection, Slotless, TakeIn, Tree, VaultError,
@@ -228,7 +228,7 @@ impl Handlers {
         let refusal = match error {
             RegistryError::NotFound { .. } => Refusal::UnknownTool,
             RegistryError::NotCallable(why) => Refusal::Tool(why),
-            RegistryError::Storage(StorageError::Unreadable { what }) => {
+            RegistryError::Tampered { what, .. } => {
                 let mut entry = call_entry(self.now(), principal, claims, name).because(what);
                 entry.kind = Kind::Tampered;
                 self.log.append(&[entry]).await?;

@@ -1,14 +1,10 @@
 //! What workers run.
 
 use super::{Handlers, answer};
-use crate::{
-    caller::{caller, during_call},
-    convert,
-    fault::Fault,
-};
+use crate::{caller::caller, convert, fault::Fault};
 use tonic::{Request, Response, Status};
 use v1::workers_server::Workers;
-use xylem_audit::{Entry, Kind, SubjectKind, Verdict};
+use xylem_audit::Kind;
 use xylem_ids::TaskQueue;
 use xylem_proto::v1;
 use xylem_registry::WorkflowDefinition;
@@ -41,14 +37,11 @@ impl Handlers {
             .into_iter()
             .map(definition)
             .collect::<Result<Vec<_>, _>>()?;
+        let entry = self.change(Kind::DefinitionsRegistered);
         let namespace = &self.settings.namespace;
         self.registry
-            .register_definitions(namespace, &queue, &definitions)
+            .register_definitions(namespace, &queue, &definitions, entry)
             .await?;
-        let entry = Entry::new(self.now(), Kind::DefinitionsRegistered, Verdict::Succeeded);
-        let mut entry = during_call(entry).regarding(SubjectKind::Queue, &queue);
-        entry.count = u64::try_from(definitions.len()).unwrap_or(u64::MAX).max(1);
-        self.log.append(&[entry]).await?;
         Ok(v1::RegisterDefinitionsResponse {})
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tonic::{Code, Response, Status};
-use xylem_audit::{Kind, Source};
+use xylem_audit::{Kind, Source, Subject, SubjectKind};
 use xylem_identity::{Credential, Principal};
 use xylem_proto::{Gate, v1::Rpc};
 
@@ -28,7 +28,8 @@ impl RoleGate {
         let principal = caller::caller()?;
         let rule = access::rule(rpc);
         let refuse = |reason, message| {
-            let source = Source::agent(principal.agent());
+            let mut source = Source::agent(principal.agent());
+            source.subject = Some(Subject::new(SubjectKind::Call, rpc.name()));
             self.0.refused(Kind::PermissionDenied, reason, source);
             Err(Fault::denied(reason, message))
         };

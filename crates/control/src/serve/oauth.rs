@@ -360,6 +360,7 @@ fn refuse(plane: &Plane, asked: &Asked, why: &NoToken) -> Refused {
             too_many(*wait, "too many attempts: try again later")
         }
         NoToken::NotNow(cause) => {
+            asked.passage.failed_by(cause);
             tracing::warn!(
                 error = cause as &dyn std::error::Error,
                 "nobody could be signed in"
@@ -372,6 +373,7 @@ fn refuse(plane: &Plane, asked: &Asked, why: &NoToken) -> Refused {
         ),
         NoToken::OtherClient => failed(plane, asked, "other_client"),
         NoToken::Client(Unauthenticated::NotChecked(cause)) => {
+            asked.passage.failed_by(cause);
             tracing::warn!(error = %cause, "an API key could not be checked");
             LATER
         }
@@ -406,6 +408,7 @@ async fn end(plane: &Plane, asked: &Asked) -> Result<Value, Refused> {
             "this is an API key: `xylem key revoke` revokes it",
         )),
         Err(error) => {
+            asked.passage.failed_by(&error);
             tracing::warn!(%error, "an access token could not be revoked");
             Err(LATER)
         }

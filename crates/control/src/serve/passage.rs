@@ -2,14 +2,15 @@
 //!
 //! The line names the call, not the path: a path can hold whatever somebody put there by mistake.
 
-use crate::{caller::RequestId, fault::Fault};
+use crate::{caller::RequestId, fault::Fault, plane::Plane, tampered::Tampered};
 use axum::{
     body::Body,
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, Response},
     middleware::Next,
 };
 use std::{
+    error::Error,
     net::IpAddr,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -37,6 +38,7 @@ struct Found {
     rpc: OnceLock<Rpc>,
     code: OnceLock<Code>,
     lasting: OnceLock<()>,
+    tampered: OnceLock<Tampered>,
 }
 
 impl Passage {
@@ -97,6 +99,18 @@ impl Passage {
         self.found.lasting.get().is_some()
     }
 
+    /// That it failed by a stored row which is not what was written.
+    pub(crate) fn met(&self, row: Tampered) {
+        let _ = self.found.tampered.set(row);
+    }
+
+    /// The same, if it is what this was caused by.
+    pub(super) fn failed_by(&self, error: &(dyn Error + 'static)) {
+        if let Some(row) = Tampered::find(error) {
+            self.met(row);
+        }
+    }
+
     /// Which call it was and what it came to.
     pub(super) fn was(&self, rpc: Rpc, code: Code) {
         let _ = self.found.rpc.set(rpc);
@@ -105,7 +119,11 @@ impl Passage {
 }
 
 /// The axum layer. It is the outermost: whatever is answered, passes it.
-pub(super) async fn layer(mut request: Request, next: Next) -> Response<Body> {
+pub(super) async fn layer(
+    State(plane): State<Arc<Plane>>,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
     let passage = Passage::new(id(request.headers()));
     let began = Instant::now();
     let method = request.method().clone();
@@ -117,6 +135,11 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response<Body> {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     let found = &passage.found;
+    // What a token is asked for writes such an entry of its own, about the call.
+    let written = matches!(found.rpc.get(), Some(Rpc::Redeem | Rpc::RevealToken));
+    if let (Some(row), false) = (found.tampered.get(), written) {
+        plane.tampered(row.clone());
+    }
     // A flood is counted, in the metrics and in the audit log, and fills no disk.
     if found.too_many.get().is_some() {
         return response;

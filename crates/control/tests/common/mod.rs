@@ -286,6 +286,20 @@ impl Stack {
         Storage::begin(&other).await.expect("its turn")
     }
 
+    /// Writes to the audit log.
+    pub(crate) async fn write(&self, entries: &[Entry]) {
+        let written = xylem_audit::Log::append(&*self.store, entries).await;
+        written.expect("written");
+    }
+
+    /// Edits the database, as somebody with its file could.
+    pub(crate) fn tamper(&self, sql: &str) {
+        let database = database(self.dir.path());
+        let burglar = rusqlite::Connection::open(database).expect("the database");
+        let edited = burglar.execute(sql, []).expect("edited");
+        assert!(edited > 0, "nothing was edited: {sql}");
+    }
+
     /// Sweeps everything once, as the schedule does.
     pub(crate) async fn sweep(&self) -> Swept {
         self.control.sweep().await.expect("swept")

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use xylem_audit::{Kind, Note, Verdict};
 use xylem_ids::ToolName;
 use xylem_registry::{
-    Decided, Editor, NotCallable, RegistryError, StorageError, Tool, ToolFilter, ToolState,
-    Unchanged,
+    Decided, Editor, NotCallable, RegistryError, Tool, ToolFilter, ToolState, Unchanged,
 };
 use xylem_vault::{Refusal, VaultError};
 
@@ -350,12 +349,7 @@ async fn an_edited_record_or_definition_is_named() {
 }
 
 fn edited<T>(read: &Result<T, RegistryError>) -> bool {
-    matches!(
-        read,
-        Err(RegistryError::Storage(StorageError::Unreadable {
-            what: "tool"
-        }))
-    )
+    matches!(read, Err(RegistryError::Tampered { what: "tool", .. }))
 }
 
 /// Before tools were approved they were just there. They wait for their first approval then.

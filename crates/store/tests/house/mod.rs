@@ -25,7 +25,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
-use xylem_audit::{Activity, Filter, Finding, Intact, Log, Record, Verified};
+use xylem_audit::{Activity, Entry, Filter, Finding, Intact, Kind, Log, Record, Verdict, Verified};
 use xylem_grant::VerifiedGrant;
 use xylem_identity::{Identity, Secrets};
 use xylem_ids::{
@@ -218,7 +218,16 @@ impl House {
             transit: BTreeSet::from([slot("default")]),
         };
         self.registry
-            .register_definitions(&namespace(), &queue("trains"), &[definition, transit])
+            .register_definitions(
+                &namespace(),
+                &queue("trains"),
+                &[definition, transit],
+                Entry::new(
+                    self.clock.now(),
+                    Kind::DefinitionsRegistered,
+                    Verdict::Succeeded,
+                ),
+            )
             .await
             .expect("registers");
     }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tempfile::TempDir;
+use xylem_audit::{Entry, Kind, Verdict};
 use xylem_bench::Timing;
 use xylem_control::{ClaimChecker, temporal::Cluster};
 use xylem_identity::Secrets;
@@ -198,8 +199,10 @@ async fn furnish(registry: &Registry, namespace: &Namespace) -> Result<()> {
         transit: BTreeSet::new(),
     };
     let queue: TaskQueue = pending::QUEUE.parse()?;
+    let kind = Kind::DefinitionsRegistered;
+    let entry = Entry::new(SystemTime::now(), kind, Verdict::Succeeded);
     registry
-        .register_definitions(namespace, &queue, &[definition])
+        .register_definitions(namespace, &queue, &[definition], entry)
         .await?;
     Ok(())
 }

@@ -1,0 +1,138 @@
+//! Stored rows that are not what was written: found in whatever failed, and said in the audit log.
+
+use crate::{fault::Fault, plane::Plane};
+use std::error::Error;
+use xylem_audit::{Kind, Reason, Source, Subject, SubjectKind};
+use xylem_identity::IdentityError;
+use xylem_policy::PolicyError;
+use xylem_registry::RegistryError;
+use xylem_vault::VaultError;
+
+/// One row, by what it is and its key: nothing of its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tampered {
+    what: Reason,
+    subject: Subject,
+}
+
+impl Tampered {
+    fn new(what: &str, which: &str) -> Self {
+        let code = what.to_ascii_lowercase().replace(' ', "_");
+        let subject = match kind(what) {
+            // One that cannot even be read does not say which it is.
+            Some(kind) if which != "row" => Subject::new(kind, which),
+            _ => Subject::new(SubjectKind::Row, format_args!("{what} {which}")),
+        };
+        Self {
+            what: Reason::parse(&code).unwrap_or_else(|| Reason::of("unspecified")),
+            subject,
+        }
+    }
+
+    /// The row that an error is about, or what caused it.
+    pub(crate) fn find(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = Self::of(error) {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        let (what, which) =
+            if let Some(IdentityError::Tampered { what, which }) = error.downcast_ref() {
+                (what, which)
+            } else if let Some(PolicyError::Tampered { what, which }) = error.downcast_ref() {
+                (what, which)
+            } else if let Some(RegistryError::Tampered { what, which }) = error.downcast_ref() {
+                (what, which)
+            } else if let Some(VaultError::Tampered(place)) = error.downcast_ref() {
+                (&place.what, &place.which)
+            } else {
+                return None;
+            };
+        Some(Self::new(what, which))
+    }
+}
+
+/// What entries call a thing of which such a row is a part.
+fn kind(what: &str) -> Option<SubjectKind> {
+    match what {
+        "agent" | "password" | "second factor" => Some(SubjectKind::Agent),
+        "API key" => Some(SubjectKind::Key),
+        "session" => Some(SubjectKind::Session),
+        "tool" => Some(SubjectKind::Tool),
+        "policy" => Some(SubjectKind::Policy),
+        "access request" => Some(SubjectKind::Access),
+        _ if what.contains("credential") => Some(SubjectKind::Credential),
+        _ => None,
+    }
+}
+
+impl Plane {
+    /// Counts that a row was met which is not what was written: an entry per row and minute, however
+    /// often it is met.
+    pub(crate) fn tampered(&self, row: Tampered) {
+        let source = Source {
+            subject: Some(row.subject),
+            ..Source::default()
+        };
+        let now = self.now();
+        self.tally().refused(now, Kind::Tampered, row.what, source);
+    }
+
+    /// The same of what work failed by that no caller waits for.
+    pub(crate) fn met(&self, fault: &Fault) {
+        if let Some(row) = fault.tampered() {
+            self.tampered(row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(error: impl Error + 'static) -> Option<(String, String)> {
+        let found = Tampered::find(&error)?;
+        Some((found.what.to_string(), found.subject.to_string()))
+    }
+
+    fn pair(what: &str, subject: &str) -> Option<(String, String)> {
+        Some((what.to_owned(), subject.to_owned()))
+    }
+
+    #[test]
+    fn a_row_is_named_by_what_it_is_a_part_of() {
+        let identity = |what| IdentityError::Tampered {
+            what,
+            which: "ada".to_owned(),
+        };
+        assert_eq!(found(identity("password")), pair("password", "agent:ada"));
+        assert_eq!(found(identity("API key")), pair("api_key", "key:ada"));
+        let row = found(identity("signing key"));
+        assert_eq!(row, pair("signing_key", "row:signing key ada"));
+        let unread =
+            IdentityError::from(xylem_identity::StorageError::Unreadable { what: "agent" });
+        assert_eq!(found(unread), pair("agent", "row:agent row"));
+        assert_eq!(found(IdentityError::Busy), None);
+    }
+
+    #[test]
+    fn a_row_is_found_behind_what_failed_by_it() {
+        let tool = RegistryError::Tampered {
+            what: "tool",
+            which: "acme.deploy".to_owned(),
+        };
+        assert_eq!(found(tool), pair("tool", "tool:acme.deploy"));
+        let inner = PolicyError::Tampered {
+            what: "policy",
+            which: "night".to_owned(),
+        };
+        let outer = VaultError::Policies(inner);
+        assert_eq!(found(outer), pair("policy", "policy:night"));
+    }
+}
