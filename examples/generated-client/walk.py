@@ -33,6 +33,8 @@ def main():
         for stretch in STRETCHES:
             print(stretch.__doc__, flush=True)
             stretch(walk)
+    if arguments.secrets_file:
+        arguments.secrets_file.write_text("\n".join(walk.secrets))
     missing = surface.missing()
     if missing:
         sys.exit(f"never called: {', '.join(missing)}")
@@ -46,6 +48,8 @@ def parse():
     parser.add_argument("--api", required=True, help="an external API with GET /v1/status")
     parser.add_argument("--token-file", required=True, type=pathlib.Path, help="tokens of it, three lines")
     parser.add_argument("--task-queue", required=True, help="the queue of a worker that runs ToolTree")
+    secret = "where to write what must have been kept nowhere"
+    parser.add_argument("--secrets-file", type=pathlib.Path, help=secret)
     return parser.parse_args()
 
 
@@ -78,11 +82,17 @@ class Walk:
         self.admin = self.bearer(arguments.key_file.read_text().strip())
         self.nobody = surface.anonymous(arguments.address)
         self.agents = {}
+        # What no database, log or history may hold as it is.
+        self.secrets = []
         # Every walk has names of its own, so that there can be a second one.
         self.mark = secrets.token_hex(3)
 
     def name(self, text):
         return f"{text}-{self.mark}"
+
+    def secret(self, text):
+        self.secrets.append(text)
+        return text
 
     def bearer(self, token):
         return self.surface.with_token(self.address, token)
@@ -107,7 +117,7 @@ def agents(walk):
         if text == "hand":
             request["taskQueues"] = [walk.queue]
         key = admin.call("CreateApiKey", body=request)
-        walk.agents[text] = walk.bearer(key["secret"])
+        walk.agents[text] = walk.bearer(walk.secret(key["secret"]))
     heir = walk.name("heir")
     changed = admin.call("UpdateAgent", heir, body={"addRoles": ["ROLE_AUDITOR"]})
     assert len(changed["roles"]) == 2, changed
@@ -117,7 +127,7 @@ def agents(walk):
     keys = walk.agents["reader"].call("ListApiKeys", page_size=200)["keys"]
     own = next(key for key in keys if key["agent"] == reader)
     following = admin.call("RotateApiKey", own["id"], body={"overlap": "60s"})
-    walk.agents["reader"] = walk.bearer(following["secret"])
+    walk.agents["reader"] = walk.bearer(walk.secret(following["secret"]))
     admin.call("RevokeApiKey", own["id"], body={})
     walk.nobody.refused("key_missing", "ListAgents")
     walk.agents["caller"].refused("role", "CreateAgent", body={"name": "x"})
@@ -125,9 +135,10 @@ def agents(walk):
 
 def accounts(walk):
     """an account, its sessions and its second factor"""
-    name, first, second = walk.name("una"), secrets.token_urlsafe(18), secrets.token_urlsafe(18)
+    name = walk.name("una")
+    first, second = (walk.secret(secrets.token_urlsafe(18)) for _ in range(2))
     walk.admin.call("CreateAgent", body={"name": name, "kind": "AGENT_KIND_USER", "roles": ["ROLE_USER"]})
-    invitation = walk.admin.call("InviteAgent", name, body={})["secret"]
+    invitation = walk.secret(walk.admin.call("InviteAgent", name, body={})["secret"])
     register = {"name": name, "password": first}
     walk.nobody.refused("registration_closed", "Accounts.Register", body=register)
     walk.nobody.call("Accounts.Register", body={**register, "invitation": invitation})
@@ -136,8 +147,9 @@ def accounts(walk):
     user = walk.bearer(session["access_token"])
     user.call("ChangePassword", body={"password": first, "newPassword": second})
     session = walk.nobody.call("OAuth.Token", body={**sign_in, "password": second})
-    user = walk.bearer(session["access_token"])
+    user = walk.bearer(walk.secret(session["access_token"]))
     secret, codes = enrol(user, second)
+    walk.secret(secret)
     user.refused("key_not_valid", "ListSessions")
     walk.nobody.refused("invalid_grant", "OAuth.Token", body={**sign_in, "password": second})
     with_code = {**sign_in, "password": second, "otp": codes[0]}
@@ -148,10 +160,11 @@ def accounts(walk):
     refresh = {
         "grant_type": "refresh_token",
         "client_id": "walk",
-        "refresh_token": session["refresh_token"],
+        "refresh_token": walk.secret(session["refresh_token"]),
     }
     session = walk.nobody.call("OAuth.Token", body=refresh)
-    user = walk.bearer(session["access_token"])
+    user = walk.bearer(walk.secret(session["access_token"]))
+    walk.secret(session["refresh_token"])
     others = [one for one in user.call("ListSessions")["sessions"] if not one.get("current")]
     user.call("EndSession", others[0]["id"], body={})
     user.call("RemoveSecondFactor", body={"code": second_code})
@@ -317,7 +330,7 @@ def credentials(walk):
     made = {
         "name": name,
         "audiences": [walk.api],
-        "secret": secrets.token_urlsafe(32),
+        "secret": walk.secret(secrets.token_urlsafe(32)),
         "owner": walk.name("publisher"),
         "rotateEvery": "86400s",
     }
@@ -325,7 +338,8 @@ def credentials(walk):
     binding = {"slot": "default", "workflowType": walk.name("Bound")}
     admin.call("BindCredential", name, body=binding)
     owner = walk.agents["publisher"]
-    owner.call("RotateCredential", name, body={"secret": secrets.token_urlsafe(32), "ifVersion": 1})
+    rotation = {"secret": walk.secret(secrets.token_urlsafe(32)), "ifVersion": 1}
+    owner.call("RotateCredential", name, body=rotation)
     owner.refused("not_obtained", "RenewCredential", name, body={})
     shown = owner.call("GetCredential", name)
     assert len(shown["versions"]) == 2 and made["secret"] not in json.dumps(shown), shown
@@ -409,7 +423,34 @@ def ends(walk):
     walk.admin.call("EraseAgent", gone, body={})
 
 
-STRETCHES = [agents, accounts, tools, policies, trees, credentials, work, audit, ends]
+ACTIONS = """
+    access_approved access_ended access_requested
+    agent_created agent_data_exported agent_erased agent_invited agent_retired agent_updated
+    audit_exported
+    credential_bound credential_created credential_removed credential_revoked credential_rotated
+    credential_unbound
+    definitions_registered deposit issuer_rotated
+    key_created key_revoked key_rotated
+    outcome
+    password_changed policy_created policy_retired policy_updated
+    recovery_code_used recovery_codes_renewed redeem registered reissue revoke rollback
+    second_factor_enrolled second_factor_removed second_factor_reset session_ended signed_in
+    signing_key_made
+    token_issued
+    tool_approved tool_deleted tool_registered tool_rejected tool_retired tool_reverted tool_updated
+    tools_allowed
+    tree_bound tree_opened tree_stopped tree_transferred
+""".split()
+
+
+def log(walk):
+    """what was done is in the log"""
+    written = {action: walk.admin.call("ListAudit", filter_action=action, page_size=1) for action in ACTIONS}
+    missing = [action for action, page in written.items() if not page.get("entries")]
+    assert not missing, f"not in the log: {', '.join(missing)}"
+
+
+STRETCHES = [agents, accounts, tools, policies, trees, credentials, work, audit, ends, log]
 
 if __name__ == "__main__":
     main()

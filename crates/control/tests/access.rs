@@ -134,6 +134,65 @@ async fn each_role_makes_the_calls_of_the_table_and_no_other() {
     }
 }
 
+/// The routes beside the calls, and who may ask there.
+const PLAIN: &str = include_str!("../src/plain.golden");
+
+async fn plain(stack: &Stack, verb: &str, path: &str, key: Option<&str>) -> StatusCode {
+    let mut request = Request::builder().method(verb).uri(path);
+    if let Some(key) = key {
+        request = request.header("authorization", format!("Bearer {key}"));
+    }
+    let request = request.body(Body::empty()).expect("a request");
+    let answer = stack.control.router().oneshot(request).await;
+    answer.expect("an answer").status()
+}
+
+#[tokio::test]
+async fn what_is_served_beside_the_calls_asks_for_a_key_as_the_table_says() {
+    let stack = Stack::start().await;
+    let mut keys = Vec::new();
+    for role in Role::ALL {
+        keys.push(stack.key(role).await);
+    }
+    let refused = |status| matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    for line in PLAIN.lines() {
+        let cells: Vec<_> = line.split_whitespace().collect();
+        let [verb, path, who] = cells[..] else {
+            panic!("{line}")
+        };
+        let unknown = plain(&stack, verb, path, None).await;
+        assert_eq!(refused(unknown), who == "key", "{line} {unknown}");
+        assert_ne!(unknown, StatusCode::NOT_FOUND, "{line}");
+        assert_ne!(unknown, StatusCode::METHOD_NOT_ALLOWED, "{line}");
+        for key in &keys {
+            let known = plain(&stack, verb, path, Some(key.expose_secret())).await;
+            assert!(!refused(known), "{line} {known}");
+        }
+    }
+}
+
+/// Whoever adds a route says in the table who may ask there.
+#[test]
+fn every_route_beside_the_calls_is_in_the_table() {
+    let sources = [
+        include_str!("../src/serve.rs"),
+        include_str!("../src/serve/oauth.rs"),
+        include_str!("../src/serve/register.rs"),
+    ];
+    let mut served: Vec<_> = sources
+        .iter()
+        .flat_map(|source| source.split(".route(\"").skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    let mut listed: Vec<_> = PLAIN
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    served.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(served, listed);
+}
+
 #[tokio::test]
 async fn a_scope_takes_away_what_the_role_gives() {
     let stack = Stack::start().await;
@@ -523,4 +582,84 @@ async fn a_stream_ends_with_its_key_although_the_clock_was_set_back() {
         .expect("retired");
     let ended = last(Box::pin(tail)).await;
     assert!(matches!(ended, Error::Unauthenticated(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn an_entry_that_is_written_later_comes_to_whoever_follows_the_log() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let filter = v1::AuditFilter {
+        action: "agent_created".to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    let request = v1::TailAuditRequest {
+        filter: Some(filter),
+        last: 0,
+    };
+    let tail = admin.tail_audit(request).await.expect("a stream");
+    let mut tail = Box::pin(tail);
+    let new = v1::CreateAgentRequest {
+        name: "later".to_owned(),
+        roles: vec![v1::Role::User.into()],
+        ..v1::CreateAgentRequest::default()
+    };
+    admin.create_agent(new).await.expect("created");
+    let next = tokio::time::timeout(Duration::from_secs(60), tail.next()).await;
+    let entry = next.expect("in time").expect("an entry").expect("intact");
+    assert_eq!(entry.subject, "agent:later");
+}
+
+/// What is asked of a tree, in a form that is valid.
+fn of_a_tree(rpc: Rpc) -> &'static str {
+    match rpc {
+        Rpc::SetToken | Rpc::RotateToken => {
+            r#"{"token":"canary-of-another","audiences":["http://127.0.0.1:9"]}"#
+        }
+        Rpc::RollbackToken | Rpc::RevokeToken => r#"{"version":1}"#,
+        Rpc::AllowTools => r#"{"tools":["acme.deploy"]}"#,
+        Rpc::TransferTree => r#"{"to":"admin"}"#,
+        Rpc::ReissueToken => r#"{"ttl":"7200s"}"#,
+        Rpc::StopTree => r#"{"reason":"mine"}"#,
+        _ => "{}",
+    }
+}
+
+#[tokio::test]
+async fn the_tree_of_another_is_not_there_for_any_call() {
+    let stack = Stack::start().await;
+    stack.worker().await;
+    stack.tree("train").await;
+    let key = stack.key(Role::User).await;
+    let table = table();
+    let user = Role::ALL.iter().position(|role| *role == Role::User);
+    let mut asked = 0;
+    for rpc in Rpc::ALL {
+        let (verb, path) = rpc.http();
+        // That one asks for a second factor before it looks.
+        let own = table[rpc.name()].1[user.expect("a role")] == "own";
+        if !own || !path.starts_with("/v1/trees/{tree}") || *rpc == Rpc::RevealToken {
+            continue;
+        }
+        asked += 1;
+        let path = path.replace("{tree}", "train").replace("{slot}", "default");
+        let body = if verb == "GET" { "" } else { of_a_tree(*rpc) };
+        let request = Request::builder()
+            .method(verb)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", key.expose_secret()))
+            .header("content-type", "application/json")
+            .body(Body::from(body));
+        let router = stack.control.router();
+        let answer = router.oneshot(request.expect("a request")).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{rpc:?}");
+        assert_eq!(reason(answer).await, "not_found", "{rpc:?}");
+    }
+    assert!(asked >= 9, "{asked}");
+    let request = v1::GetTreeRequest {
+        tree: "train".to_owned(),
+        ..v1::GetTreeRequest::default()
+    };
+    let tree = stack.admin().await.get_tree(request).await;
+    tree.expect("it runs on");
 }

@@ -175,6 +175,40 @@ async fn an_agent_asks_for_itself_and_sees_its_own() {
 }
 
 #[tokio::test]
+async fn what_is_rejected_stays_closed_and_is_in_the_log() {
+    let stack = stack().await;
+    let worker = stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.activity("train", "7", 1);
+    let admin = stack.admin().await;
+    only_approved(&admin).await;
+    let owner = v1::RequestAccessRequest {
+        agent: "admin".to_owned(),
+        ..request()
+    };
+    let judge = named(&stack, Role::PolicyAdmin, "judge").await;
+    let asked = admin.request_access(owner).await.expect("asked");
+    let rejected = judge.decide_access(&id(&asked.id), false, "not now").await;
+    assert_eq!(rejected.expect("rejected").state, "rejected");
+    let refused = worker.redeem(call(&stack)).await.expect_err("closed");
+    assert_eq!(refused.reason(), Some("approval_required"));
+    let filter = v1::AuditFilter {
+        action: "access_rejected".to_owned(),
+        subject: format!("access:{}", asked.id),
+        ..v1::AuditFilter::default()
+    };
+    let written = v1::ListAuditRequest {
+        filter: Some(filter),
+        ..v1::ListAuditRequest::default()
+    };
+    let entries = admin.list_audit(written).await.expect("listed").entries;
+    let [entry] = entries.as_slice() else {
+        panic!("{entries:?}")
+    };
+    assert_eq!(entry.agent, "judge");
+}
+
+#[tokio::test]
 async fn fields_are_named_with_their_rules() {
     let stack = stack().await;
     stack.tool().await;

@@ -5,7 +5,7 @@ mod common;
 use common::{Stack, id, new_key};
 use reqwest::{Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fmt::Write, net::IpAddr};
 use xylem_client::{Client, Error, v1};
 use xylem_control::{ProxyHeader, Settings};
@@ -336,4 +336,38 @@ async fn who_guesses_behind_a_proxy_slows_nobody_else_down() {
     }
     assert_eq!(sign_in(PASSWORD, OTHER).await, 429);
     assert_eq!(sign_in(PASSWORD, CLIENT).await, 200);
+}
+
+#[tokio::test]
+async fn a_policy_decides_by_the_network_that_the_proxy_names() {
+    let stack = behind(ProxyHeader::XForwardedFor, |_| {}).await;
+    stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.activity("train", "7", 1);
+    let admin = stack.admin().await;
+    let policy = json!({"name": "deploys", "effect": "allow", "who": {"anyone": true}, "what": {"all": true},
+        "actions": ["execute"], "when": {"networks": {"anyOf": ["203.0.113.7/32"]}}});
+    let policy = serde_json::from_value(policy).expect("a policy");
+    admin.create_policy(policy).await.expect("stored");
+    let retired = admin.retire_policy(&id("everybody"), None, "").await;
+    retired.expect("retired");
+    let key = stack.key(Role::Worker).await;
+    let call = v1::RedeemRequest {
+        claims: Some(stack.claims("train", "7").into()),
+        grant: stack.temporal.signals("train").remove(0),
+        tool: "acme.deploy".to_owned(),
+        slot: "default".to_owned(),
+        ..v1::RedeemRequest::default()
+    };
+    let call = serde_json::to_string(&call).expect("JSON");
+    for (from, expected) in [(CLIENT, 200), (OTHER, 403)] {
+        let asked = reqwest::Client::new()
+            .post(format!("{}/v1/grants/redeem", stack.address))
+            .bearer_auth(key.expose_secret())
+            .header("x-forwarded-for", from)
+            .header("content-type", "application/json")
+            .body(call.clone());
+        let answer = asked.send().await.expect("an answer");
+        assert_eq!(answer.status(), expected, "{from}");
+    }
 }

@@ -189,18 +189,31 @@ async fn fields_are_named_with_their_rules() {
 async fn an_unknown_field_is_an_error_at_every_depth() {
     let stack = Stack::start().await;
     let http = reqwest::Client::new();
-    for body in [
-        json!({"name": "p", "colour": 1}),
-        json!({"name": "p", "when": {"tyme": []}}),
-        json!({"name": "p", "when": {"parameters": [{"pointer": "/a", "is": 1}]}}),
+    let tool = |field: &str, value: Value| {
+        let mut tool = json!({"name": "acme.deploy", "method": "POST", "baseUrl": common::API,
+            "path": "/deploys"});
+        tool[field] = value;
+        ("tools", tool)
+    };
+    for (what, body) in [
+        ("policies", json!({"name": "p", "colour": 1})),
+        ("policies", json!({"name": "p", "when": {"tyme": []}})),
+        (
+            "policies",
+            json!({"name": "p", "when": {"parameters": [{"pointer": "/a", "is": 1}]}}),
+        ),
+        tool("colour", json!(1)),
+        tool("auth", json!({"colour": 1})),
+        tool("tls", json!({"colour": 1})),
+        tool("rateLimit", json!({"calls": 5, "colour": 1})),
     ] {
         let request = http
-            .post(format!("{}/v1/policies", stack.address))
+            .post(format!("{}/v1/{what}", stack.address))
             .bearer_auth(stack.admin_key())
             .header("content-type", "application/json")
             .body(body.to_string());
         let answer = request.send().await.expect("an answer");
-        assert_eq!(answer.status(), 400, "{body}");
+        assert_eq!(answer.status(), 400, "{what} {body}");
     }
 }
 

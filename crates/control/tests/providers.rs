@@ -152,6 +152,13 @@ async fn a_command_is_asked_in_the_last_third_and_again_until_it_gives_something
     assert_eq!(scene.shown().await.not_obtained_because, "command_failed");
     scene.later(301).await;
     assert_eq!(scene.stack.control.watch().await.expect("watched"), 1);
+    let listed = scene.admin.list_alerts(v1::ListAlertsRequest::default());
+    let alert = listed.await.expect("listed").alerts.remove(0);
+    assert_eq!(
+        (alert.rule.as_str(), alert.subject.as_str()),
+        ("credential_expiring", "credential:acme")
+    );
+    assert!(alert.numbers["ends_in_s"] > 0, "{alert:?}");
     let ending = scene.shown().await;
     assert_eq!(ending.state(), v1::CredentialState::Expiring);
     scene.ending("canary-value-0002", 3_600);

@@ -2,13 +2,15 @@
 
 mod common;
 
-use common::{Stack, TOKEN_1, new_key};
+use common::{Stack, TOKEN_1, id, new_key};
 use reqwest::{Method, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
+use xylem_audit::{Entry, Kind, Verdict};
 use xylem_client::v1;
 use xylem_ids::{Role, Scope};
+use xylem_vault::Clock;
 
 const CANARY: &str = "canary-in-a-body-77aa";
 
@@ -436,4 +438,80 @@ async fn refused_calls_are_counted_and_not_written_one_by_one() {
         .await
         .expect("entries");
     assert!(listed.entries.len() <= 1, "{:?}", listed.entries);
+}
+
+#[tokio::test]
+async fn each_field_of_a_filter_narrows_by_what_it_says() {
+    let stack = Stack::start().await;
+    let start = stack.clock.now();
+    // Each names the other's agent as its owner, so that fields that are mixed up are noticed.
+    let entry = |after: u64, [agent, owner, tool, slot]: [&str; 4]| {
+        let at = start + Duration::from_secs(after);
+        let mut entry = Entry::new(at, Kind::Redeem, Verdict::Denied).by(&id(agent));
+        entry.namespace = Some(common::namespace());
+        entry.owner = Some(id(owner));
+        entry.tool = Some(id(tool));
+        entry.slot = Some(id(slot));
+        entry
+    };
+    stack
+        .write(&[
+            entry(10, ["one", "two", "acme.one", "first"]),
+            entry(20, ["two", "one", "acme.two", "second"]),
+        ])
+        .await;
+    let admin = stack.admin().await;
+    let at = |after: u64| {
+        let since = (start + Duration::from_secs(after)).duration_since(UNIX_EPOCH);
+        let seconds = i64::try_from(since.expect("a time").as_secs());
+        Some(xylem_client::Timestamp {
+            seconds: seconds.expect("a time"),
+            nanos: 0,
+        })
+    };
+    let all = || v1::AuditFilter {
+        action: "redeem".to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    let text = |set: fn(&mut v1::AuditFilter, String), text: &str| {
+        let mut filter = all();
+        set(&mut filter, text.to_owned());
+        filter
+    };
+    for (what, filter, tools) in [
+        ("all", all(), &["acme.one", "acme.two"][..]),
+        ("agent", text(|it, is| it.agent = is, "one"), &["acme.one"]),
+        ("owner", text(|it, is| it.owner = is, "one"), &["acme.two"]),
+        (
+            "tool",
+            text(|it, is| it.tool = is, "acme.two"),
+            &["acme.two"],
+        ),
+        ("slot", text(|it, is| it.slot = is, "first"), &["acme.one"]),
+        (
+            "since",
+            v1::AuditFilter {
+                since: at(15),
+                ..all()
+            },
+            &["acme.two"],
+        ),
+        (
+            "until",
+            v1::AuditFilter {
+                until: at(15),
+                ..all()
+            },
+            &["acme.one"],
+        ),
+    ] {
+        let request = v1::ListAuditRequest {
+            filter: Some(filter),
+            ..v1::ListAuditRequest::default()
+        };
+        let entries = admin.list_audit(request).await.expect("entries").entries;
+        let mut found: Vec<_> = entries.into_iter().map(|entry| entry.tool).collect();
+        found.sort();
+        assert_eq!(found, tools, "{what}");
+    }
 }

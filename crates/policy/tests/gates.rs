@@ -2,7 +2,7 @@
 
 mod house;
 
-use house::{Case, engine};
+use house::{Case, engine, tool};
 use serde_json::{Value, json};
 use std::{collections::HashMap, time::Duration};
 use xylem_policy::{Counter, CounterKey, Engine, Usage};
@@ -202,5 +202,37 @@ fn what_a_check_says_lasts_where_neither_clock_nor_counts_nor_approvals_have_a_s
     for other in [night, now, few] {
         let report = Case::default().check(&engine(&[fixed.clone(), other.clone()]));
         assert!(!report.lasting, "{other}");
+    }
+}
+
+#[test]
+fn calls_of_one_agent_tool_or_tree_are_counted_together_and_others_apart() {
+    let case = Case::default();
+    let others = [
+        Case {
+            agent: "other-bot".parse().unwrap(),
+            ..case.clone()
+        },
+        Case {
+            tool: tool("acme.list", &[]),
+            ..case.clone()
+        },
+        Case {
+            tree: Some("ship"),
+            ..case.clone()
+        },
+    ];
+    for (of, together) in [
+        ("agent", [false, true, true]),
+        ("tool", [true, false, true]),
+        ("tree", [true, true, false]),
+    ] {
+        let limit = json!({"at_most": 1, "per": "hour", "of": of});
+        let engine = engine(&[limited("p", "allow", &limit)]);
+        let counters = |case: &Case| engine.counters(&case.ask(), case.tree);
+        let counted = counters(&case);
+        assert_eq!(counted.len(), 1, "{of}");
+        let same = others.each_ref().map(|other| counters(other) == counted);
+        assert_eq!(same, together, "{of}");
     }
 }

@@ -17,6 +17,7 @@ async fn a_generated_client_walks_the_whole_surface() -> anyhow::Result<()> {
     let stack = Stack::start().await?;
     let place = tempfile::tempdir()?;
     let tokens = place.path().join("tokens");
+    let secrets = place.path().join("secrets");
     let issued = [1, 2, 3].map(|number| stack.issue(&format!("walk@{number}")));
     let lines = issued
         .map(|token| token.expose_secret().to_owned())
@@ -31,6 +32,8 @@ async fn a_generated_client_walks_the_whole_surface() -> anyhow::Result<()> {
         .arg("--token-file")
         .arg(&tokens)
         .args(["--task-queue", stack.task_queue()])
+        .arg("--secrets-file")
+        .arg(&secrets)
         .env("PYTHONPATH", packages()?)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .kill_on_drop(true)
@@ -40,7 +43,13 @@ async fn a_generated_client_walks_the_whole_surface() -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{said}{failed}");
-    let searched = stack.search(&stack.issued()).await?;
+    // Keys, passwords, invitations, sessions, second factors and credentials are looked for as tokens are.
+    let secrets = fs::read_to_string(&secrets)?;
+    let mut wanted = stack.issued();
+    let issued = wanted.len();
+    wanted.extend(secrets.lines().map(str::to_owned));
+    ensure!(wanted.len() > issued + 15, "{} secrets", wanted.len());
+    let searched = stack.search(&wanted).await?;
     ensure!(searched.found_in().is_empty(), "{:?}", searched.found_in());
     stack.stop().await;
     Ok(())

@@ -256,4 +256,51 @@ mod tests {
             assert!(DOCS.contains(&format!("`{table}`")), "{table}");
         }
     }
+
+    /// Columns that name an agent under another name than `agent`.
+    const NAMED: &[&str] = &[
+        "access_requests.asked_by",
+        "access_requests.decided_by",
+        "agents.created_by",
+        "agents.subject",
+        "audit.owner",
+        "audit.subject",
+        "credential_bindings.created_by",
+        "credential_versions.depositor",
+        "credentials.owner",
+        "policies.author",
+        "policy_usage.subject",
+        "tool_records.approved_by",
+        "tool_records.approved_published_by",
+        "tool_records.owner",
+        "tool_records.published_by",
+        "tool_records.retired_by",
+        "tool_versions.decided_by",
+        "tool_versions.published_by",
+        "trees.owner",
+        "versions.depositor",
+        "watch_alerts.about",
+    ];
+
+    /// Whoever adds a column that names somebody says in the document what it is for.
+    #[tokio::test]
+    async fn every_column_that_names_an_agent_is_documented() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::sqlite(&folder.path().join("db")).await.unwrap();
+        let mut work = store.read().await.unwrap();
+        // Keys are wrapped by keys.
+        let query = "SELECT t.name || '.' || c.name AS name
+                     FROM sqlite_schema t JOIN pragma_table_info(t.name) c
+                     WHERE t.type = 'table' AND c.name <> 'wrapped_by'
+                        AND (c.name IN ('owner', 'author', 'depositor', 'subject', 'about')
+                            OR c.name LIKE '%^_by' ESCAPE '^')
+                     ORDER BY 1";
+        let rows = work.all(statement(query)).await.unwrap();
+        let found: Vec<String> = rows.iter().map(|row| row.column("name").unwrap()).collect();
+        assert_eq!(found, NAMED);
+        for column in NAMED {
+            let (table, _) = column.split_once('.').unwrap();
+            assert!(DOCS.contains(&format!("`{table}`")), "{column}");
+        }
+    }
 }

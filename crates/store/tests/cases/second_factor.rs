@@ -392,3 +392,30 @@ async fn the_secret_of_a_factor_lies_sealed_and_bound_to_its_agent() {
         "{why}"
     );
 }
+
+/// How often a code could be guessed before guessing was to wait.
+async fn until_it_waits<T: std::fmt::Debug>(
+    mut guess: impl AsyncFnMut() -> Result<T, IdentityError>,
+) -> usize {
+    for guessed in 0..20 {
+        match guess().await {
+            Err(IdentityError::CodeWrong) => {}
+            Err(IdentityError::TooMany(_)) => return guessed,
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("twenty guesses were looked at");
+}
+
+#[tokio::test]
+async fn guesses_of_a_code_wait_wherever_it_is_asked_for() {
+    let house = settled().await;
+    enrol(&house, "one", GOOD).await.unwrap();
+    let guessed = until_it_waits(async || confirm(&house, "one", "no-code").await).await;
+    assert!(guessed > 0);
+
+    let house = settled().await;
+    enrolled(&house, "one").await;
+    let guessed = until_it_waits(async || remove(&house, "no-code").await).await;
+    assert!(guessed > 0);
+}
