@@ -38,15 +38,63 @@ pub(super) struct Command {
 
 /// The processes that a command has started, itself included. Dropping it ends them: when the time is over,
 /// when too much is printed, and when nobody waits any more.
-struct Group(Option<Pid>);
+struct Group {
+    /// Its number is no other process's before somebody has waited for the one that has it.
+    number: Option<Pid>,
+    /// Ends them where this process is killed. There is none where there is no shell.
+    guard: Option<Child>,
+}
+
+impl Group {
+    /// A group with a guard alone, or one that begins with the command.
+    fn begin() -> Self {
+        let guard = guard().ok();
+        Self {
+            number: guard.as_ref().and_then(number),
+            guard,
+        }
+    }
+
+    /// Which group the command is to be of: 0 is one of its own.
+    fn of_command(&self) -> i32 {
+        self.number.map_or(0, |number| number.as_raw_pid())
+    }
+
+    /// The command has ended by itself: what it left running stays.
+    async fn leave(mut self) {
+        self.number = None;
+        if let Some(mut guard) = self.guard.take() {
+            let _ = guard.kill().await;
+        }
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Nobody has waited for the command yet, so that its number is no other process's.
+        if let Some(group) = self.number {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
+}
+
+/// A shell that waits for the end of its standard input, which comes when this process has ended, however
+/// that was, and ends its group then.
+fn guard() -> io::Result<Child> {
+    tokio::process::Command::new("/bin/sh")
+        .args(["-c", "read -r _; kill -s KILL 0"])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+fn number(child: &Child) -> Option<Pid> {
+    let number = i32::try_from(child.id()?).ok()?;
+    Pid::from_raw(number)
 }
 
 impl Command {
@@ -54,9 +102,9 @@ impl Command {
     pub(super) async fn run(&self) -> Result<Zeroizing<Vec<u8>>, Failed> {
         self.may_run()?;
         let deadline = Instant::now() + self.timeout;
-        let mut child = self.spawn()?;
-        let process = child.id().and_then(|id| i32::try_from(id).ok());
-        let mut group = Group(process.and_then(Pid::from_raw));
+        let mut group = Group::begin();
+        let mut child = self.spawn(&group)?;
+        group.number = group.number.or_else(|| number(&child));
         let printed = match child.stdout.take() {
             Some(stdout) => timeout_at(deadline, printed(stdout)).await,
             None => Ok(None),
@@ -72,7 +120,7 @@ impl Command {
         let Ok(status) = timeout_at(deadline, child.wait()).await else {
             return Err(self.killed(child, group).await);
         };
-        group.0 = None;
+        group.leave().await;
         let status = status.map_err(|_| self.wrong("command_failed", "could not be waited for"))?;
         match status.success() {
             true => Ok(text),
@@ -150,7 +198,7 @@ impl Command {
         Err(self.wrong("command_refused", rule))
     }
 
-    fn spawn(&self) -> Result<Child, Failed> {
+    fn spawn(&self, group: &Group) -> Result<Child, Failed> {
         let given = self.environment.iter();
         let given = given.filter_map(|name| Some((name, env::var_os(name)?)));
         let mut command = tokio::process::Command::new(&self.program);
@@ -163,7 +211,7 @@ impl Command {
             .stdout(Stdio::piped())
             // It may hold anything, a secret too.
             .stderr(Stdio::null())
-            .process_group(0)
+            .process_group(group.of_command())
             .kill_on_drop(true);
         let started = command.spawn();
         started.map_err(|error| self.wrong("command_not_started", &error.kind().to_string()))

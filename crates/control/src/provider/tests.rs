@@ -100,6 +100,43 @@ async fn a_file_that_others_may_open_is_refused() {
     }
 }
 
+/// Gives what is there to another user, which only root can: anybody else says that it was skipped.
+fn given_away(path: &Path) -> bool {
+    const NOBODY: u32 = 65_534;
+    match std::os::unix::fs::chown(path, Some(NOBODY), None) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            use std::io::Write;
+            // `eprintln!` is captured, and what was skipped is to be seen.
+            let _ = writeln!(std::io::stderr(), "skipped: only root can give files away");
+            false
+        }
+        given => {
+            given.unwrap();
+            true
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_somebody_else_is_neither_read_nor_run() {
+    let folder = folder();
+    let path = file(&folder, "a", TOKEN, 0o600);
+    let program = program(&folder, "echo canary-printed-0001");
+    if !given_away(&path) || !given_away(&program) {
+        return;
+    }
+    let (refused, why) = read_file(path.clone(), false).await.unwrap_err();
+    assert_eq!(refused, "file_refused");
+    assert!(why.contains("must belong to root or to the user"), "{why}");
+    // What counts is who owns the file, not who owns the link to it.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(path, &link).unwrap();
+    assert_eq!(code(read_file(link, true).await), "file_refused");
+    let (refused, why) = run(command(&program, &[])).await.unwrap_err();
+    assert_eq!(refused, "command_refused");
+    assert!(why.contains("must belong to root or to the user"), "{why}");
+}
+
 #[tokio::test]
 async fn a_link_is_followed_where_that_is_said() {
     let folder = folder();

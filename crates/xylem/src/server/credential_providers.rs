@@ -19,7 +19,11 @@ pub fn credential_providers(file: &Path) -> Result<CredentialProviders, FileErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::{
+        fs,
+        io::{self, Write},
+        os::unix::fs::PermissionsExt,
+    };
 
     fn with_mode(text: &str, mode: u32) -> Result<CredentialProviders, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -53,6 +57,23 @@ mod tests {
             assert!(error.contains("chmod 600"), "{mode:o}: {error}");
         }
         with_mode("", 0o400).unwrap();
+    }
+
+    /// As root only: nobody else can give a file away.
+    #[test]
+    fn a_file_of_somebody_else_is_refused() {
+        const NOBODY: u32 = 65_534;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("providers.toml");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        if std::os::unix::fs::chown(&file, Some(NOBODY), None).is_err() {
+            // `eprintln!` is captured, and what was skipped is to be seen.
+            let _ = writeln!(io::stderr(), "skipped: only root can give files away");
+            return;
+        }
+        let error = credential_providers(&file).unwrap_err().to_string();
+        assert!(error.contains("must belong to root"), "{error}");
     }
 
     #[test]
