@@ -6,7 +6,7 @@ use crate::{
     handlers::Handlers,
     plane::Plane,
     renewal::Renewed,
-    schedule::{CONTROL_QUEUE, Sweeper},
+    schedule::{CONTROL_QUEUE, SILENCE, Sweeper},
 };
 use serde::{Deserialize, Serialize};
 use std::{mem, sync::Arc, time::Duration};
@@ -27,8 +27,6 @@ use xylem_vault::{Asker, CredentialStatus, VaultError};
 const KEEPER: &str = "TokenKeeper";
 /// One look takes at most so long, requests to the provider and to the probe included.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// Whoever takes a look and is not heard of for so long is gone: another look is taken.
-const SILENCE: Duration = Duration::from_secs(30);
 /// A provider that does not answer is asked again after so long; then the pause doubles,
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// up to this.

@@ -1,4 +1,7 @@
 //! Obtaining the next value of a credential from its provider.
+//!
+//! Whoever obtains one has a turn, and says again and again that it goes on: somebody else follows half a
+//! minute after it was killed.
 
 use crate::{
     fault::Fault,
@@ -6,7 +9,8 @@ use crate::{
     plane::Plane,
 };
 use secrecy::ExposeSecret;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, interval_at};
 use xylem_audit::Reason;
 use xylem_ids::{AgentId, CredentialName, Version};
 use xylem_vault::{Asker, NewSource, NotObtained, Renewal, Rotated, Rotation, Turn, VaultError};
@@ -22,15 +26,23 @@ pub(crate) enum Renewed {
     NotObtained(Fault),
 }
 
+/// How often whoever asks a provider says that it goes on.
+const BEAT: Duration = Duration::from_secs(10);
+
 impl Plane {
     /// Asks a provider for a token, takes over the refresh token that it gives for the next one, and
     /// looks whether the token works.
     pub(crate) async fn obtained(&self, source: &mut NewSource) -> Result<Obtained, Failed> {
+        let obtained = self.asked(source).await?;
+        self.probed(source, obtained).await
+    }
+
+    async fn asked(&self, source: &mut NewSource) -> Result<Obtained, Failed> {
         let now = self.now().into();
-        let obtained = match source {
+        match source {
             NewSource::Provider(provided) => {
                 let providers = &self.settings.credential_providers;
-                providers.ask(provided, now).await?
+                providers.ask(provided, now).await
             }
             NewSource::OAuth(client) => {
                 let mut obtained = obtain(&self.outbound, client, now).await?;
@@ -38,16 +50,61 @@ impl Plane {
                 if client.refresh_token.is_some() && next.is_some() {
                     client.refresh_token = next;
                 }
-                obtained
+                Ok(obtained)
             }
-        };
+        }
+    }
+
+    async fn probed(&self, source: &NewSource, obtained: Obtained) -> Result<Obtained, Failed> {
         if let Some(url) = source.probe_url() {
             probe(&self.outbound, url, &obtained.token).await?;
         }
         Ok(obtained)
     }
 
+    /// The same in a turn. A refresh token is kept before the token that came with it is tried: whoever
+    /// is killed meanwhile has not lost the only one that is good.
+    async fn obtained_in_turn(
+        &self,
+        name: &CredentialName,
+        Renewal { source, turn }: &mut Renewal,
+        next: &mut NewSource,
+    ) -> Result<Obtained, Failed> {
+        let obtained = self.holding(name, turn, self.asked(next)).await?;
+        if next.probe_url().is_some() && is_other(source, next) {
+            let namespace = &self.settings.namespace;
+            let taken = self.vault.take_over(namespace, name, turn, next).await;
+            // What could not be kept is kept with what comes of the probe.
+            if taken.is_ok() {
+                *source = next.clone();
+            }
+        }
+        self.holding(name, turn, self.probed(next, obtained)).await
+    }
+
+    /// Says again and again that this process lives, for as long as something is under way.
+    async fn holding<T>(
+        &self,
+        name: &CredentialName,
+        turn: &mut Turn,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut beat = interval_at(Instant::now() + BEAT, BEAT);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = beat.tick() => {
+                    let namespace = &self.settings.namespace;
+                    // Whoever is not heard is taken to be gone, and what they bring comes too late.
+                    let _ = self.vault.hold_renewal(namespace, name, turn).await;
+                }
+            }
+        }
+    }
+
     /// Obtains the next version of a credential of which `seen` is the active one, and has it spread.
+    /// It goes on where whoever asked for it is gone: what a provider gives is given once.
     pub(crate) async fn renew_now(
         self: &Arc<Self>,
         name: &CredentialName,
@@ -70,12 +127,12 @@ impl Plane {
     async fn renewed(
         &self,
         name: &CredentialName,
-        renewal: Renewal,
+        mut renewal: Renewal,
         by: &AgentId,
     ) -> Result<Renewed, Fault> {
-        let turn = renewal.turn;
         let mut source = renewal.source.clone();
-        let asked = self.obtained(&mut source).await;
+        let asked = self.obtained_in_turn(name, &mut renewal, &mut source).await;
+        let turn = renewal.turn;
         let refused = match &asked {
             Err(Failed::Refused(code)) => Some(code.clone()),
             _ => None,

@@ -38,14 +38,20 @@ const SWEEP: &str = "xylem.Sweep";
 /// One sweep of everything may take so long; then the next one begins anew.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const SWEEP_ATTEMPTS: u32 = 5;
-/// How often a look at a credential says that it goes on.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// How often whoever does something says that it goes on.
 const BEAT: Duration = Duration::from_secs(10);
+/// Whoever is not heard of for so long is gone: somebody else goes on.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
 const BACKUP_SCHEDULE: &str = "xylem-backup";
 const ARCHIVE_SCHEDULE: &str = "xylem-archive";
 const ARCHIVE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// No backup may take longer; nor one run of archiving, which the next one takes up.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// Before the first of the next attempts, each of which doubles it: all of them are longer than somebody
+/// who was killed while archiving is waited for.
+const BACKUP_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why the sweep does not run.
 #[derive(Debug, thiserror::Error)]
@@ -79,14 +85,16 @@ struct Sweep;
 impl Sweep {
     #[run(name = "xylem.Sweep")]
     async fn run(ctx: &mut WorkflowContext<Self>, scope: Scope) -> WorkflowResult<()> {
+        let (timeout, pause) = match scope {
+            Scope::BackUp | Scope::Archive => (BACKUP_TIMEOUT, BACKUP_PAUSE),
+            _ => (SWEEP_TIMEOUT, SWEEP_PAUSE),
+        };
         let retries = RetryPolicy::builder()
+            .initial_interval(pause)
             .maximum_attempts(SWEEP_ATTEMPTS)
             .build();
-        let timeout = match scope {
-            Scope::BackUp | Scope::Archive => BACKUP_TIMEOUT,
-            _ => SWEEP_TIMEOUT,
-        };
         let options = ActivityOptions::with_start_to_close_timeout(timeout)
+            .heartbeat_timeout(SILENCE)
             .retry_policy(retries)
             .build();
         ctx.execute_activity(Sweeper::sweep, scope, options).await?;
@@ -106,7 +114,9 @@ impl Sweeper {
         name: CredentialName,
     ) -> Result<Kept, ActivityError> {
         let kept = self.0.keep_credential(&name, Occasion::Due);
-        alive(&ctx, kept).await
+        alive(&ctx, kept)
+            .await
+            .map_err(|fault| failed(fault.reason()))
     }
 
     /// The same, and obtains its next value first, due or not.
@@ -117,22 +127,18 @@ impl Sweeper {
         name: CredentialName,
     ) -> Result<Kept, ActivityError> {
         let kept = self.0.keep_credential(&name, Occasion::Asked);
-        alive(&ctx, kept).await
+        alive(&ctx, kept)
+            .await
+            .map_err(|fault| failed(fault.reason()))
     }
 
     #[activity(name = "xylem.sweep")]
-    async fn sweep(self: Arc<Self>, _: ActivityContext, scope: Scope) -> Result<(), ActivityError> {
-        let swept = match &scope {
-            Scope::All => self.0.sweep_all().await,
-            Scope::Watch => self.0.watch_all().await.map(|_| Swept::default()),
-            Scope::Archive => self.0.archive_daily().await.map(|()| Swept::default()),
-            Scope::BackUp => self.0.take_due_backup().await.map(|()| Swept::default()),
-            Scope::Tree(tree) => self.0.sweep_tree(tree).await.map(|(_, swept)| swept),
-            Scope::Credential(name) => self.0.spread(name).await.map(|failed| Swept {
-                failed,
-                ..Swept::default()
-            }),
-        };
+    async fn sweep(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        scope: Scope,
+    ) -> Result<(), ActivityError> {
+        let swept = alive(&ctx, self.0.do_all_of(&scope)).await;
         match swept {
             Ok(swept) => {
                 tracing::debug!(
@@ -157,15 +163,12 @@ impl Sweeper {
 }
 
 /// Says again and again that this process lives: where it does not, another one goes on soon.
-async fn alive<T>(
-    ctx: &ActivityContext,
-    work: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, ActivityError> {
+async fn alive<T>(ctx: &ActivityContext, work: impl Future<Output = T>) -> T {
     let mut beat = tokio::time::interval(BEAT);
     tokio::pin!(work);
     loop {
         tokio::select! {
-            done = &mut work => return done.map_err(|fault| failed(fault.reason())),
+            done = &mut work => return done,
             _ = beat.tick() => {
                 // Whoever is not heard is taken to be gone: nothing is lost with it.
                 let _ = ctx.record_heartbeat(()).await;
@@ -183,6 +186,20 @@ fn failed(reason: &'static str) -> ActivityError {
 }
 
 impl Plane {
+    async fn do_all_of(self: &Arc<Self>, scope: &Scope) -> Result<Swept, Fault> {
+        match scope {
+            Scope::All => self.sweep_all().await,
+            Scope::Watch => self.watch_all().await.map(|_| Swept::default()),
+            Scope::Archive => self.archive_daily().await.map(|()| Swept::default()),
+            Scope::BackUp => self.take_due_backup().await.map(|()| Swept::default()),
+            Scope::Tree(tree) => self.sweep_tree(tree).await.map(|(_, swept)| swept),
+            Scope::Credential(name) => self.spread(name).await.map(|failed| Swept {
+                failed,
+                ..Swept::default()
+            }),
+        }
+    }
+
     /// Has a tree swept a while from now, unless that is arranged already. Best effort: the
     /// scheduled sweep comes anyway.
     pub(crate) async fn sweep_later(&self, tree: &TreeId) {

@@ -278,10 +278,83 @@ async fn a_turn_that_took_too_long_does_not_end_that_of_another() {
     obtained(&house, source()).await;
     let seen = Some(Version(1));
     let slow = turn(&house, seen).await.expect("a turn");
-    house.clock.advance(Duration::from_secs(121));
+    house.clock.advance(Duration::from_secs(31));
     turn(&house, seen).await.expect("another turn");
     fail(&house, &slow).await;
     assert!(turn(&house, seen).await.is_none(), "two turns");
+}
+
+/// A credential whose value is obtained, and a turn to obtain the next one.
+async fn asked(house: &House) -> Renewal {
+    let mut new = new(V1);
+    new.source = Some(source());
+    house.vault.create_credential(new).await.expect("makes");
+    turn(house, Some(Version(1))).await.expect("a turn")
+}
+
+#[tokio::test]
+async fn a_turn_lasts_for_as_long_as_whoever_has_it_is_heard_of() {
+    let house = House::new().await;
+    let (namespace, name, seen) = (namespace(), name(), Some(Version(1)));
+    let mut mine = asked(&house).await.turn;
+    for _ in 0..4 {
+        house.clock.advance(Duration::from_secs(20));
+        let held = house.vault.hold_renewal(&namespace, &name, &mut mine).await;
+        held.expect("held");
+        assert!(turn(&house, seen).await.is_none(), "two turns");
+    }
+    house.clock.advance(Duration::from_secs(30));
+    let mut theirs = turn(&house, seen).await.expect("another turn").turn;
+    // Whoever was thought to be gone does not hold the turn of another.
+    house.clock.advance(Duration::from_secs(20));
+    let held = house.vault.hold_renewal(&namespace, &name, &mut mine).await;
+    held.expect("looks");
+    house.clock.advance(Duration::from_secs(10));
+    let held = house.vault.hold_renewal(&namespace, &name, &mut theirs);
+    held.await.expect("held");
+    assert!(turn(&house, seen).await.is_none(), "two turns");
+}
+
+fn refresh(given: &NewSource) -> Option<&str> {
+    let NewSource::OAuth(client) = given else {
+        return None;
+    };
+    let token = client.refresh_token.as_ref()?;
+    Some(token.expose_secret())
+}
+
+#[tokio::test]
+async fn what_was_taken_over_is_what_the_next_value_is_obtained_with() {
+    let house = House::new().await;
+    let mut first = source();
+    if let NewSource::OAuth(client) = &mut first {
+        client.oauth.grant = OAuthGrant::RefreshToken;
+        client.refresh_token = Some(SecretString::from("canary-refresh-1"));
+    }
+    let mut new = new(V1);
+    new.source = Some(first);
+    house.vault.create_credential(new).await.expect("makes");
+    let seen = Some(Version(1));
+    let Renewal {
+        mut source,
+        turn: mut mine,
+    } = turn(&house, seen).await.expect("a turn");
+    if let NewSource::OAuth(client) = &mut source {
+        client.refresh_token = Some(SecretString::from("canary-refresh-2"));
+    }
+    let (namespace, name) = (namespace(), name());
+    let taken = house.vault.take_over(&namespace, &name, &mut mine, &source);
+    taken.await.expect("taken over");
+    assert!(turn(&house, seen).await.is_none(), "the turn goes on");
+
+    // Nothing more is heard of it, and whoever comes next asks with what is good.
+    house.clock.advance(Duration::from_secs(30));
+    let next = turn(&house, seen).await.expect("the next turn");
+    assert_eq!(refresh(&next.source), Some("canary-refresh-2"));
+    let mut value = rotation(V2, "@renewal/1");
+    value.source = Some(next.source);
+    let ended = house.vault.end_renewal(value, &next.turn).await;
+    assert_eq!(ended.expect("ends").version.version, Version(2));
 }
 
 #[tokio::test]

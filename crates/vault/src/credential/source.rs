@@ -16,8 +16,8 @@ use xylem_grant::UnixSeconds;
 use xylem_ids::{AgentId, CredentialName, Namespace, Version};
 use xylem_seal::CipherKey;
 
-/// For so long nobody else obtains a value, if whoever began does not come to an end.
-const LEASE: Duration = Duration::from_secs(2 * 60);
+/// For so long nobody else obtains a value, if whoever began is not heard of any more.
+const LEASE: Duration = Duration::from_secs(30);
 /// No clock that is right notes the end of a lease that is further ahead, even where clocks differ.
 const LONGEST_LEASE: Duration = Duration::from_secs(4 * 60);
 /// A value whose end nobody knows is looked for so often; and no sweep asks more often where the last
@@ -435,6 +435,60 @@ impl Vault {
         Ok(Some(renewal))
     }
 
+    /// Says that whoever has a turn goes on: nobody else begins for as long again.
+    ///
+    /// # Errors
+    /// There is no such credential.
+    pub async fn hold_renewal(
+        &self,
+        namespace: &Namespace,
+        name: &CredentialName,
+        turn: &mut Turn,
+    ) -> Result<(), VaultError> {
+        let mut tx = self.begin().await?;
+        let row = self.credential_in(&mut *tx, namespace, name).await?;
+        let found = self.source_in(&mut *tx, &row).await?;
+        // Whoever was thought to be gone does not take the turn of another.
+        let Some(mut source) = found.filter(|source| source.renewing_until == turn.until) else {
+            return Ok(());
+        };
+        source.renewing_until = self.seconds().plus(LEASE);
+        tx.put_source(&source).await?;
+        tx.commit().await?;
+        turn.until = source.renewing_until;
+        Ok(())
+    }
+
+    /// Takes over what a provider has given for the next values, before what came with it is tried: from
+    /// then on it is what they are obtained with, and the turn goes on. What somebody has given since the
+    /// turn began stands.
+    ///
+    /// # Errors
+    /// There is no such credential.
+    pub async fn take_over(
+        &self,
+        namespace: &Namespace,
+        name: &CredentialName,
+        turn: &mut Turn,
+        next: &NewSource,
+    ) -> Result<(), VaultError> {
+        let mut tx = self.begin().await?;
+        let row = self.credential_in(&mut *tx, namespace, name).await?;
+        let found = self.source_in(&mut *tx, &row).await?;
+        let Some(before) = found.filter(|source| turn.is_of(source)) else {
+            return Ok(());
+        };
+        let mut source = self.put_new_source(&mut *tx, &row, next, None).await?;
+        source.source.broken = before.source.broken;
+        source.source.fruitless = before.source.fruitless;
+        source.renewing_until = before.renewing_until;
+        let source = self.derived.seal_source(source);
+        tx.put_source(&source).await?;
+        tx.commit().await?;
+        (turn.client, turn.refresh) = (source.client, source.refresh);
+        Ok(())
+    }
+
     /// Notes that a value could not be obtained, and why. What it is obtained with takes the place of what
     /// it was, where the provider has given something else. Nothing of this is noted where somebody has
     /// changed what it is obtained with since the turn began.
@@ -457,9 +511,7 @@ impl Vault {
             return Ok(());
         }
         if let Some(next) = &failed.next {
-            self.put_new_source(&mut *tx, &row, next, None).await?;
-            let found = self.source_in(&mut *tx, &row).await?;
-            source = found.ok_or(VaultError::NotObtained)?;
+            source = self.put_new_source(&mut *tx, &row, next, None).await?;
         }
         // Whoever took longer than a turn does not end that of another.
         if source.renewing_until == turn.until {
@@ -522,7 +574,7 @@ impl Vault {
         row: &CredentialRow,
         new: &NewSource,
         fruitless: Option<Fruitless>,
-    ) -> Result<(), VaultError> {
+    ) -> Result<SourceRow, VaultError> {
         let key = self.credential_key(tx, row).await?;
         let before = self.source_in(tx, row).await?;
         let (mut client, mut refresh) = (None, None);
@@ -549,11 +601,12 @@ impl Vault {
             renewing_until: UnixSeconds(0),
             mac: xylem_seal::Mac([0; 32]),
         };
-        tx.put_source(&self.derived.seal_source(source)).await?;
+        let source = self.derived.seal_source(source);
+        tx.put_source(&source).await?;
         if let Some(before) = before {
             self.delete_source_secrets(tx, &before).await?;
         }
-        Ok(())
+        Ok(source)
     }
 
     /// Forgets how a credential is obtained.
