@@ -4,6 +4,7 @@ mod common;
 
 use axum::body::Body;
 use common::{Stack, last};
+use futures::StreamExt;
 use http::{Request, Response, StatusCode};
 use secrecy::ExposeSecret;
 use std::{collections::BTreeMap, time::Duration};
@@ -570,10 +571,9 @@ async fn a_stream_ends_with_its_key_although_the_clock_was_set_back() {
     let stack = Stack::start().await;
     let auditor = stack.key_for(Role::Auditor, "auditor-1").await;
     let auditor = Client::connect(&stack.address, &auditor).await;
-    let tail = auditor
-        .expect("a connection")
-        .tail_audit(Default::default());
-    let tail = tail.await.expect("a stream");
+    let auditor = auditor.expect("a connection");
+    let tail = auditor.tail_audit(Default::default()).await;
+    let tail = tail.expect("a stream");
     let admin = stack.admin().await;
     stack.clock.set_back(Duration::from_secs(6 * 60 * 60));
     admin
