@@ -1046,9 +1046,10 @@ async fn nobody_waits_for_the_vault_when_a_call_was_cancelled_or_has_no_time() {
         grant: "xylem1.presented".to_owned(),
     };
     let cancelled = std::future::ready(());
+    let claims = claims();
     let called = stage
         .caller
-        .call(&claims(), call, Attempt::default(), cancelled);
+        .call(&claims, call, Attempt::default(), cancelled);
     assert_eq!(called.await.expect_err("cancelled"), Failure::Cancelled);
 }
 

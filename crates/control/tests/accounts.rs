@@ -3,7 +3,7 @@
 mod common;
 
 use axum::body::Body;
-use common::{Stack, TOKEN_1, device::code, id};
+use common::{Stack, TOKEN_1, id};
 use http::{Request, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use tower::ServiceExt;
 use xylem_client::{Client, Error};
 use xylem_identity::NewAgent;
 use xylem_ids::{AgentKind, Role};
+use xylem_testkit::device::code;
 use xylem_vault::Clock;
 
 const GOOD: &str = "kolibri tanzt auf neun Booten";

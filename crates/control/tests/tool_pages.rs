@@ -69,7 +69,8 @@ async fn crowded() -> Stack {
     };
     let namespace = common::namespace();
     let act = Act::new(&namespace, editor, UNIX_EPOCH);
-    let imported = stack.tools().import(
+    let registry = stack.tools();
+    let imported = registry.import(
         &act,
         tools,
         &Import {
@@ -124,8 +125,9 @@ async fn who_sees_one_of_many_tools_finds_it_and_learns_of_no_other() {
         format!("{}/v1/tools", stack.address),
     );
     let page = async |token: &str| {
-        let request = http.get(&url).bearer_auth(key.expose_secret());
-        let answer = request.query(&[("pageToken", token)]).send().await;
+        let page = format!("{url}?pageToken={token}");
+        let request = http.get(page).bearer_auth(key.expose_secret());
+        let answer = request.send().await;
         let text = answer.expect("an answer").text().await.expect("a body");
         serde_json::from_str::<Value>(&text).expect("JSON")
     };

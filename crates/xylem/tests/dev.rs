@@ -514,8 +514,9 @@ async fn people_enrol_a_second_factor_and_keys_are_replaced_while_it_runs() {
     let signing = ["vault", "rotate-key", "signing"];
     let first = place.answer(&signing).await;
     assert!(first["signsFrom"].is_string(), "{first}");
-    let at_once = place.answer(&[&signing[..], &["--compromised"]].concat());
-    assert_ne!(at_once.await["keyId"], first["keyId"]);
+    let at_once = [&signing[..], &["--compromised"]].concat();
+    let at_once = place.answer(&at_once).await;
+    assert_ne!(at_once["keyId"], first["keyId"]);
     place.register().await;
     place.plant("train-1").await;
     let issuer = place.answer(&["vault", "rotate-key", "issuer"]).await;

@@ -28,7 +28,6 @@ use xylem_ids::{AgentKind, Namespace, Role, Roles, Scopes, WorkflowId};
 use xylem_policy::{Action, Author, Document, Policies, What, Who};
 use xylem_registry::{Registry, Tools};
 use xylem_store::Store;
-pub(crate) use xylem_testkit::device;
 use xylem_vault::{Clock, KeyRing, Room, Storage, Transaction, Vault};
 
 pub(crate) const QUEUE: &str = "train";

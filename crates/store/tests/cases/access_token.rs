@@ -93,9 +93,7 @@ async fn what_goes_on_for_long_outlives_its_token_and_ends_where_that_is_revoked
     let before = standing.unwrap();
     // What was revoked is noted for as long as the token would have been good.
     let own = namespace();
-    let revoked = house
-        .identity
-        .revoke_token(&own, &token.text, revoked);
+    let revoked = house.identity.revoke_token(&own, &token.text, revoked);
     revoked.await.unwrap();
     let ended = house.identity.standing(&before, None, now(&house)).await;
     assert_eq!(ended.unwrap_err().code(), "token_revoked");

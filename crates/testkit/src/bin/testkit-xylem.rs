@@ -47,7 +47,7 @@ async fn serve(arguments: Vec<OsString>) -> anyhow::Result<()> {
     let text = |argument: OsString| argument.into_string().ok().context("expected text");
     let beside = |name: &str| Path::new(&data).with_file_name(name);
     let mut config = ServerConfig::new(
-        DataDir::at(data.clone().into()),
+        DataDir::at(&data),
         TemporalOptions::at(text(temporal)?, "default"),
     );
     config.listen = vec![text(listen)?.parse()?];

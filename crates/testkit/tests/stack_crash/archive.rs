@@ -36,7 +36,7 @@ async fn a_control_plane_killed_while_it_archives_loses_no_entry() -> anyhow::Re
     killed_when(&installation, taken, |turns| *turns == 1).await?;
     fs::remove_file(&draft)?;
     fs::write(&draft, "what a control plane that was killed has left")?;
-    assert_eq!(files(&folder)?, [draft.clone()]);
+    assert_eq!(files(&folder)?, std::slice::from_ref(&draft));
     assert_eq!(installation.count(KEPT).await?, 3);
     who_comes_soon_waits(&installation).await?;
 
