@@ -300,7 +300,7 @@ def tokens(walk, caller, tree):
     converged(caller, tree, 2)
     caller.call("RollbackToken", tree, "default", body={"version": 1})
     converged(caller, tree, 3)
-    caller.call("ReissueToken", tree, "default", body={"ttl": "7200s"})
+    caller.call("ReissueToken", tree, "default", body={"ttl": "172800s"})
     caller.call("RevokeToken", tree, "default", body={"version": 2, "wait": "30s"})
     third = {"token": walk.tokens[2], "audiences": [walk.api]}
     caller.call("SetToken", tree, "spare", body=third)

@@ -134,7 +134,7 @@ async fn a_check_is_answered_again_until_something_about_it_changes() {
     // Who asks, and what a query says beside the body, make another question.
     let other = check(key, "?agent=nobody", deploy()).await;
     assert_eq!(other.0, StatusCode::NOT_FOUND, "{other:?}");
-    let theirs = json!({"tool": "acme.deploy", "taskQueue": "deploys", "agent": "root"});
+    let theirs = json!({"tool": "acme.deploy", "taskQueue": "deploys", "agent": "admin"});
     assert!(check(key, "", theirs.clone()).await.0.is_success());
     let refused = check(user.expose_secret(), "", theirs).await;
     assert_eq!(reason(&refused.1), "other_agent");

@@ -206,7 +206,11 @@ async fn a_new_issuer_key_neither_fails_on_an_expired_grant_nor_keeps_one_from_r
     let (stack, _worker) = scene().await;
     stack.clock.advance(HOUR);
     let by: AgentId = id("admin");
-    stack.vault.rotate_issuer(&by).await.expect("rotated");
+    stack
+        .vault
+        .rotate_issuer(&common::namespace(), &by)
+        .await
+        .expect("rotated");
     let signed = only(&stack, "train").await;
     assert_eq!(signed.serial.0, 2);
     stack.clock.advance(LIFETIME - 2 * HOUR);
@@ -217,7 +221,11 @@ async fn a_new_issuer_key_neither_fails_on_an_expired_grant_nor_keeps_one_from_r
     // Trees whose roots have closed keep their last grant until somebody stops them.
     stack.temporal.complete("train");
     stack.clock.advance(2 * LIFETIME);
-    stack.vault.rotate_issuer(&by).await.expect("rotated");
+    stack
+        .vault
+        .rotate_issuer(&common::namespace(), &by)
+        .await
+        .expect("rotated");
     let expired = only(&stack, "train").await;
     assert_eq!(expired.expires_at, renewed.expires_at);
     assert_eq!((expired.epoch.0, expired.serial.0), (1, 4));

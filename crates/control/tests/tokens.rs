@@ -285,7 +285,9 @@ fn key_of(grant: &str) -> String {
 #[tokio::test]
 async fn a_rotation_is_signalled_after_one_whose_caller_went_away() {
     let stack = Stack::start().await;
-    let admin = rotated(&stack).await;
+    stack.worker().await;
+    stack.tree("train").await;
+    let admin = stack.admin().await;
     stack.temporal.hold_signals(true);
     let (train, slot) = (tree("train"), id("default"));
     let left = admin.rotate_token(&train, &slot, rotation("canary-token-three-1d3e"));

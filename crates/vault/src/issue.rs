@@ -7,7 +7,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use xylem_audit::{Kind, Verdict};
 use xylem_grant::{Claims, IssuerKey, IssuerPublicKey, IssuerSet, VerifiedGrant};
-use xylem_ids::{AgentId, Epoch, KeyId, RunId, Slot, TreeId};
+use xylem_ids::{AgentId, Epoch, KeyId, Namespace, RunId, Slot, TreeId};
 
 /// The key that signs, and the sets that verify.
 pub(crate) struct Issuers {
@@ -225,11 +225,16 @@ impl Vault {
     }
 
     /// Retires the issuer key and signs every active grant again under a new one. The new grants
-    /// tell nodes to trust the old key no more.
+    /// tell nodes to trust the old key no more. Who asked for it, and in which namespace, stands in that
+    /// one's audit log.
     ///
     /// # Errors
     /// The storage or key provider failed, or a row was edited; then nothing has changed.
-    pub async fn rotate_issuer(&self, by: &AgentId) -> Result<RotatedIssuer, VaultError> {
+    pub async fn rotate_issuer(
+        &self,
+        namespace: &Namespace,
+        by: &AgentId,
+    ) -> Result<RotatedIssuer, VaultError> {
         let mut tx = self.begin().await?;
         for row in tx.keys(Purpose::Issuer).await? {
             let key = unwrap_issuer(self.provider(), &row).await?;
@@ -242,7 +247,8 @@ impl Vault {
             epoch: self.epoch_in(&mut *tx).await?,
         };
         let trees = self.renew_all(&mut *tx, &signing, by).await?;
-        let entry = self.entry(Kind::IssuerRotated, Verdict::Succeeded, by);
+        let mut entry = self.entry(Kind::IssuerRotated, Verdict::Succeeded, by);
+        entry.namespace = Some(namespace.clone());
         tx.audit(&entry).await?;
         tx.commit().await?;
         let key = issuers.key().public().key_id.clone();

@@ -123,7 +123,9 @@ impl Handlers {
     /// their own control plane: only there do workflows of these names belong to them.
     async fn rotate_issuer(&self) -> Result<v1::RotateIssuerKeyResponse, Fault> {
         let (vault, by) = (Arc::clone(&self.vault), caller()?.agent().clone());
-        let rotated = self.to_the_end(async move { Ok(vault.rotate_issuer(&by).await?) });
+        let namespace = self.settings.namespace.clone();
+        let rotated =
+            self.to_the_end(async move { Ok(vault.rotate_issuer(&namespace, &by).await?) });
         let mut rotated = rotated.await?;
         let namespace = &self.settings.namespace;
         rotated.trees.retain(|tree| tree.namespace == *namespace);

@@ -618,7 +618,7 @@ async fn a_new_issuer_key_retires_the_old_one_in_every_grant() {
     assert_eq!(
         house
             .vault
-            .rotate_issuer(&agent("admin"))
+            .rotate_issuer(&house::namespace(), &agent("admin"))
             .await
             .unwrap()
             .trees,

@@ -56,7 +56,10 @@ async fn asked_for(trees: usize) -> usize {
     let vault = Vault::open(house.store.clone(), keys.clone(), house.clock.clone());
     let vault = vault.await.unwrap();
     let before = keys.asked.load(Ordering::SeqCst);
-    let rotated = vault.rotate_issuer(&agent("admin")).await.unwrap();
+    let rotated = vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     assert_eq!(rotated.trees.len(), trees);
     keys.asked.load(Ordering::SeqCst) - before
 }
@@ -72,19 +75,31 @@ async fn a_rotation_of_the_issuer_counts_for_every_process_at_once() {
     let (tree, old) = house.planted("train").await;
     let beside = house.beside().await;
 
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     let new = house.vault.grants(&tree).await.unwrap().remove(0);
     assert_eq!(beside.verify(new.as_str()).await.unwrap(), new);
     let ask = Ask::new(&tree, &new);
     let redeemed = house.redeem_at(&beside, ask).await.unwrap();
     assert_eq!(redeemed.grant, new);
 
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     let deposit = house::deposit(Target::Tree(tree.clone()), V2, "d2");
     let deposited = beside.deposit(deposit).await.unwrap().grant.unwrap();
     assert_eq!(house.vault.grants(&tree).await.unwrap(), [deposited]);
 
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     assert_eq!(
         beside.issuer_set().await.unwrap(),
         house.vault.issuer_set().await.unwrap()

@@ -120,7 +120,11 @@ async fn an_outdated_grant_is_answered_with_the_newest() {
     let redeemed = house.redeem(Ask::new(&tree, &v1)).await.unwrap();
     assert_eq!(redeemed.token.expose_secret(), V2);
 
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     let redeemed = house.redeem(Ask::new(&tree, &v2)).await.unwrap();
     assert!(redeemed.newer);
     assert_eq!(redeemed.order.serial.0, 2);

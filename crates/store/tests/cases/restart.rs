@@ -122,7 +122,15 @@ async fn an_operation_that_is_dropped_is_done_or_not_begun() {
     let by = SelectedBy::Agent(operator.clone());
     let exclude = async || house.vault.select(&tree, &exclusion, &by).await.unwrap();
     all_or_nothing(&house, &tree, exclude).await;
-    let issuer = async || drop(house.vault.rotate_issuer(&operator).await.unwrap());
+    let issuer = async || {
+        drop(
+            house
+                .vault
+                .rotate_issuer(&house::namespace(), &operator)
+                .await
+                .unwrap(),
+        )
+    };
     all_or_nothing(&house, &tree, issuer).await;
     let stop = async || drop(house.vault.stop(house::stopping(&tree)).await.unwrap());
     all_or_nothing(&house, &tree, stop).await;

@@ -91,7 +91,11 @@ async fn everything_is_wrapped_anew_in_batches_and_the_key_before_can_go() {
     let (tree, first) = house.planted("train").await;
     made(&house).await;
     let copied = tree_of(&house, "copied").await;
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     for purpose in PURPOSES {
         assert!(house.rows(purpose).await > 0, "{purpose}");
     }
@@ -255,7 +259,11 @@ async fn nobody_waits_for_the_provider_and_what_changed_meanwhile_stays() {
     remote.asked.acquire().await.unwrap().forget();
     // Everything was read by now, and nothing is held.
     house.vault.stop(house::stopping(&stopped)).await.unwrap();
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     remote.answers(MANY);
     let done = waiting.await.unwrap();
     // Neither the stopped tree's key nor the issuer's, which is retired and another row now.

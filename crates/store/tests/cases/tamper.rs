@@ -219,7 +219,11 @@ async fn another_trees_key_does_not_unwrap_here() {
 #[tokio::test]
 async fn a_retired_issuer_key_cannot_be_brought_back() {
     let house = House::new().await;
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
     house
         .tamper("UPDATE keys SET purpose = 'issuer' WHERE purpose = 'retired_issuer'")
         .await;

@@ -180,5 +180,9 @@ async fn what_the_administrator_made_the_default_changes_nothing() {
     assert_eq!(house.vault.status(&tree).await.unwrap().len(), 9);
     let stopped = beside.stop(house::stopping(&tree)).await.unwrap();
     assert!(matches!(stopped.state, TreeState::Stopped { .. }));
-    house.vault.rotate_issuer(&agent("admin")).await.unwrap();
+    house
+        .vault
+        .rotate_issuer(&house::namespace(), &agent("admin"))
+        .await
+        .unwrap();
 }

@@ -12,7 +12,6 @@ use xylem_testkit::eventually;
 /// Entries that the next segment can have: they have a checkpoint, and the watch has looked at them.
 const DUE: &str = "SELECT count(*) FROM audit_checkpoints WHERE seq > 3
     AND seq <= (SELECT coalesce(max(seq), 0) FROM watch_cursors)";
-const TURN_TAKEN: &str = "SELECT count(*) FROM audit_archiving";
 const RECORDED: &str = "SELECT count(*) FROM audit_segments";
 /// Of what the first segment has.
 const KEPT: &str = "SELECT count(*) FROM audit WHERE seq <= 3";
@@ -27,16 +26,14 @@ async fn a_control_plane_killed_while_it_archives_loses_no_entry() -> anyhow::Re
     eventually("there is something to archive", due, |due| *due > 0).await?;
     drop((server, control));
 
-    // The file is begun: whoever opens this one waits for a reader.
-    let draft = folder.join(draft(&installation).await?);
-    fs::create_dir(&folder)?;
-    let made = Command::new("mkfifo").arg(&draft).status().await?;
-    anyhow::ensure!(made.success(), "mkfifo failed");
-    let taken = || installation.count(TURN_TAKEN);
-    killed_when(&installation, taken, |turns| *turns == 1).await?;
-    fs::remove_file(&draft)?;
-    fs::write(&draft, "what a control plane that was killed has left")?;
-    assert_eq!(files(&folder)?, std::slice::from_ref(&draft));
+    // The file is begun, and is about to be given its name.
+    installation
+        .stick("publishing", "BEFORE UPDATE ON audit_archiving")
+        .await?;
+    let begun = || async { Ok(drafts(&folder)) };
+    killed_when(&installation, begun, |begun| *begun == 1).await?;
+    installation.unstick("publishing").await?;
+    assert_eq!(installation.count(RECORDED).await?, 0);
     assert_eq!(installation.count(KEPT).await?, 3);
     who_comes_soon_waits(&installation).await?;
 
@@ -44,8 +41,8 @@ async fn a_control_plane_killed_while_it_archives_loses_no_entry() -> anyhow::Re
     installation
         .stick("sealing", "BEFORE INSERT ON audit_segments")
         .await?;
-    let written = || async { Ok(!draft.exists() && files(&folder)?.len() == 1) };
-    killed_when(&installation, written, |written| *written).await?;
+    let written = || async { Ok(files(&folder)?.len()) };
+    killed_when(&installation, written, |written| *written == 1).await?;
     installation.unstick("sealing").await?;
     assert_eq!(installation.count(RECORDED).await?, 0);
     assert_eq!(installation.count(KEPT).await?, 3);
@@ -111,16 +108,22 @@ async fn who_comes_soon_waits(installation: &Installation) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The name under which the first segment is written.
-async fn draft(installation: &Installation) -> anyhow::Result<String> {
-    let chain = "SELECT lower(hex(substr(chain, 1, 4))) FROM audit_head";
-    let chain: String = installation.one(chain).await?;
-    Ok(format!("audit-{chain}-000000000001-.part"))
+/// Files that are being written, or were when somebody was killed.
+fn drafts(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| is_draft(&entry.path())).count()
 }
 
+fn is_draft(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "part")
+}
+
+/// Those that have their names.
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
-    let mut files: Vec<_> = entries.collect::<anyhow::Result<_>>()?;
+    let files: Vec<PathBuf> = entries.collect::<anyhow::Result<_>>()?;
+    let mut files: Vec<_> = files.into_iter().filter(|path| !is_draft(path)).collect();
     files.sort();
     Ok(files)
 }
