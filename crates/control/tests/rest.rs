@@ -156,11 +156,11 @@ async fn a_check_is_answered_again_until_something_about_it_changes() {
     admin.create_policy(night).await.expect("stored");
     let mut seen = Vec::new();
     for _ in 0..2 {
-        seen.push(check(key, "", deploy()).await.1["allowed"].clone());
+        seen.push(check(key, "", deploy()).await.1["allowed"] == true);
         rest.0.clock.advance(Duration::from_secs(12 * 3600));
     }
-    seen.sort_by_key(Value::to_string);
-    assert_eq!(seen, [json!(false), json!(true)]);
+    seen.sort_unstable();
+    assert_eq!(seen, [false, true]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 use xylem_audit::{Kind, Note, Verdict};
-use xylem_ids::{AgentId, Epoch, KeyId, TreeId};
+use xylem_ids::{AgentId, Epoch, KeyId, Namespace, TreeId};
 use xylem_seal::{Fields, Sealed};
 
 impl Vault {
@@ -18,6 +18,7 @@ impl Vault {
     /// The storage failed, or a row was edited; then nothing has changed.
     pub async fn settle_restore(
         &self,
+        namespace: &Namespace,
         by: &AgentId,
     ) -> Result<Option<(Epoch, Vec<TreeId>)>, VaultError> {
         let mut tx = self.begin().await?;
@@ -30,7 +31,8 @@ impl Vault {
             .await?;
         let signing = self.signing(&mut *tx).await?;
         let trees = self.renew_all(&mut *tx, &signing, by).await?;
-        let entry = self.entry(Kind::EpochRaised, Verdict::Succeeded, by);
+        let mut entry = self.entry(Kind::EpochRaised, Verdict::Succeeded, by);
+        entry.namespace = Some(namespace.clone());
         tx.audit(&entry.because("restored")).await?;
         tx.commit().await?;
         Ok(Some((epoch, trees)))
@@ -55,6 +57,7 @@ impl Vault {
     /// No restore waits for it, or the storage failed.
     pub async fn confirm_restore(
         &self,
+        namespace: &Namespace,
         by: &AgentId,
         note: Option<Note>,
     ) -> Result<(), VaultError> {
@@ -68,6 +71,7 @@ impl Vault {
         tx.put_epoch(&self.derived.seal_epoch(epoch, EpochState::Current))
             .await?;
         let mut entry = self.entry(Kind::RestoreConfirmed, Verdict::Succeeded, by);
+        entry.namespace = Some(namespace.clone());
         entry.note = note;
         tx.audit(&entry).await?;
         tx.commit().await?;

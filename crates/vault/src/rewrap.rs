@@ -6,7 +6,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use xylem_audit::{Kind, Reason, SubjectKind, Verdict};
-use xylem_ids::{AgentId, KeyId};
+use xylem_ids::{AgentId, KeyId, Namespace};
 use xylem_seal::Fields;
 
 /// One batch of stored keys that are to be wrapped anew.
@@ -19,6 +19,8 @@ pub struct Rewrap {
     pub after: Option<KeyId>,
     /// How many are looked at, at most.
     pub limit: u32,
+    /// In whose audit log it is said.
+    pub namespace: Namespace,
     /// Who asks.
     pub by: AgentId,
 }
@@ -111,7 +113,7 @@ impl Vault {
         drop(tx);
         let full = u32::try_from(found.len()).is_ok_and(|found| found == ask.limit);
         let opened = self.wrap_anew(found).await?;
-        let (rewrapped, older) = self.keep_anew(&opened, &ask.by).await?;
+        let (rewrapped, older) = self.keep_anew(&opened, &ask.namespace, &ask.by).await?;
         Ok(Rewrapped {
             current: current.clone(),
             rewrapped,
@@ -189,6 +191,7 @@ impl Vault {
     async fn keep_anew(
         &self,
         opened: &Opened,
+        namespace: &Namespace,
         by: &AgentId,
     ) -> Result<(u64, Vec<OlderKey>), VaultError> {
         let edited = opened.unopened.iter().filter(|key| key.missing.is_none());
@@ -207,6 +210,7 @@ impl Vault {
             let entry = self.entry(Kind::KeysRewrapped, Verdict::Succeeded, by);
             let current = self.provider().current();
             let mut entry = entry.regarding(SubjectKind::KeyEncryptionKey, current);
+            entry.namespace = Some(namespace.clone());
             let left = older.iter().map(|key| key.wraps).sum();
             let numbers = [("rewrapped", kept), ("remaining", left)];
             let numbers = numbers.map(|(name, number)| (Reason::of(name), number));
@@ -214,7 +218,8 @@ impl Vault {
             tx.audit(&entry).await?;
         }
         for id in edited {
-            let entry = self.entry(Kind::Tampered, Verdict::Denied, by);
+            let mut entry = self.entry(Kind::Tampered, Verdict::Denied, by);
+            entry.namespace = Some(namespace.clone());
             let entry = entry.regarding(SubjectKind::WrappedKey, id);
             tx.audit(&entry.because("key")).await?;
         }

@@ -496,7 +496,7 @@ impl Storage {
         let checkpoints = checkpoints.unwrap_or_else(|| data.audit_checkpoints());
         let (audit_keys, clock) = (vault.audit_keys(), Arc::new(SystemClock));
         store.open_log(audit_keys, clock, &checkpoints).await?;
-        if let Some((epoch, trees)) = vault.settle_restore(&SYSTEM.parse()?).await? {
+        if let Some((epoch, trees)) = vault.settle_restore(&namespace, &SYSTEM.parse()?).await? {
             let trees = trees.len();
             warn!(%epoch, trees, "restored from a backup: no token is handed out before `xylem vault confirm`");
         }

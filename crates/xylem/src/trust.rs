@@ -67,12 +67,13 @@ impl Trust {
         Ok(tls)
     }
 
-    /// For plain HTTP requests.
+    /// For plain HTTP requests. Like the typed client they ask no proxy that the environment names: passwords
+    /// and tokens are for the control plane alone.
     ///
     /// # Errors
     /// A file cannot be read, or does not hold what it should.
     pub(crate) fn http(&self) -> Result<ClientBuilder, DataError> {
-        let mut builder = reqwest::Client::builder();
+        let mut builder = reqwest::Client::builder().no_proxy();
         if let Some(ca) = &self.ca_file {
             let certificates = Certificate::from_pem_bundle(&read(ca)?);
             let certificates = certificates.map_err(|_| not_pem(ca))?;

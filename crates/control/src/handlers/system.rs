@@ -98,7 +98,8 @@ impl Handlers {
             return Err(Fault::invalid("reason", rule));
         }
         let note = convert::note(&given.reason, "reason")?;
-        self.vault.confirm_restore(principal.agent(), note).await?;
+        let (namespace, by) = (&self.settings.namespace, principal.agent());
+        self.vault.confirm_restore(namespace, by, note).await?;
         Ok(v1::ConfirmRestoreResponse {})
     }
 
@@ -149,6 +150,7 @@ impl Handlers {
             current: convert::optional(given.current_key_id, "current_key_id")?,
             after: convert::optional(given.after_key_id, "after_key_id")?,
             limit: REWRAPPED,
+            namespace: self.settings.namespace.clone(),
             by: caller()?.agent().clone(),
         };
         let done = self.vault.rewrap(ask).await?;

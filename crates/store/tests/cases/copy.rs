@@ -3,7 +3,7 @@
 use super::credential::{made, tree_of};
 use crate::{
     database,
-    house::{Ask, House, V1, V2, agent, open, open_with, policies, verified},
+    house::{Ask, House, V1, V2, agent, namespace, open, open_with, policies, verified},
 };
 use std::fs;
 use tokio::sync::mpsc;
@@ -112,12 +112,19 @@ async fn a_restored_vault_begins_a_new_epoch_and_hands_nothing_out_until_that_is
     let held = redeem(&later).await.unwrap_err();
     assert!(matches!(held, VaultError::Held) && held.is_retryable());
     let by = agent("admin");
-    let early = vault.confirm_restore(&by, None).await.unwrap_err();
+    let early = vault
+        .confirm_restore(&namespace(), &by, None)
+        .await
+        .unwrap_err();
     assert!(matches!(early, VaultError::NotFound { .. }), "{early:?}");
 
-    let (epoch, trees) = vault.settle_restore(&by).await.unwrap().unwrap();
+    let (epoch, trees) = vault
+        .settle_restore(&namespace(), &by)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((epoch.0, trees), (2, vec![tree.clone()]));
-    assert_eq!(vault.settle_restore(&by).await.unwrap(), None);
+    assert_eq!(vault.settle_restore(&namespace(), &by).await.unwrap(), None);
     let grants = vault.grants(&tree).await.unwrap();
     assert!(
         grants[0].order() > later.order(),
@@ -126,7 +133,10 @@ async fn a_restored_vault_begins_a_new_epoch_and_hands_nothing_out_until_that_is
     assert!(matches!(redeem(&grants[0]).await, Err(VaultError::Held)));
     assert!(vault.is_held().await.unwrap());
 
-    vault.confirm_restore(&by, None).await.unwrap();
+    vault
+        .confirm_restore(&namespace(), &by, None)
+        .await
+        .unwrap();
     assert!(!vault.is_held().await.unwrap());
     let redeemed = redeem(&later).await.unwrap();
     assert!(redeemed.newer && redeemed.grant.order() == grants[0].order());
@@ -154,12 +164,18 @@ async fn another_instance_notices_the_confirmation() {
         .await
         .unwrap();
     let (_store, vault) = open(folder.path(), house.clock.clone()).await.unwrap();
-    vault.settle_restore(&agent("admin")).await.unwrap();
+    vault
+        .settle_restore(&namespace(), &agent("admin"))
+        .await
+        .unwrap();
     let checkpoints = folder.path().join("beside").join("checkpoints.jws");
     let beside = open_with(folder.path(), house.clock.clone(), &checkpoints);
     let (_, beside) = beside.await.unwrap();
     assert!(beside.is_held().await.unwrap());
-    vault.confirm_restore(&agent("admin"), None).await.unwrap();
+    vault
+        .confirm_restore(&namespace(), &agent("admin"), None)
+        .await
+        .unwrap();
     assert!(!beside.is_held().await.unwrap());
 }
 
@@ -176,7 +192,10 @@ async fn an_epoch_that_is_made_current_by_hand_is_noticed() {
         .await
         .unwrap();
     let (_store, vault) = open(folder.path(), house.clock.clone()).await.unwrap();
-    vault.settle_restore(&agent("admin")).await.unwrap();
+    vault
+        .settle_restore(&namespace(), &agent("admin"))
+        .await
+        .unwrap();
     let mut burglar = database::burglar(folder.path()).await;
     let edit = sqlx::query("UPDATE epoch SET state = 'current'");
     edit.execute(&mut burglar).await.unwrap();

@@ -58,6 +58,7 @@ fn batch(limit: u32) -> Rewrap {
         current: None,
         after: None,
         limit,
+        namespace: house::namespace(),
         by: agent("admin"),
     }
 }

@@ -221,8 +221,15 @@ impl House {
         let (namespace, queue) = (namespace(), queue("trains"));
         let definitions = [definition, transit];
         let storage: &dyn xylem_registry::Storage = &*self.store;
-        let stored = storage.put_definitions(&namespace, &queue, &definitions, &[]);
-        stored.await.expect("registers");
+        if storage
+            .definitions(&namespace)
+            .await
+            .expect("definitions")
+            .is_empty()
+        {
+            let stored = storage.put_definitions(&namespace, &queue, &definitions, &[]);
+            stored.await.expect("registers");
+        }
     }
 
     /// A connection beside the store: what somebody with the database could do.
