@@ -8,13 +8,9 @@ use super::{
     tree::listed,
 };
 use futures::StreamExt;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 use xylem_client::{Client, Timestamp, v1};
 use xylem_ids::{AgentId, Slot, ToolName, WorkflowId};
 
@@ -299,7 +295,9 @@ async fn verify(arguments: &Verify, session: &mut Session<'_>) -> Result<(), Fai
         return Ok(());
     }
     let client = session.client().await?;
-    let bar = progress(session.output);
+    let bar = session
+        .output
+        .progress("audit log {bar:40} {pos}/{len} entries {elapsed}");
     let watched = watch(&client, &bar).await;
     bar.finish_and_clear();
     verdict(&watched?, archives.as_ref(), session.output)
@@ -371,22 +369,6 @@ fn verdict(
     Err(Failure::new(Exit::Failed, plain(&finding.message)).hint(
         "keep the database as it is, look who could write to it, and restore it from a backup",
     ))
-}
-
-/// On a terminal a bar, in a pipe nothing.
-fn progress(output: &Output) -> ProgressBar {
-    let draw = if output.is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let bar = ProgressBar::with_draw_target(None, draw);
-    let template = "audit log {bar:40} {pos}/{len} entries {elapsed}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 /// An entry in one line: when, outcome, action, who, about what, why.

@@ -6,7 +6,7 @@ use super::{
     tree::wire,
 };
 use futures::StreamExt;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -64,7 +64,8 @@ pub(crate) async fn follow(
     output: &Output,
 ) -> Result<Cascade, Failure> {
     let since = Instant::now();
-    let bar = progress(output, target);
+    let bar = output.progress("{msg} {bar:40} {pos}/{len} nodes {elapsed}");
+    bar.set_message(format!("{}@{}", target.slot, target.order.version));
     let mut seen = None;
     let watched = tokio::time::timeout(timeout, watch(client, target, &bar, &mut seen)).await;
     bar.finish_and_clear();
@@ -110,23 +111,6 @@ async fn watch(
         }
     }
     Ok(())
-}
-
-/// On a terminal a bar, in a pipe nothing.
-fn progress(output: &Output, target: &Target) -> ProgressBar {
-    let draw = if output.is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let bar = ProgressBar::with_draw_target(None, draw);
-    let template = "{msg} {bar:40} {pos}/{len} nodes {elapsed}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.set_message(format!("{}@{}", target.slot, target.order.version));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 impl Cascade {

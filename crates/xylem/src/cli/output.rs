@@ -1,5 +1,6 @@
 //! What a command shows: the answer on standard output, everything else on standard error.
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::{
     io::{self, IsTerminal, Write},
@@ -40,6 +41,21 @@ impl Output {
 
     pub(crate) fn format(&self) -> Format {
         self.format
+    }
+
+    /// On a terminal a bar that looks like `template`, in a pipe nothing.
+    pub(crate) fn progress(&self, template: &str) -> ProgressBar {
+        let draw = if self.terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(None, draw);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
     }
 
     /// Whether somebody sees progress.

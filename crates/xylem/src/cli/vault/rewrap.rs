@@ -2,12 +2,11 @@
 
 use crate::cli::{
     failure::{Exit, Failure},
-    output::{Output, plain},
+    output::plain,
     session::Session,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
-use std::time::Duration;
 use xylem_client::{Client, v1};
 
 /// What all the steps came to.
@@ -30,7 +29,9 @@ struct Report {
 
 pub(super) async fn run(session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    let bar = progress(session.output);
+    let bar = session
+        .output
+        .progress("stored keys {bar:40} {pos}/{len} {elapsed}");
     let report = rewrapped(&client, &bar).await;
     bar.finish_and_clear();
     let report = report?;
@@ -120,20 +121,4 @@ impl Report {
         }
         Ok(())
     }
-}
-
-/// On a terminal a bar, in a pipe nothing.
-fn progress(output: &Output) -> ProgressBar {
-    let draw = if output.is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let bar = ProgressBar::with_draw_target(None, draw);
-    let template = "stored keys {bar:40} {pos}/{len} {elapsed}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
