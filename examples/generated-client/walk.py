@@ -124,6 +124,9 @@ def agents(walk):
     listed = admin.call("ListAgents", page_size=200)
     assert heir in {agent["name"] for agent in listed["agents"]}, listed
     reader = walk.name("reader")
+    assert admin.call("GetAgent", heir) == changed
+    assert walk.agents["caller"].call("GetAgent", walk.name("caller"))["roles"] == ["ROLE_USER"]
+    walk.agents["caller"].refused("not_found", "GetAgent", heir)
     keys = walk.agents["reader"].call("ListApiKeys", page_size=200)["keys"]
     own = next(key for key in keys if key["agent"] == reader)
     following = admin.call("RotateApiKey", own["id"], body={"overlap": "60s"})

@@ -578,6 +578,18 @@ impl Client {
         .await
     }
 
+    /// One agent.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none, or it is another one and the caller may not list agents.
+    pub async fn get_agent(&self, name: &AgentId) -> Result<v1::Agent, Error> {
+        let message = v1::GetAgentRequest {
+            name: name.to_string(),
+        };
+        let mut agents = AgentsClient::new(self.channel.clone());
+        call(message, CALL_TIMEOUT, |request| agents.get_agent(request)).await
+    }
+
     /// One page of agents, by name.
     ///
     /// # Errors

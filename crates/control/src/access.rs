@@ -76,6 +76,11 @@ pub(crate) const fn rule(rpc: Rpc) -> Rule {
             &[Admin],
             &[ToolPublisher, PolicyAdmin, User, Worker, Auditor],
         ),
+        Rpc::GetAgent => of(
+            Scope::AgentsRead,
+            &[Admin, PolicyAdmin, Auditor],
+            &[ToolPublisher, User, Worker],
+        ),
         Rpc::ListAgents => of(Scope::AgentsRead, &[Admin, PolicyAdmin, Auditor], &[]),
         Rpc::CreateApiKey => of(Scope::Keys, &[Admin], &[ToolPublisher, PolicyAdmin, User]),
         Rpc::RotateApiKey | Rpc::RevokeApiKey => of(

@@ -321,6 +321,42 @@ async fn a_key_of_another_namespace_is_none_here() {
 }
 
 #[tokio::test]
+async fn everybody_looks_at_their_own_agent_and_at_others_who_may_list_them() {
+    let stack = Stack::start().await;
+    let client = async |role, name: &str| {
+        let key = stack.key_for(role, name).await;
+        let client = Client::connect(&stack.address, &key).await;
+        client.expect("a connection")
+    };
+    let one = client(Role::User, "one").await;
+    let worker = client(Role::Worker, "worker").await;
+    let auditor = client(Role::Auditor, "auditor").await;
+    let admin = stack.admin().await;
+    let own = one.get_agent(&common::id("one")).await.expect("its own");
+    assert_eq!(own.name, "one");
+    let worker = worker.get_agent(&common::id("worker")).await;
+    assert_eq!(worker.expect("its own").name, "worker");
+    for other in ["worker", "nobody"] {
+        let error = one.get_agent(&common::id(other)).await.expect_err(other);
+        assert!(
+            matches!(&error, xylem_client::Error::NotFound(_)),
+            "{error}"
+        );
+        assert!(error.to_string().contains("no such agent"), "{error}");
+    }
+    for who in [admin, auditor] {
+        let seen = who.get_agent(&common::id("one")).await.expect("another");
+        assert_eq!(seen, own);
+        let error = who.get_agent(&common::id("nobody")).await;
+        let error = error.expect_err("there is none");
+        assert!(
+            matches!(&error, xylem_client::Error::NotFound(_)),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_revoked_key_is_out_at_once() {
     let stack = Stack::start().await;
     let admin = stack.admin().await;

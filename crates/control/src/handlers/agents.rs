@@ -64,6 +64,13 @@ impl Agents for Handlers {
         answer(self.erase_agent(request.into_inner()).await)
     }
 
+    async fn get_agent(
+        &self,
+        request: Request<v1::GetAgentRequest>,
+    ) -> Result<Response<v1::Agent>, Status> {
+        answer(self.agent(request.into_inner()).await)
+    }
+
     async fn list_agents(
         &self,
         request: Request<v1::ListAgentsRequest>,
@@ -137,6 +144,15 @@ impl Handlers {
         let entry = self.change(Kind::AgentRetired);
         let namespace = &self.settings.namespace;
         let agent = self.identity.retire_agent(namespace, &name, entry).await?;
+        Ok(wire_agent(agent))
+    }
+
+    async fn agent(&self, request: v1::GetAgentRequest) -> Result<v1::Agent, Fault> {
+        let name: AgentId = convert::id(request.name, "name")?;
+        if !reaches(&name)? {
+            return Err(Fault::not_found("agent"));
+        }
+        let agent = self.identity.agent(&self.settings.namespace, &name).await?;
         Ok(wire_agent(agent))
     }
 

@@ -12,7 +12,11 @@ use crate::data;
 use futures::StreamExt;
 use secrecy::ExposeSecret;
 use serde_json::json;
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    slice,
+    time::SystemTime,
+};
 use xylem_client::{Client, v1};
 use xylem_ids::AgentId;
 
@@ -22,6 +26,8 @@ pub(crate) enum Command {
     Create(Create),
     /// List agents by name
     List,
+    /// Show an agent; everybody may look at their own
+    Show(Show),
     /// Give an agent other roles; they count from its next call on
     Update(Update),
     /// Invite an agent of the kind user to choose a password, its first or another one
@@ -45,6 +51,12 @@ pub(crate) enum Command {
     /// one that is not used again. Backups keep what they have until they are deleted: see
     /// docs/privacy.md.
     Erase(Erase),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// The agent
+    name: AgentId,
 }
 
 #[derive(Debug, clap::Args)]
@@ -191,6 +203,7 @@ pub(crate) async fn run(command: Command, session: &mut Session<'_>) -> Result<(
     match command {
         Command::Create(arguments) => create(arguments, session).await,
         Command::List => list(session).await,
+        Command::Show(arguments) => show(&arguments.name, session).await,
         Command::Update(arguments) => update(arguments, session).await,
         Command::Invite(arguments) => invite(arguments, session).await,
         Command::ResetSecondFactor(arguments) => reset(&arguments.name, session).await,
@@ -358,20 +371,30 @@ async fn list(session: &mut Session<'_>) -> Result<(), Failure> {
     let agents = all(&session.client().await?).await?;
     let now = session.output.now();
     let empty = "no agents yet: `xylem agent create NAME --role ROLE` registers one";
-    listed(session.output, &agents, empty, |agents| {
-        let row = |agent: &v1::Agent| {
-            [
-                plain(&agent.name),
-                kind_name(agent.kind()).to_owned(),
-                role_names(agent.roles()),
-                relative(agent.created_at.as_ref(), now),
-                relative(agent.retired_at.as_ref(), now),
-                subject(agent),
-            ]
-        };
-        let head = ["AGENT", "KIND", "ROLES", "CREATED", "RETIRED", "SUBJECT"];
-        table(head, agents.iter().map(row).collect())
-    })
+    listed(session.output, &agents, empty, |agents| shown(agents, now))
+}
+
+async fn show(name: &AgentId, session: &mut Session<'_>) -> Result<(), Failure> {
+    let agent = session.client().await?.get_agent(name).await?;
+    let now = session.output.now();
+    let text = |agent: &v1::Agent| shown(slice::from_ref(agent), now);
+    session.output.answer(&agent, text)?;
+    Ok(())
+}
+
+fn shown(agents: &[v1::Agent], now: SystemTime) -> String {
+    let row = |agent: &v1::Agent| {
+        [
+            plain(&agent.name),
+            kind_name(agent.kind()).to_owned(),
+            role_names(agent.roles()),
+            relative(agent.created_at.as_ref(), now),
+            relative(agent.retired_at.as_ref(), now),
+            subject(agent),
+        ]
+    };
+    let head = ["AGENT", "KIND", "ROLES", "CREATED", "RETIRED", "SUBJECT"];
+    table(head, agents.iter().map(row).collect())
 }
 
 /// Who it is at its identity provider.
