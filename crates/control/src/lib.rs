@@ -47,6 +47,7 @@ pub use schedule::{CONTROL_QUEUE, WorkerError};
 pub use serve::{Limits, Listener, Proxies, ProxyHeader, ServeError, TlsError, TlsFiles};
 pub use sweep::Swept;
 pub use watch::{Alerts, Webhook, WebhookSecret};
+pub use xylem_identity::SYSTEM;
 pub use xylem_outbound::AddressPolicy;
 
 use plane::Plane;
@@ -60,9 +61,6 @@ use xylem_outbound::{Outbound, OutboundError};
 use xylem_policy::Policies;
 use xylem_registry::{Registry, Tools};
 use xylem_vault::Vault;
-
-/// The agent that sweeps, and that trees belong to whose root somebody started without asking.
-pub const SYSTEM: &str = "xylem-system";
 
 /// A control plane. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -2,18 +2,38 @@
 
 use crate::serve::again::{self, Asked};
 use axum::body::Bytes;
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 use xylem_ids::ToolName;
 use xylem_policy::ToolFacts;
-use xylem_recall::Memory;
+use xylem_recall::{Memory, Revision};
 
 /// Tools whose facts are remembered.
 const FACTS: usize = 10_000;
+/// Questions that are known to have been asked.
+const QUESTIONS: usize = 100_000;
 
 /// What handlers remember.
 pub(crate) struct Recalled {
     pub(crate) answers: Memory<Asked, Bytes>,
     pub(crate) facts: Memory<ToolName, Arc<ToolFacts>>,
+    asked: Memory<u64, ()>,
+    digests: RandomState,
+}
+
+impl Recalled {
+    /// Whether the same was asked before, as far as that is remembered. It is from now on: the answers
+    /// that nobody asks for again would push out the others.
+    pub(crate) fn was_asked(&self, at: Revision, asked: &Asked) -> bool {
+        let digest = self.digests.hash_one(asked);
+        let before = self.asked.get(at, &digest).is_some();
+        if !before {
+            self.asked.put(at, digest, (), 1);
+        }
+        before
+    }
 }
 
 impl Default for Recalled {
@@ -21,6 +41,8 @@ impl Default for Recalled {
         Self {
             answers: Memory::new(again::REMEMBERED),
             facts: Memory::new(FACTS),
+            asked: Memory::new(QUESTIONS),
+            digests: RandomState::new(),
         }
     }
 }

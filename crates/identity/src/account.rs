@@ -2,7 +2,7 @@
 
 use crate::{
     Agent, Identity, IdentityError, Invalid, Password, SecondFactor,
-    agent::seconds,
+    agent::{check_name, seconds},
     guess::{Attempt, Lane},
 };
 use aws_lc_rs::constant_time;
@@ -81,6 +81,7 @@ impl Identity {
         new: &Registration,
         mut entry: Entry,
     ) -> Result<Agent, IdentityError> {
+        check_name(&new.name)?;
         let agent = self.secrets.seal_agent(Agent {
             namespace: namespace.clone(),
             id: new.name.clone(),

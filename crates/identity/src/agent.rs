@@ -5,6 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use xylem_ids::{AgentId, AgentKind, Namespace, Role, Roles};
 use xylem_seal::{Fields, Mac};
 
+/// The installation's own agent: it sweeps, and trees belong to it whose root somebody started without
+/// asking. It is in no database, and nobody else is called so: that one's would be what is its own.
+pub const SYSTEM: &str = "xylem-system";
+
 /// An identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
@@ -109,6 +113,15 @@ pub enum Fact {
     Number(i64),
     /// A time.
     Time(SystemTime),
+}
+
+/// Whether somebody may be called so.
+pub(crate) fn check_name(id: &AgentId) -> Result<(), Invalid> {
+    if id.as_str() == SYSTEM {
+        let rule = "another one than that of the installation's own agent";
+        return Err(Invalid::new("name", rule));
+    }
+    Ok(())
 }
 
 /// A worker's key lies where activities run, so what it is good for must stay little.

@@ -3,7 +3,7 @@
 use crate::{
     Agent, AgentChange, ApiKey, BlockList, Credential, Datum, IdentityError, Invalid, IssuedKey,
     NewAgent, NewKey, PresentedKey, Principal, Secrets, Storage, StorageError, Unauthenticated,
-    agent::check_roles,
+    agent::{check_name, check_roles},
     federated::Federation,
     key::{KnownKey, Recalled, generate_id, generate_secret},
     password::Hasher,
@@ -112,6 +112,7 @@ impl Identity {
         new: NewAgent,
         entry: Entry,
     ) -> Result<Agent, IdentityError> {
+        check_name(&new.id)?;
         check_roles(&new.roles)?;
         let agent = self.secrets.seal_agent(Agent {
             namespace: namespace.clone(),

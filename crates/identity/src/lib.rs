@@ -40,7 +40,7 @@ mod tokens;
 
 pub use access::ACCESS_LIFE;
 pub use account::{Account, Registration};
-pub use agent::{Agent, AgentChange, Datum, Fact, Federated, NewAgent};
+pub use agent::{Agent, AgentChange, Datum, Fact, Federated, NewAgent, SYSTEM};
 pub use error::{IdentityError, Invalid, Unauthenticated};
 pub use factor::SecondFactor;
 pub use guess::{Attempt, Counter, KNOWN_FOR, Lane};

@@ -162,9 +162,10 @@ pub(crate) fn decide(
         return Refresh::OtherClient;
     }
     let before = presented.generation.checked_add(1) == Some(session.generation);
-    let recent = now
-        .duration_since(session.rotated_at)
-        .is_ok_and(|since| since <= GRACE);
+    // Of two refreshes at once, the later one asked before its predecessor was replaced; and the clock of
+    // another instance may be behind.
+    let apart = now.duration_since(session.rotated_at);
+    let recent = apart.unwrap_or_else(|ahead| ahead.duration()) <= GRACE;
     match presented.generation.cmp(&session.generation) {
         std::cmp::Ordering::Greater => Refresh::RolledBack,
         std::cmp::Ordering::Equal => Refresh::Rotate,
@@ -226,13 +227,16 @@ mod tests {
         let current = session(5);
         let own: ClientId = "cli".parse().unwrap();
         let other: ClientId = "other".parse().unwrap();
-        let cases = [
+        let cases: [(u32, &ClientId, i64, Refresh); _] = [
             (5, &own, 0, Refresh::Rotate),
             (5, &own, 1_000_000, Refresh::Rotate),
+            (5, &own, -1_000_000, Refresh::Rotate),
             (5, &other, 0, Refresh::OtherClient),
             (4, &own, 0, Refresh::Again),
             (4, &own, 10_000, Refresh::Again),
             (4, &own, 10_001, Refresh::Reuse),
+            (4, &own, -10_000, Refresh::Again),
+            (4, &own, -10_001, Refresh::Reuse),
             (4, &other, 0, Refresh::OtherClient),
             (3, &own, 0, Refresh::Reuse),
             (0, &own, 10_001, Refresh::Reuse),
@@ -241,7 +245,7 @@ mod tests {
         ];
         for (generation, client, later, expected) in cases {
             let token = presented(&current, generation);
-            let now = at(1_000_000 + later);
+            let now = at(1_000_000_u64.saturating_add_signed(later));
             let came_to = decide(&current, &key(), &token, client, now);
             assert_eq!(came_to, expected, "{generation} {client} {later}");
         }

@@ -4,7 +4,7 @@
 //! Whoever chooses tools asks for the same pages again and again, and whoever stands in front of a tool
 //! for the same decisions. To find, clone and write such an answer out costs more than all the rest of
 //! the request. Who may ask is checked each time, by the gate that every call passes; and only what its
-//! handler says to be lasting is remembered.
+//! handler says to be lasting is remembered, once it was asked for again.
 
 use super::gate::RoleGate;
 use crate::{
@@ -160,6 +160,9 @@ impl<S> Answers<S> {
         let passage = caller::passage();
         let answer = self.fresh(request).await;
         if answer.status() != StatusCode::OK || !passage.is_some_and(|it| it.is_lasting()) {
+            return Ok(answer);
+        }
+        if !plane.recalled.was_asked(at, &asked) {
             return Ok(answer);
         }
         // It is in memory already, however large it is.

@@ -9,7 +9,7 @@ use std::{
 };
 use xylem_audit::{Entry, Kind, Verdict};
 use xylem_identity::{
-    Identity, IdentityError, NoToken, Registration, Secrets, SignIn, SignedIn, Storage,
+    Identity, IdentityError, NoToken, Registration, SYSTEM, Secrets, SignIn, SignedIn, Storage,
     StorageError,
 };
 use xylem_ids::{ClientId, Scope};
@@ -129,6 +129,8 @@ async fn registration_is_closed_unless_it_is_open_and_a_name_is_taken_once() {
     assert!(matches!(again, Err(IdentityError::Exists { .. })));
     let weak = register(&house, new("two", "passwordpassword"), true).await;
     assert!(matches!(weak, Err(IdentityError::Invalid(_))));
+    let ours = register(&house, new(SYSTEM, GOOD), true).await;
+    assert!(matches!(ours, Err(IdentityError::Invalid(_))), "{ours:?}");
     let signed_in = sign_in(&house).await;
     let caller = signed_in.access.principal;
     assert_eq!(caller.roles().len(), 1);
@@ -234,6 +236,16 @@ async fn two_at_once_get_one_successor() {
     );
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!(one.refresh.expose_secret(), two.refresh.expose_secret());
+    // Nor does it matter that who comes last asked first: it waited for the database meanwhile.
+    let mut early = entry(&house, Kind::TokenIssued);
+    house.clock.advance(SECOND);
+    let three = refresh(&house, &house.identity, &one.refresh, "cli").await;
+    early.at += Duration::from_millis(1);
+    let four = other
+        .refresh(&namespace(), &one.refresh, &client(), None, early)
+        .await;
+    let (three, four) = (three.unwrap(), four.unwrap());
+    assert_eq!(three.refresh.expose_secret(), four.refresh.expose_secret());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use xylem_audit::{Entry, Filter, Kind, Log, Verdict};
 use xylem_identity::{
     Agent, AgentChange, ApiKey, Federated, IdentityError, IssuedKey, NewAgent, NewKey, Principal,
-    Storage, StorageError, Unauthenticated,
+    SYSTEM, Storage, StorageError, Unauthenticated,
 };
 use xylem_ids::{AgentKind, Role, Scope, Scopes};
 use xylem_policy::Denied;
@@ -291,6 +291,9 @@ async fn what_does_not_go_together_is_refused() {
     assert_eq!(refused(over).await, "expires_at");
     let twice = create(&house, new_agent("user", &[Role::Admin])).await;
     assert!(matches!(twice, Err(IdentityError::Exists { .. })));
+    // Whoever were called so would have what belongs to the installation.
+    let ours = create(&house, new_agent(SYSTEM, &[])).await;
+    assert!(matches!(ours, Err(IdentityError::Invalid(_))), "{ours:?}");
     let nobody = issue(&house, new_key("nobody")).await;
     assert!(matches!(
         nobody,
