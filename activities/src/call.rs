@@ -10,7 +10,7 @@ use crate::{
     refusals::Refusals,
     request::{self, Request},
     status::{Verdict, verdict},
-    tool::{KEY_HEADER, ReadyTool, RetryClass, Tool},
+    tool::{KEY_HEADER, ReadyTool, Tool},
 };
 use http::HeaderValue;
 use secrecy::SecretString;
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use uuid::Uuid;
-use xylem_ids::{Order, Slot, ToolName};
+use xylem_ids::{Order, RetryClass, Slot, ToolName};
 use xylem_outbound::{Answer, Connecting, Outbound, SendError};
 use xylem_stateful::activity::{ToolAnswer, ToolCall};
 

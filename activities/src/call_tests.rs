@@ -5,7 +5,7 @@ use crate::{
     PortError, Released,
     fake::{claims, tree},
     ports::{AuditSink, Release, TokenSource, ToolDirectory},
-    tool::{Auth, RetryClass, Tool, tests::tool},
+    tool::{Auth, Tool, tests::tool},
 };
 use acme_api::{AcmeApi, Behaviour, Encoding};
 use async_trait::async_trait;

@@ -38,8 +38,7 @@ pub use ports::{
     TokenSource, ToolDirectory,
 };
 pub use tool::{
-    Auth, DEFAULT_RESPONSE_BYTES, DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, MAX_TIMEOUT, Place,
-    RetryClass, Tool,
+    Auth, DEFAULT_RESPONSE_BYTES, DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, MAX_TIMEOUT, Place, Tool,
 };
 pub use xylem_outbound::{
     AddressPolicy, CONNECT_TIMEOUT, Connecting, NoAuthority, OutboundError, Trust,

@@ -8,7 +8,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use xylem_ids::{Audience, PathTemplate, Slot, ToolName, may_carry_parameter, may_reach_workflow};
+use xylem_ids::{
+    Audience, PathTemplate, RetryClass, Slot, ToolName, may_carry_parameter, may_reach_workflow,
+};
 use xylem_outbound::Connecting;
 
 /// How long a call may take where the definition does not say.
@@ -24,7 +26,7 @@ pub const DEFAULT_RESPONSE_BYTES: usize = 1024 * 1024;
 pub const MAX_RESPONSE_BYTES: usize = xylem_ids::MAX_RESPONSE_BYTES as usize;
 
 /// What all attempts of one call have in common, for an API that asks for it.
-pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static(RetryClass::KEY_HEADER);
 
 /// Where in an answer something is wrong is told in so many characters at most.
 const MAX_PLACE: usize = 200;
@@ -85,18 +87,6 @@ pub enum Auth {
     },
     /// Nothing: the API takes anybody.
     None,
-}
-
-/// Whether a call is made again where nobody knows whether the API did what it was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RetryClass {
-    /// Yes.
-    #[default]
-    Idempotent,
-    /// Yes, and all attempts carry the same `Idempotency-Key`.
-    IdempotencyKey,
-    /// No.
-    AtMostOnce,
 }
 
 /// Where a parameter goes in the request.

@@ -23,10 +23,9 @@ use temporalio_sdk::{
 };
 use xylem_activities::{
     Activities, AddressPolicy, AuditSink, Auth, Connecting, Outcome, PortError, Ports, Redeem,
-    Redeemed, Release, Released, RetryClass, Settings, TaskClaims, TokenSource, Tool,
-    ToolDirectory,
+    Redeemed, Release, Released, Settings, TaskClaims, TokenSource, Tool, ToolDirectory,
 };
-use xylem_ids::{Epoch, NodeId, Order, Serial, Slot, ToolName, TreeId, Version};
+use xylem_ids::{Epoch, NodeId, Order, RetryClass, Serial, Slot, ToolName, TreeId, Version};
 use xylem_stateful::activity::{
     ChildEnd, ChildOutcome, Delivery, FindChild, Forward, Forwarded, FoundChild, Issuers,
     NodeActivities, Select, TakenIn, ToolCall, WatchChildren,

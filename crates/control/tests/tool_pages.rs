@@ -8,8 +8,8 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use std::time::UNIX_EPOCH;
 use xylem_client::{Client, Error, v1};
-use xylem_ids::Role;
-use xylem_registry::{Act, Auth, Editor, Import, Method, RetryClass, Tool, ToolDefinition};
+use xylem_ids::{RetryClass, Role};
+use xylem_registry::{Act, Auth, Editor, Import, Method, Tool, ToolDefinition};
 
 /// More than are looked at for one page.
 const HIDDEN: usize = 2_100;

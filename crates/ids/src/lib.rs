@@ -5,13 +5,15 @@
 //! proof that the rule holds. Nothing here does I/O or reads a clock.
 //!
 //! Beside them are the few rules that rooms on both sides of a line must keep alike: what a tool's
-//! definition may say about HTTP, and how a signal with a grant is named.
+//! definition may say about HTTP and about calls that are made again, and how a signal with a grant is
+//! named.
 
 mod address;
 mod http;
 mod name;
 mod order;
 mod pin;
+mod retry;
 mod role;
 mod signal;
 mod template;
@@ -27,6 +29,7 @@ pub use name::{
 };
 pub use order::{Epoch, Order, Serial, Version};
 pub use pin::KeyPin;
+pub use retry::RetryClass;
 pub use role::{AgentKind, Role, Roles, Scope, Scopes};
 pub use signal::signal_request_id;
 pub use template::{PathTemplate, Segment, is_parameter_name};

@@ -34,7 +34,6 @@ pub use record::{
     ToolRecord, ToolSeal, ToolState, Unchanged,
 };
 pub use registry::{Registry, RegistryError};
-pub use retry::RetryClass;
 pub use schema::MAX_SCHEMA_BYTES;
 pub use storage::{Storage, StorageError};
 pub use tls::Tls;

@@ -1,50 +1,31 @@
 //! Whether a call is made again that may have reached the API.
 
 use crate::{Invalid, Method, Place, ToolDefinition};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use xylem_ids::RetryClass;
 
-/// Whether a call is made again where nobody knows whether the API did what it was asked: the answer got
-/// lost, or says that the server failed. The later ones are the stricter ones.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum RetryClass {
-    /// Yes: to make it twice does what making it once does (RFC 9110, section 9.2.2).
-    #[default]
-    Idempotent,
-    /// Yes, and all attempts carry the same `Idempotency-Key`, by which the API knows them for one call.
-    IdempotencyKey,
-    /// No.
-    AtMostOnce,
-}
-
-impl RetryClass {
-    /// The header of the key.
-    pub(crate) const KEY_HEADER: &str = "idempotency-key";
-
+impl Method {
     /// What is safe to say of an operation of which only the method is known (RFC 9110, section 9.2.2).
     #[must_use]
-    pub fn of(method: Method) -> Self {
-        match method {
-            Method::Get | Method::Head | Method::Put | Method::Delete => Self::Idempotent,
-            Method::Post | Method::Patch => Self::AtMostOnce,
+    pub fn retry_class(self) -> RetryClass {
+        match self {
+            Self::Get | Self::Head | Self::Put | Self::Delete => RetryClass::Idempotent,
+            Self::Post | Self::Patch => RetryClass::AtMostOnce,
         }
     }
+}
 
-    /// The class of a tool whose document is imported again: what it was, which somebody may have chosen.
-    /// Of another method, and so perhaps of another operation, the stricter of both.
-    pub(crate) fn kept(known: (Method, Self), imported: (Method, Self)) -> Self {
-        match known.0 == imported.0 {
-            true => known.1,
-            false => known.1.max(imported.1),
-        }
+/// The class of a tool whose document is imported again: what it was, which somebody may have chosen.
+/// Of another method, and so perhaps of another operation, the stricter of both.
+pub(crate) fn kept(known: (Method, RetryClass), imported: (Method, RetryClass)) -> RetryClass {
+    match known.0 == imported.0 {
+        true => known.1,
+        false => known.1.max(imported.1),
     }
+}
 
-    pub(crate) fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
+pub(crate) fn is_usual(class: &RetryClass) -> bool {
+    *class == RetryClass::default()
 }
 
 /// Whether the key has its header for itself.
@@ -97,7 +78,6 @@ mod tests {
     #[test]
     fn another_method_makes_an_imported_tool_stricter_and_never_laxer() {
         use RetryClass::{AtMostOnce, IdempotencyKey, Idempotent};
-        let kept = RetryClass::kept;
         let (put, post) = (Method::Put, Method::Post);
         assert_eq!(kept((put, Idempotent), (post, AtMostOnce)), AtMostOnce);
         assert_eq!(

@@ -2,8 +2,7 @@
 
 use crate::{
     auth::{Auth, check_apart, check_source},
-    retry::{self, RetryClass},
-    schema,
+    retry, schema,
     tls::{Tls, check_tls},
 };
 use aws_lc_rs::digest::{SHA256, digest};
@@ -16,8 +15,8 @@ use std::{
 };
 use url::{Host, Url};
 use xylem_ids::{
-    Audience, CredentialName, MAX_RESPONSE_BYTES, Origin, PathTemplate, Slot, ToolName, ToolTag,
-    may_reach_workflow,
+    Audience, CredentialName, MAX_RESPONSE_BYTES, Origin, PathTemplate, RetryClass, Slot, ToolName,
+    ToolTag, may_reach_workflow,
 };
 use xylem_policy::RateLimit;
 
@@ -141,7 +140,7 @@ pub struct ToolDefinition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
     /// Whether a call is made again that may have reached the API.
-    #[serde(default, skip_serializing_if = "RetryClass::is_default")]
+    #[serde(default, skip_serializing_if = "retry::is_usual")]
     pub retry: RetryClass,
     /// What the server's certificate has to be, beside valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]

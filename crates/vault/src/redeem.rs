@@ -10,10 +10,10 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use xylem_audit::{Entry, Kind, Label, Reason, SubjectKind, Verdict};
 use xylem_grant::{UnixSeconds, VerifiedGrant};
 use xylem_ids::{
-    AgentId, Audience, Fingerprint, LeaseId, Order, Origin, Slot, TaskQueue, ToolName,
+    AgentId, Audience, Fingerprint, LeaseId, Order, Origin, RetryClass, Slot, TaskQueue, ToolName,
 };
 use xylem_policy::{Bounds, Call, CallFacts, Denied, Permit, Policies, PolicyError, Refused};
-use xylem_registry::{Callable, DefinitionHash, Edited, RetryClass, ToolDefinition};
+use xylem_registry::{Callable, DefinitionHash, Edited, ToolDefinition};
 use xylem_seal::random_id;
 
 /// Leases that get their outcome in one transaction when nobody released them.

@@ -13,12 +13,12 @@ use tonic::{Request, Response, Status};
 use v1::tools_server::Tools;
 use xylem_audit::{Kind, Label, Note, Verdict};
 use xylem_grant::UnixSeconds;
-use xylem_ids::{CredentialName, KeyPin, Slot, ToolName, ToolTag};
+use xylem_ids::{CredentialName, KeyPin, RetryClass, Slot, ToolName, ToolTag};
 use xylem_policy::{Change, Denied, Period, RateLimit, Refused, ToolFacts};
 use xylem_proto::v1::{self, ParameterPlace, tool_auth::Scheme};
 use xylem_registry::{
-    Act, Approver, Auth, DefinitionHash, Editor, KnownTool, Listing, Place, RegistryError,
-    RetryClass, Tls, Tool, ToolDefinition, ToolFilter, ToolState, ToolVersion, Unchanged,
+    Act, Approver, Auth, DefinitionHash, Editor, KnownTool, Listing, Place, RegistryError, Tls,
+    Tool, ToolDefinition, ToolFilter, ToolState, ToolVersion, Unchanged,
 };
 
 /// Tools that are looked at together, where a caller does not see all of them.

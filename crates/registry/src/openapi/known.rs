@@ -1,6 +1,6 @@
 //! A tool that is known, when a document is imported again.
 
-use crate::{Auth, RetryClass, ToolDefinition};
+use crate::{Auth, ToolDefinition, retry};
 
 /// The definition as the document has it. What the document says nothing about is as it was: bounds, what
 /// is let through, and whose token is sent where the import does not name it. So is the class of retries, which
@@ -30,7 +30,7 @@ pub(crate) fn kept(
         slot,
         credential,
         rate_limit: known.rate_limit,
-        retry: RetryClass::kept((known.method, known.retry), (given.method, given.retry)),
+        retry: retry::kept((known.method, known.retry), (given.method, given.retry)),
         tls: known.tls,
         response: given.response.or(known.response.filter(|_| same_method)),
         api_urls: known.api_urls,
@@ -51,6 +51,7 @@ mod tests {
     use super::*;
     use crate::{Method, Place, Tls};
     use serde_json::json;
+    use xylem_ids::RetryClass;
     use xylem_policy::{Period, RateLimit};
 
     fn imported() -> ToolDefinition {

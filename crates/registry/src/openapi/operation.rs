@@ -7,12 +7,12 @@ use super::{
     response,
     schema::Definitions,
 };
-use crate::{
-    Auth, Method, Place, RetryClass, Tool, ToolDefinition, schema::MAX_SCHEMA_BYTES, tool,
-};
+use crate::{Auth, Method, Place, Tool, ToolDefinition, schema::MAX_SCHEMA_BYTES, tool};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use xylem_ids::{PathTemplate, ToolTag, is_parameter_name, may_carry_parameter, may_carry_token};
+use xylem_ids::{
+    PathTemplate, RetryClass, ToolTag, is_parameter_name, may_carry_parameter, may_carry_token,
+};
 
 /// How deep `allOf` may be nested in a body.
 const MAX_PARTS: usize = 16;
@@ -154,7 +154,7 @@ impl<'a> Operation<'a> {
         let response = self.response(walk, &mut inputs.changed);
         let retry = match inputs.keyed {
             true => RetryClass::IdempotencyKey,
-            false => RetryClass::of(method),
+            false => method.retry_class(),
         };
         let (parameters, places, changed) = inputs.finish(walk, &self.place)?;
         let stored = walk.options.credential.as_ref();

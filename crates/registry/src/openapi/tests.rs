@@ -1,10 +1,11 @@
 //! Documents, and what becomes of them.
 
 use super::*;
-use crate::{Auth, RetryClass, Tool};
+use crate::{Auth, Tool};
 use proptest::prelude::*;
 use serde_json::json;
 use std::fmt::Write;
+use xylem_ids::RetryClass;
 
 const PETS: &str = include_str!("documents/pets.yaml");
 const BUILDS: &str = include_str!("documents/builds.json");

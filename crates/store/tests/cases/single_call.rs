@@ -6,9 +6,9 @@ use secrecy::ExposeSecret;
 use std::time::Duration;
 use xylem_audit::{Activity, Kind, Reason, Verdict};
 use xylem_grant::VerifiedGrant;
-use xylem_ids::{LeaseId, TreeId};
+use xylem_ids::{LeaseId, RetryClass, TreeId};
 use xylem_policy::{Period, RateLimit};
-use xylem_registry::{Auth, RetryClass, Tool};
+use xylem_registry::{Auth, Tool};
 use xylem_vault::{CallEnd, VaultError};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

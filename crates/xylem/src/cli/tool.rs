@@ -19,8 +19,8 @@ use std::{
     time::Duration,
 };
 use xylem_client::v1::{self, tool_auth::Scheme};
-use xylem_ids::{CredentialName, KeyPin, ToolName, ToolTag};
-use xylem_registry::{Method, RetryClass};
+use xylem_ids::{CredentialName, KeyPin, RetryClass, ToolName, ToolTag};
+use xylem_registry::Method;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -396,7 +396,7 @@ fn class_with(was: &v1::Tool, method: &str) -> v1::RetryClass {
         v1::RetryClass::IdempotencyKey => RetryClass::IdempotencyKey,
         v1::RetryClass::AtMostOnce => RetryClass::AtMostOnce,
     };
-    let asked = method.parse().map(RetryClass::of);
+    let asked = method.parse().map(Method::retry_class);
     if was.method != method && asked.is_ok_and(|asked| asked > known) {
         return v1::RetryClass::Unspecified;
     }
@@ -409,7 +409,7 @@ fn classed(tool: &mut v1::Tool) -> Option<String> {
     if tool.retry() != v1::RetryClass::Unspecified {
         return None;
     }
-    let class = RetryClass::of(tool.method.parse().ok()?);
+    let class = tool.method.parse::<Method>().ok()?.retry_class();
     tool.set_retry(wire_class(class));
     (class != RetryClass::default()).then(|| {
         format!(

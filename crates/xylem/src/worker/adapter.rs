@@ -8,11 +8,11 @@ use std::{
 };
 use xylem_activities::{
     AuditSink, Auth, CONNECT_TIMEOUT, Connecting, Outcome, Place, PortError, Redeem, Redeemed,
-    Release, Released, RetryClass, TaskClaims, TokenSource, Tool, ToolDirectory, Trust,
+    Release, Released, TaskClaims, TokenSource, Tool, ToolDirectory, Trust,
 };
 use xylem_client::{ActivityClaims, CallEnd, Client, Error, v1};
 use xylem_grant::IssuerPublicKey;
-use xylem_ids::{IdError, Slot, ToolName};
+use xylem_ids::{IdError, RetryClass, Slot, ToolName};
 use xylem_stateful::activity::{Issuers, Select, TakenIn};
 
 /// The control plane as the activities see it.
