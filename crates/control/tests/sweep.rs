@@ -135,16 +135,22 @@ async fn a_node_that_missed_the_longer_grant_is_signalled_by_the_sweep() {
 
 #[tokio::test]
 async fn a_grant_ends_when_its_depositor_said() {
+    ends(HOUR, HOUR).await;
+    // Where nobody says anything, it is renewed at that age.
+    ends(LIFETIME, LIFETIME - SECOND).await;
+}
+
+async fn ends(named: Duration, lives: Duration) {
     let stack = Stack::start().await;
     let worker = stack.worker().await;
     stack.tool().await;
     let mut short = start("train");
-    short.tokens[0].deposit.ttl = Some(HOUR);
+    short.tokens[0].deposit.ttl = Some(named);
     let admin = stack.admin().await;
     admin.start_tree(short).await.expect("a tree");
     stack.temporal.activity("train", "7", 1);
     let first = only(&stack, "train").await;
-    stack.clock.advance(HOUR - SECOND);
+    stack.clock.advance(lives - SECOND);
     stack.sweep().await;
     let grant = stack.temporal.signals("train").remove(0);
     let redeem = redemption(&stack, "train", &grant);

@@ -196,14 +196,21 @@ impl Handlers {
         })
     }
 
-    /// How long a grant lives: as its depositor says, or as the server does.
+    /// How long a grant lives: as its depositor says, or as the server does. What lives as long as the
+    /// server says is renewed, and what somebody named an end for is not: an end that is the same comes a
+    /// second earlier.
     pub(super) fn lifetime(
         &self,
         given: Option<xylem_proto::Duration>,
         field: &str,
     ) -> Result<Duration, Fault> {
-        let given = convert::duration(given, field, SHORTEST, LONGEST)?;
-        Ok(given.unwrap_or(self.settings.lifetime))
+        let usual = self.settings.lifetime;
+        let named = convert::duration(given, field, SHORTEST, LONGEST)?;
+        Ok(match named {
+            Some(named) if named == usual => named.saturating_sub(Duration::from_secs(1)),
+            Some(named) => named,
+            None => usual,
+        })
     }
 
     /// Whether a tree may be allowed these tools: one that the caller may not know of is not there.
