@@ -24,7 +24,10 @@ use zeroize::Zeroizing;
 /// An access token that ends this soon is not used any more.
 const SOON: Duration = Duration::from_secs(60);
 /// How long signing in may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a refresh may take. Whoever lost the answer gets the same one again for ten seconds, and is taken
+/// for a thief later: asked twice, both are within those.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(4);
 /// Answers are far smaller.
 const LARGEST: u64 = 64 * 1024;
 
@@ -168,7 +171,7 @@ impl Place {
         );
         fields.extend(code.map(|code| ("otp", code.expose_secret())));
         let body = form(&fields);
-        let answer = self.ask(trust, "/token", body).await?;
+        let answer = self.ask(trust, body, PATIENCE).await?;
         self.keep(&answer)?;
         Ok(answer.scope.as_deref() == Some("account"))
     }
@@ -192,9 +195,9 @@ impl Place {
             ("client_id", &self.kept.client),
             ("refresh_token", refresh),
         ]);
-        let answer = match self.ask(trust, "/token", body.clone()).await {
+        let answer = match self.ask(trust, body.clone(), REFRESH_PATIENCE).await {
             // The answer may have been lost: the same token gets the same one again, for a moment.
-            Err(SignInError::Unreachable(_)) => self.ask(trust, "/token", body).await?,
+            Err(SignInError::Unreachable(_)) => self.ask(trust, body, REFRESH_PATIENCE).await?,
             other => other?,
         };
         self.keep(&answer)?;
@@ -209,7 +212,7 @@ impl Place {
         let body = form(&[("token", &refresh)]);
         self.kept.access_token = None;
         self.write()?;
-        self.post(trust, "/revoke", body).await?;
+        self.post(trust, "/revoke", body, PATIENCE).await?;
         Ok(true)
     }
 
@@ -242,10 +245,10 @@ impl Place {
     async fn ask(
         &self,
         trust: &Trust,
-        route: &str,
         body: Zeroizing<String>,
+        patience: Duration,
     ) -> Result<Answer, SignInError> {
-        let answer = self.post(trust, route, body).await?;
+        let answer = self.post(trust, "/token", body, patience).await?;
         serde_json::from_slice(&answer).map_err(|_| SignInError::Unintelligible)
     }
 
@@ -254,9 +257,10 @@ impl Place {
         trust: &Trust,
         route: &str,
         body: Zeroizing<String>,
+        patience: Duration,
     ) -> Result<Zeroizing<Vec<u8>>, SignInError> {
         let kind = "application/x-www-form-urlencoded";
-        post(trust, &self.address, route, kind, body).await
+        post(trust, &self.address, route, kind, body, patience).await
     }
 }
 
@@ -267,10 +271,11 @@ pub(crate) async fn post(
     route: &str,
     kind: &str,
     body: Zeroizing<String>,
+    patience: Duration,
 ) -> Result<Zeroizing<Vec<u8>>, SignInError> {
     xylem_client::check_address(address)?;
     let http = trust.http()?.redirect(reqwest::redirect::Policy::none());
-    let http = http.timeout(PATIENCE).build();
+    let http = http.timeout(patience).build();
     let http = http.map_err(SignInError::Unreachable)?;
     let url = format!("{}{route}", address.trim_end_matches('/'));
     let request = http.post(url).header("content-type", kind);
@@ -320,4 +325,69 @@ fn path(address: &str) -> Result<PathBuf, SignInError> {
         .join("xylem")
         .join("sessions");
     Ok(folder.join(format!("{name}.json")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        net::{TcpListener, TcpStream},
+        thread,
+        time::Instant,
+    };
+
+    /// Reads a request to its end.
+    fn request(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut read, mut buffer) = (Vec::new(), [0; 1024]);
+        while !read.ends_with(b"refresh_token=xyr_one") {
+            let bytes = stream.read(&mut buffer).unwrap();
+            assert!(bytes > 0, "the request ended before its body");
+            read.extend_from_slice(&buffer[..bytes]);
+        }
+        stream
+    }
+
+    fn place(address: String) -> Place {
+        let kept = Kept {
+            client: "xylem-cli-1".to_owned(),
+            agent: "ada".to_owned(),
+            device_token: None,
+            refresh_token: Some("xyr_one".to_owned()),
+            access_token: None,
+            access_until: 0,
+        };
+        Place {
+            address,
+            file: tempfile::tempfile().unwrap(),
+            path: PathBuf::new(),
+            kept,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refresh_whose_answer_is_lost_is_repeated_while_that_is_no_theft() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let serving = thread::spawn(move || {
+            // Open until the end: nothing says that its answer does not come.
+            let lost = request(&listener);
+            let mut stream = request(&listener);
+            let body = r#"{"access_token":"a2","expires_in":900,"refresh_token":"xyr_two"}"#;
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+            drop(lost);
+        });
+        let mut place = place(address);
+        let began = Instant::now();
+        let access = place.access(&Trust::default()).await.unwrap();
+        assert_eq!(access.unwrap().expose_secret(), "a2");
+        assert_eq!(place.kept.refresh_token.as_deref(), Some("xyr_two"));
+        assert!(began.elapsed() < Duration::from_secs(10));
+        serving.join().unwrap();
+    }
 }

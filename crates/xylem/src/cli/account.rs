@@ -244,7 +244,8 @@ async fn register(arguments: Register, session: &mut Session<'_>) -> Result<(), 
     }
     let body = Zeroizing::new(body.to_string());
     let trust = &session.access.trust;
-    signed_in::post(trust, &address, "/register", "application/json", body).await?;
+    let (kind, patience) = ("application/json", signed_in::PATIENCE);
+    signed_in::post(trust, &address, "/register", kind, body, patience).await?;
     let answer = json!({ "agent": name, "controlPlane": address });
     session.output.answer(&answer, |_| {
         format!("{name} has an account at {address}: `xylem login {name}`")
