@@ -323,25 +323,68 @@ async fn a_probe_that_is_refused_changes_nothing_and_keeps_the_refresh_token() {
     assert_eq!(last["refresh_token"], "canary-refresh-0002");
 }
 
-#[tokio::test]
-async fn an_old_version_is_revoked_by_itself_when_no_tree_needs_it() {
-    let (stack, admin, provider) = stack().await;
-    let mut request = new(&provider);
+/// A request whose credential has its old versions revoked by itself.
+fn revoking_old(provider: &Provider) -> v1::CreateCredentialRequest {
+    let mut request = new(provider);
     if let Some(oauth) = &mut request.oauth {
         oauth.revoke_old = true;
     }
-    made(&admin, request).await;
+    request
+}
+
+fn states(credential: &v1::Credential) -> Vec<(u32, v1::VersionState)> {
+    let versions = credential.versions.iter();
+    versions
+        .map(|version| (version.version, version.state()))
+        .collect()
+}
+
+#[tokio::test]
+async fn no_provider_is_asked_and_no_version_retired_before_a_restore_is_confirmed() {
+    let (stack, admin, provider) = stack().await;
+    made(&admin, revoking_old(&provider)).await;
+    let rotation = v1::RotateCredentialRequest {
+        name: "acme".to_owned(),
+        ..v1::RotateCredentialRequest::default()
+    };
+    let secret = SecretString::from("canary-client-next");
+    let rotated = admin.rotate_credential(rotation, &secret).await;
+    rotated.expect("rotated");
+    stack.tamper("UPDATE epoch SET state = 'restored'");
+    let (stack, _other) = stack.twice().await;
+    let admin = stack.admin().await;
+    let refused = admin.renew_credential("acme").await;
+    assert_eq!(reason(refused), "restore_not_confirmed");
+    let old = |state| [(2, v1::VersionState::Active), (1, state)];
+    for later in [0, 2_500] {
+        // First an old version could be revoked, then the next value is due as well.
+        stack.clock.advance(Duration::from_secs(later));
+        assert_eq!(stack.sweep().await.failed, 1);
+        let held = shown(&admin).await;
+        assert_eq!(states(&held), old(v1::VersionState::Superseded));
+        assert_eq!(held.not_obtained_because, "", "the provider was asked");
+    }
+    let (namespace, by) = (common::namespace(), id("admin"));
+    let settled = stack.vault.settle_restore(&namespace, &by).await;
+    assert!(settled.expect("settled").is_some());
+    let confirmed = stack.vault.confirm_restore(&namespace, &by, None).await;
+    confirmed.expect("confirmed");
+    stack.sweep().await;
+    let now = shown(&admin).await;
+    assert_eq!(states(&now), old(v1::VersionState::Revoked));
+    // It may be asked again, but none at such an address.
+    assert_eq!(now.not_obtained_because, "provider_unavailable");
+}
+
+#[tokio::test]
+async fn an_old_version_is_revoked_by_itself_when_no_tree_needs_it() {
+    let (stack, admin, provider) = stack().await;
+    made(&admin, revoking_old(&provider)).await;
     bound_tree(&admin).await;
     stack.clock.advance(Duration::from_secs(2_500));
     // A node that does not take the next version keeps the old one alive.
     stack.temporal.mood("train", Mood::Deaf);
     stack.sweep().await;
-    let states = |credential: &v1::Credential| -> Vec<_> {
-        let versions = credential.versions.iter();
-        versions
-            .map(|version| (version.version, version.state()))
-            .collect()
-    };
     let behind = [
         (2, v1::VersionState::Active),
         (1, v1::VersionState::Superseded),

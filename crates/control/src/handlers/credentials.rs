@@ -357,7 +357,8 @@ impl Handlers {
     }
 
     /// Revokes the versions that no tree needs any more, where that is to be done by itself. Answers
-    /// whether some are left.
+    /// whether some are left. What a backup knows of trees may not be so any more: nothing is revoked by itself
+    /// before a restore is confirmed.
     pub(crate) async fn retire_old(&self, name: &CredentialName) -> Result<bool, Fault> {
         let namespace = &self.settings.namespace;
         let status = self.vault.credential(namespace, name).await?;
@@ -367,11 +368,13 @@ impl Handlers {
         {
             return Ok(false);
         }
+        let mut old = status.versions;
+        old.retain(|version| version.state == VersionState::Superseded);
+        if !old.is_empty() && self.vault.is_held().await? {
+            return Err(VaultError::Held.into());
+        }
         let mut left = false;
-        for version in status.versions {
-            if version.state != VersionState::Superseded {
-                continue;
-            }
+        for version in old {
             let revoked = self.revoke_everywhere(Everywhere {
                 name: name.clone(),
                 version: version.version,

@@ -1,15 +1,16 @@
 //! Copies of a whole database, and what a vault does that comes from one.
 
-use super::credential::{made, tree_of};
+use super::credential::{made, name, obtained, source, tree_of};
 use crate::{
     database,
     house::{Ask, House, V1, V2, agent, namespace, open, open_with, policies, verified},
 };
-use std::fs;
+use std::{fs, time::Duration};
 use tokio::sync::mpsc;
 use xylem_audit::{Filter, Kind, Log};
+use xylem_ids::Version;
 use xylem_store::{Empty, LoadError, Store};
-use xylem_vault::VaultError;
+use xylem_vault::{Asker, VaultError};
 
 /// Everything in a database, line by line.
 pub(crate) async fn copied(store: &Store) -> Vec<String> {
@@ -152,6 +153,38 @@ async fn a_restored_vault_begins_a_new_epoch_and_hands_nothing_out_until_that_is
         assert!(kinds.contains(&kind), "{kinds:?}");
     }
     verified(&store).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_provider_is_asked_with_what_a_backup_holds_until_that_is_confirmed() {
+    let house = House::new().await;
+    obtained(&house, source()).await;
+    let lines = copied(&house.store).await;
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(house.folder.path().join("kek"), folder.path().join("kek")).unwrap();
+    loaded(database::empty(folder.path()).await, lines)
+        .await
+        .unwrap();
+    let (_store, vault) = open(folder.path(), house.clock.clone()).await.unwrap();
+    let (namespace, name, by) = (namespace(), name(), agent("admin"));
+    let keeper = Asker::Keeper {
+        agent: &by,
+        rest: Duration::ZERO,
+    };
+    let seen = Some(Version(1));
+    for settled in [false, true] {
+        if settled {
+            let settled = vault.settle_restore(&namespace, &by).await.unwrap();
+            assert!(settled.is_some());
+        }
+        for asker in [Asker::Somebody, keeper] {
+            let begun = vault.begin_renewal(&namespace, &name, seen, asker).await;
+            assert!(matches!(begun, Err(VaultError::Held)), "{begun:?}");
+        }
+    }
+    vault.confirm_restore(&namespace, &by, None).await.unwrap();
+    let begun = vault.begin_renewal(&namespace, &name, seen, Asker::Somebody);
+    assert!(begun.await.unwrap().is_some());
 }
 
 #[tokio::test]

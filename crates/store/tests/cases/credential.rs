@@ -58,7 +58,7 @@ pub(crate) async fn rotated(house: &House, value: &str, request: &str) -> Rotate
     rotated.expect("rotates")
 }
 
-fn source() -> NewSource {
+pub(crate) fn source() -> NewSource {
     NewSource::OAuth(OAuthClient {
         oauth: OAuth {
             token_url: "https://id.acme.example/token".to_owned(),
@@ -148,7 +148,7 @@ async fn fail(house: &House, turn: &Renewal) {
 }
 
 /// A credential that is obtained from a provider.
-async fn obtained(house: &House, source: NewSource) {
+pub(crate) async fn obtained(house: &House, source: NewSource) {
     let mut new = new(V1);
     new.source = Some(source);
     house.vault.create_credential(new).await.expect("makes");

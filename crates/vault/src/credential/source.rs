@@ -388,7 +388,9 @@ impl Vault {
     /// it asks is decided here, as there may be many of them.
     ///
     /// # Errors
-    /// There is no such credential, or its value is not obtained by itself.
+    /// There is no such credential, its value is not obtained by itself, or a restore waits to be confirmed:
+    /// what a backup holds may have been used since, and a provider may take a refresh token that comes back
+    /// for stolen.
     pub async fn begin_renewal(
         &self,
         namespace: &Namespace,
@@ -397,6 +399,7 @@ impl Vault {
         asker: Asker<'_>,
     ) -> Result<Option<Renewal>, VaultError> {
         let mut tx = self.begin().await?;
+        self.check_held(&mut *tx).await?;
         let row = self.credential_in(&mut *tx, namespace, name).await?;
         let mut source = self
             .source_in(&mut *tx, &row)
