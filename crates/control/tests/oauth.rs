@@ -323,6 +323,54 @@ async fn a_probe_that_is_refused_changes_nothing_and_keeps_the_refresh_token() {
     assert_eq!(last["refresh_token"], "canary-refresh-0002");
 }
 
+#[tokio::test]
+async fn a_provider_is_not_asked_for_what_cannot_be_kept() {
+    let (_stack, admin, provider) = stack().await;
+    let secret = SecretString::from(CLIENT);
+    let request = |request_id: &str| v1::CreateCredentialRequest {
+        refresh_token: "canary-refresh-0000".to_owned(),
+        request_id: request_id.to_owned(),
+        ..new(&provider)
+    };
+    let long = "r".repeat(57);
+    let refused = admin.create_credential(request(&long), &secret).await;
+    assert_eq!(reason(refused), "invalid");
+    assert!(provider.forms().is_empty());
+    let first = made(&admin, request("c1")).await;
+    assert_eq!(provider.forms().len(), 1);
+    let taken = admin.create_credential(request("c2"), &secret).await;
+    assert_eq!(reason(taken), "exists");
+    assert_eq!(made(&admin, request("c1")).await, first);
+    let mut other = request("c1");
+    if let Some(oauth) = &mut other.oauth {
+        oauth.client_id = "another".to_owned();
+    }
+    let reused = admin.create_credential(other, &secret).await;
+    assert_eq!(reason(reused), "request_reused");
+    assert_eq!(provider.forms().len(), 1);
+
+    let rotation = |request_id: &str, if_version| v1::RotateCredentialRequest {
+        name: "acme".to_owned(),
+        refresh_token: "canary-refresh-given".to_owned(),
+        request_id: request_id.to_owned(),
+        if_version,
+        ..v1::RotateCredentialRequest::default()
+    };
+    let late = admin.rotate_credential(rotation("r1", Some(3)), &secret);
+    assert_eq!(reason(late.await), "other_version");
+    let refused = admin.rotate_credential(rotation(&long, None), &secret);
+    assert_eq!(reason(refused.await), "invalid");
+    assert_eq!(provider.forms().len(), 1);
+    for _ in 0..2 {
+        let rotated = admin.rotate_credential(rotation("r2", Some(1)), &secret);
+        assert_eq!(rotated.await.expect("rotated").versions.len(), 2);
+        assert_eq!(provider.forms().len(), 2);
+    }
+    admin.renew_credential("acme").await.expect("renewed");
+    let last = provider.forms().pop().expect("asked");
+    assert_eq!(last["refresh_token"], "canary-refresh-0002");
+}
+
 /// A request whose credential has its old versions revoked by itself.
 fn revoking_old(provider: &Provider) -> v1::CreateCredentialRequest {
     let mut request = new(provider);

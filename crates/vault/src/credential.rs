@@ -133,6 +133,13 @@ impl CredentialStatus {
         versions.find(|version| version.state == VersionState::Active)
     }
 
+    /// Whether a request has made one of its versions.
+    #[must_use]
+    pub fn made_by(&self, request: &RequestId) -> bool {
+        let mut versions = self.versions.iter();
+        versions.any(|version| version.request == *request)
+    }
+
     /// When it is to be rotated by its own rule.
     #[must_use]
     pub fn rotate_due(&self) -> Option<UnixSeconds> {

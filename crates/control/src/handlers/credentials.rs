@@ -22,8 +22,8 @@ use xylem_ids::{AgentId, CredentialName, Origin, Slot, TreeId, Version, Workflow
 use xylem_proto::v1;
 use xylem_vault::{
     Asker, Audiences, CopyStatus, CredentialStatus, CredentialVersion, NewCredential, NewSource,
-    OAuth, OAuthClient, OAuthGrant, Provided, Removal, Revocation, Rotated, Rotation, Supply,
-    VaultError, VersionRevocation, VersionState,
+    OAuth, OAuthClient, OAuthGrant, Provided, Removal, RequestId, Revocation, Rotated, Rotation,
+    Supply, VaultError, VersionRevocation, VersionState,
 };
 
 /// No rule rotates more often,
@@ -117,6 +117,7 @@ impl Handlers {
         let principal = caller()?;
         let secret = SecretString::from(given.secret);
         let refresh_token = secret_or_none(given.refresh_token);
+        let request = request(&principal, &given.request_id, "")?;
         let name = convert::id(given.name, "name")?;
         let what = place(&name);
         let owner = convert::optional(given.owner, "owner")?;
@@ -141,6 +142,10 @@ impl Handlers {
         let kept = source.is_some();
         if let Some(source) = source {
             probed_at(&source, &audiences)?;
+            let before = self.created_before(&name, &source, &audiences, &request);
+            if before.await.map_err(|fault| fault.about(&what))? {
+                return self.shown(&name).await;
+            }
             let first = self.first(source).await;
             value = first.map_err(|fault| fault.about(&what))?;
         }
@@ -155,7 +160,7 @@ impl Handlers {
             source: value.source,
             accept_short: given.allow_short,
             by: principal.agent().clone(),
-            request: request(&principal, &given.request_id, "")?,
+            request,
         };
         let made = self.vault.create_credential(new).await;
         let made = made.map_err(|error| Fault::from(error).about(&what))?;
@@ -163,6 +168,31 @@ impl Handlers {
             self.keeper_runs(&made.version.name).await;
         }
         self.shown(&made.version.name).await
+    }
+
+    /// Whether the same request has made the credential before. It is looked at before a provider is asked, and
+    /// again when it is stored: a refresh token that was used for nothing is lost, and one that is used twice is
+    /// taken for stolen.
+    async fn created_before(
+        &self,
+        name: &CredentialName,
+        source: &NewSource,
+        audiences: &Audiences,
+        request: &RequestId,
+    ) -> Result<bool, Fault> {
+        let status = match self.vault.credential(&self.settings.namespace, name).await {
+            Err(VaultError::NotFound { .. }) => return Ok(false),
+            status => status?,
+        };
+        if !status.made_by(request) {
+            return Err(VaultError::CredentialExists.into());
+        }
+        let supply = status.source.map(|known| known.supply);
+        let same = status.credential.audiences == audiences.as_slice();
+        match same && supply == Some(source.supply()) {
+            true => Ok(true),
+            false => Err(VaultError::RequestReused.into()),
+        }
     }
 
     /// What the provider gives for what its next values are obtained with: nothing is stored that
@@ -185,6 +215,8 @@ impl Handlers {
         let principal = caller()?;
         let secret = SecretString::from(given.secret);
         let refresh_token = secret_or_none(given.refresh_token);
+        let request = request(&principal, &given.request_id, "")?;
+        let if_version = given.if_version.map(Version);
         let name: CredentialName = convert::id(given.name, "name")?;
         let what = place(&name);
         let mut value = Value {
@@ -192,15 +224,25 @@ impl Handlers {
             expires_at: end(given.expires_at)?,
             source: None,
         };
-        if let Some(known) = self.status_of(&name).await?.source {
-            let next = match known.supply {
+        let status = self.status_of(&name).await?;
+        if let Some(known) = &status.source {
+            let next = match &known.supply {
                 Supply::OAuth(oauth) => NewSource::OAuth(OAuthClient {
-                    oauth,
+                    oauth: oauth.clone(),
                     client_secret: value.secret,
                     refresh_token,
                 }),
                 Supply::Provider(_) => return Err(provider_gives("secret").about(&what)),
             };
+            // Before the provider is asked, and again when it is stored.
+            if status.made_by(&request) {
+                return self.shown(&name).await;
+            }
+            let active = status.active().map(|active| active.version);
+            if if_version.is_some() && if_version != active {
+                let other = VaultError::OtherVersion(active.unwrap_or(Version(0)));
+                return Err(Fault::from(other).about(&what));
+            }
             let first = self.first(next).await;
             value = first.map_err(|fault| fault.about(&what))?;
         }
@@ -211,9 +253,9 @@ impl Handlers {
             expires_at: value.expires_at,
             source: value.source,
             accept_short: given.allow_short,
-            if_version: given.if_version.map(Version),
+            if_version,
             by: principal.agent().clone(),
-            request: request(&principal, &given.request_id, "")?,
+            request,
         };
         let rotated = self.vault.rotate_credential(rotation).await;
         let Rotated { version, .. } = rotated.map_err(|error| Fault::from(error).about(&what))?;

@@ -174,6 +174,15 @@ impl NewSource {
         }
     }
 
+    /// Where the value comes from, without the secrets.
+    #[must_use]
+    pub fn supply(&self) -> Supply {
+        match self {
+            Self::OAuth(client) => Supply::OAuth(client.oauth.clone()),
+            Self::Provider(provided) => Supply::Provider(provided.clone()),
+        }
+    }
+
     /// What is asked with a new value before anything else gets it.
     #[must_use]
     pub fn probe_url(&self) -> Option<&str> {
@@ -581,21 +590,17 @@ impl Vault {
         let key = self.credential_key(tx, row).await?;
         let before = self.source_in(tx, row).await?;
         let (mut client, mut refresh) = (None, None);
-        let supply = match new {
-            NewSource::Provider(provided) => Supply::Provider(provided.clone()),
-            NewSource::OAuth(new) => {
-                client = Some(self.store_source(tx, &key, row, &new.client_secret).await?);
-                if let Some(token) = &new.refresh_token {
-                    refresh = Some(self.store_source(tx, &key, row, token).await?);
-                }
-                Supply::OAuth(new.oauth.clone())
+        if let NewSource::OAuth(new) = new {
+            client = Some(self.store_source(tx, &key, row, &new.client_secret).await?);
+            if let Some(token) = &new.refresh_token {
+                refresh = Some(self.store_source(tx, &key, row, token).await?);
             }
-        };
+        }
         let source = SourceRow {
             namespace: row.credential.namespace.clone(),
             name: row.credential.name.clone(),
             source: Source {
-                supply,
+                supply: new.supply(),
                 broken: None,
                 fruitless,
             },
