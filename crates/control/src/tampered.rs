@@ -84,6 +84,14 @@ impl Plane {
         self.tally().refused(now, Kind::Tampered, row.what, source);
     }
 
+    /// The same of rows that are shown all the same, so that somebody can do something about them.
+    pub(crate) fn edited_among(&self, checked: impl Iterator<Item = Result<(), IdentityError>>) {
+        let edited = checked.filter_map(Result::err);
+        for row in edited.filter_map(|error| Tampered::find(&error)) {
+            self.tampered(row);
+        }
+    }
+
     /// The same of what work failed by that no caller waits for.
     pub(crate) fn met(&self, fault: &Fault) {
         if let Some(row) = fault.tampered() {

@@ -344,6 +344,39 @@ async fn a_row_that_was_edited_is_said_by_its_name() {
     );
 }
 
+/// They are shown, so that somebody can do something about them.
+#[tokio::test]
+async fn an_edited_row_of_a_list_is_said_by_its_name_and_its_key_is_revoked() {
+    let (stack, admin, _) = stack().await;
+    for name in ["bent", "edited"] {
+        stack.key_for(Role::User, name).await;
+    }
+    stack.tamper(r#"UPDATE agents SET roles = '["admin"]' WHERE id = 'bent'"#);
+    stack.tamper("UPDATE api_keys SET revoked_at = 1 WHERE agent = 'edited'");
+    let agents = admin.list_agents(v1::ListAgentsRequest::default()).await;
+    let mut agents = agents.expect("listed").agents.into_iter();
+    assert!(agents.any(|agent| agent.name == "bent"));
+    let keys = || admin.list_api_keys(v1::ListApiKeysRequest::default());
+    let mut listed_keys = keys().await.expect("listed").keys.into_iter();
+    let key = listed_keys
+        .find(|key| key.agent == "edited")
+        .expect("a key");
+    let revoked = admin.revoke_api_key(&key.id).await.expect("revoked");
+    assert!(revoked.revoked_at.expect("when").seconds > 1);
+    // Nothing is wrong with it any more.
+    keys().await.expect("listed");
+    stack.clock.advance(Duration::from_secs(61));
+    stack.control.watch().await.expect("watched");
+    let alerts = listed(&admin).await.into_iter();
+    let tampered = alerts.filter(|alert| alert.rule == "tampered");
+    let mut said: Vec<_> = tampered
+        .map(|alert| (alert.subject, alert.numbers["count"]))
+        .collect();
+    said.sort();
+    let of_key = format!("key:{}", key.id);
+    assert_eq!(said, [("agent:bent".to_owned(), 1), (of_key, 2)]);
+}
+
 #[tokio::test]
 async fn what_a_known_agent_was_refused_is_said_by_call() {
     let (stack, admin, _) = stack().await;

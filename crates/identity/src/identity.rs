@@ -247,7 +247,23 @@ impl Identity {
         Ok(agent)
     }
 
-    /// Agents in the order of their names, beginning after `after`; at most 500.
+    /// That an agent of a list is what was written.
+    ///
+    /// # Errors
+    /// Its record was edited.
+    pub fn checked_agent(&self, agent: &Agent) -> Result<(), IdentityError> {
+        self.secrets.check_agent(agent.clone()).map(drop)
+    }
+
+    /// That a key of a list is what was written.
+    ///
+    /// # Errors
+    /// Its record was edited.
+    pub fn checked_key(&self, key: &ApiKey) -> Result<(), IdentityError> {
+        self.secrets.check_key(key.clone()).map(drop)
+    }
+
+    /// Agents as they are stored, in the order of their names, beginning after `after`; at most 500.
     ///
     /// # Errors
     /// The storage failed.
@@ -304,8 +320,8 @@ impl Identity {
         found.ok_or(IdentityError::NotFound { what: "API key" })
     }
 
-    /// Keys in the order of their ids, beginning after `after`; at most 500; of one agent where it is
-    /// named.
+    /// Keys as they are stored, in the order of their ids, beginning after `after`; at most 500; of one
+    /// agent where it is named.
     ///
     /// # Errors
     /// The storage failed.
@@ -379,7 +395,7 @@ impl Identity {
     }
 
     /// Revokes a key, for good. Revoking it again changes nothing. A key whose record was edited is
-    /// revoked too: whoever looks after it wants it gone.
+    /// revoked too, also where it says that it is: whoever looks after it wants it gone.
     ///
     /// # Errors
     /// There is no such key in this namespace, or the storage failed.
@@ -391,7 +407,7 @@ impl Identity {
     ) -> Result<ApiKey, IdentityError> {
         for _ in 0..TRIES {
             let read = self.key(namespace, id).await?;
-            if read.revoked_at.is_some() {
+            if read.revoked_at.is_some() && self.checked_key(&read).is_ok() {
                 return Ok(read);
             }
             let mut key = read.clone();

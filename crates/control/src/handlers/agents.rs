@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use secrecy::ExposeSecret;
 use std::{
     collections::BTreeSet,
+    iter,
     time::{Duration, SystemTime},
 };
 use tonic::{Request, Response, Status};
@@ -167,6 +168,8 @@ impl Handlers {
             .identity
             .agents(namespace, after.as_ref(), size)
             .await?;
+        let checked = agents.iter();
+        self.edited_among(checked.map(|agent| self.identity.checked_agent(agent)));
         Ok(v1::ListAgentsResponse {
             next_page_token: next(&agents, size, |agent| agent.id.to_string()),
             agents: agents.into_iter().map(wire_agent).collect(),
@@ -269,6 +272,7 @@ impl Handlers {
         };
         let keys = self.identity.keys(namespace, of, after.as_ref(), size);
         let keys = keys.await?;
+        self.edited_among(keys.iter().map(|key| self.identity.checked_key(key)));
         Ok(v1::ListApiKeysResponse {
             next_page_token: next(&keys, size, |key| key.id.to_string()),
             keys: keys.into_iter().map(wire_key).collect(),
@@ -277,7 +281,8 @@ impl Handlers {
 
     async fn revoke_key(&self, request: v1::RevokeApiKeyRequest) -> Result<v1::ApiKey, Fault> {
         let id: KeyId = convert::id(request.id, "id")?;
-        self.own_key(&id).await?;
+        let key = self.own_key(&id).await?;
+        self.edited_among(iter::once(self.identity.checked_key(&key)));
         let namespace = &self.settings.namespace;
         let entry = self.change(Kind::KeyRevoked);
         let key = self.identity.revoke_key(namespace, &id, entry).await?;

@@ -224,6 +224,34 @@ async fn a_revoked_key_cannot_be_brought_back() {
     ));
 }
 
+#[tokio::test]
+async fn a_key_that_only_its_edited_record_says_is_revoked_is_revoked_for_good() {
+    let house = House::new().await;
+    let issued = key(&house, Role::User).await;
+    let secret = issued.secret.expose_secret();
+    let checked = async || {
+        let stored = house.identity.key(&namespace(), &issued.key.id).await;
+        house.identity.checked_key(&stored.unwrap())
+    };
+    checked().await.unwrap();
+    house.tamper("UPDATE api_keys SET revoked_at = 1").await;
+    assert!(matches!(
+        checked().await,
+        Err(IdentityError::Tampered { .. })
+    ));
+    assert_eq!(revoke(&house, &issued).await, now(&house));
+    assert_eq!(entries(&house, Kind::KeyRevoked).await.len(), 1);
+    checked().await.unwrap();
+    // What made it good again before.
+    house.tamper("UPDATE api_keys SET revoked_at = NULL").await;
+    assert_eq!(refused(&house, secret).await, "key_tampered");
+    for _ in 0..2 {
+        revoke(&house, &issued).await;
+        assert_eq!(refused(&house, secret).await, "key_revoked");
+        assert_eq!(entries(&house, Kind::KeyRevoked).await.len(), 2);
+    }
+}
+
 /// Why what goes on for long ends at the next look; nothing where it goes on.
 async fn ends(house: &House, before: &Principal) -> Option<Unauthenticated> {
     let standing = house.identity.standing(before, None, now(house));
