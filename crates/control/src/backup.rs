@@ -10,6 +10,9 @@ use tonic::Status;
 use xylem_audit::{Entry, Kind, Note, Verdict};
 use xylem_ids::AgentId;
 
+/// The clock of the machine that keeps the files may be so far ahead.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+
 /// A copy of the database that only the holder of a private key can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
@@ -97,7 +100,8 @@ impl Plane {
         self.take_backup(&self.system).await.map(drop)
     }
 
-    /// How old the newest backup is, where backups are made: two intervals are too old.
+    /// How old the newest backup is, where backups are made: two intervals are too old. One of the future
+    /// would hide for as long that there is no other.
     pub(crate) async fn backed_up(&self) -> Option<Result<String, String>> {
         let backups = self.backups.as_ref()?;
         let last = match backups.last().await {
@@ -105,12 +109,25 @@ impl Plane {
             Ok(None) => return Some(Ok("none yet".to_owned())),
             Err(error) => return Some(Err(error.0.to_string())),
         };
-        let age = self.now().duration_since(last.at).unwrap_or_default();
-        let age = Duration::from_secs(age.as_secs());
-        let said = format!("the last {} ago", humantime::format_duration(age));
+        let age = match self.now().duration_since(last.at) {
+            Err(ahead) if ahead.duration() > SKEW => {
+                return Some(Err(format!(
+                    "{} is {} ahead of this machine's clock, and hides how old the others are: correct the \
+                     clock, or move the file away if another clock was wrong",
+                    last.file.display(),
+                    whole_seconds(ahead.duration()),
+                )));
+            }
+            age => age.unwrap_or_default(),
+        };
+        let said = format!("the last {} ago", whole_seconds(age));
         let late = age > backups.every().saturating_mul(2);
         Some(if late { Err(said) } else { Ok(said) })
     }
+}
+
+fn whole_seconds(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(duration.as_secs()))
 }
 
 fn named(backup: &Backup) -> Option<Note> {

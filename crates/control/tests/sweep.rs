@@ -506,6 +506,28 @@ async fn a_root_that_is_back_is_swept_again() {
 }
 
 #[tokio::test]
+async fn a_backup_of_the_future_is_no_sign_that_backups_are_made() {
+    let stack = Stack::start().await;
+    let admin = stack.admin().await;
+    let backups = async || {
+        let status = admin.status().await.expect("told");
+        let check = status.checks.into_iter().find(|it| it.name == "backup");
+        check.expect("a check")
+    };
+    stack.control.back_up().await.expect("made");
+    // As where another machine keeps the file.
+    stack.clock.set_back(MINUTE);
+    assert!(backups().await.ok);
+    stack.clock.set_back(48 * HOUR);
+    let ahead = backups().await;
+    assert!(
+        !ahead.ok && ahead.detail.contains("2days 1m ahead"),
+        "{ahead:?}"
+    );
+    assert!(ahead.detail.contains("move the file away"), "{ahead:?}");
+}
+
+#[tokio::test]
 async fn whoever_starts_the_scheduled_backup_again_and_again_pushes_none_out() {
     let stack = Stack::start().await;
     for _ in 0..5 {

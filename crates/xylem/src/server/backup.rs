@@ -21,6 +21,9 @@ use xylem_vault::Vault;
 
 const PREFIX: &str = "xylem-";
 const SUFFIX: &str = ".backup";
+const DRAFT: &str = ".part";
+/// Whoever writes a draft that was not touched for so long was killed.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Lines that wait to be written.
 const WAITING: usize = 256;
 
@@ -58,7 +61,8 @@ impl Backups for Copies {
         let published = task::spawn_blocking(move || {
             fs::rename(&draft, &finished)?;
             File::open(&folder)?.sync_all()?;
-            prune(&folder, keep)
+            prune(&folder, keep, &finished)?;
+            remove_drafts(&folder, now)
         });
         published.await.map_err(cause)?.map_err(cause)?;
         Ok(Backup {
@@ -134,6 +138,10 @@ fn name(at: SystemTime) -> String {
 
 /// The backups in a folder, oldest first.
 fn finished(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    ours(folder, SUFFIX)
+}
+
+fn ours(folder: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -143,7 +151,7 @@ fn finished(folder: &Path) -> io::Result<Vec<PathBuf>> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+        if name.starts_with(PREFIX) && name.ends_with(suffix) {
             files.push(entry.path());
         }
     }
@@ -151,12 +159,88 @@ fn finished(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn prune(folder: &Path, keep: usize) -> io::Result<()> {
-    let mut files = finished(folder)?;
-    files.truncate(files.len().saturating_sub(keep));
-    files.iter().try_for_each(fs::remove_file)
+/// Removes the oldest beyond `keep`, and never the one that was just made: one of a clock that was ahead has a
+/// name that is newer.
+fn prune(folder: &Path, keep: usize, made: &Path) -> io::Result<()> {
+    let mut others = finished(folder)?;
+    others.retain(|file| file != made);
+    others.truncate((others.len() + 1).saturating_sub(keep));
+    others.iter().try_for_each(fs::remove_file)
+}
+
+/// Removes what was left by whoever was killed over it.
+fn remove_drafts(folder: &Path, now: SystemTime) -> io::Result<()> {
+    for draft in ours(folder, DRAFT)? {
+        let written = fs::metadata(&draft)?.modified()?;
+        let since = now.duration_since(written);
+        // A clock that was ahead left it, too.
+        if since.unwrap_or_else(|ahead| ahead.duration()) > ABANDONED {
+            fs::remove_file(&draft)?;
+        }
+    }
+    Ok(())
 }
 
 fn cause(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackupError {
     BackupError(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn touched(folder: &Path, name: &str, at: SystemTime) -> PathBuf {
+        let path = folder.join(name);
+        let file = File::create(&path).expect("a file");
+        file.set_modified(at).expect("touched");
+        path
+    }
+
+    #[test]
+    fn a_backup_that_was_just_made_is_kept_beside_those_of_a_clock_that_was_ahead() {
+        let guard = tempfile::tempdir().expect("a folder");
+        let folder = guard.path();
+        let made_at = |at| touched(folder, &name(at), at);
+        let ahead = [100, 200].map(|days| made_at(now() + DAY * days));
+        made_at(now() - DAY);
+        for keep in [3, 2] {
+            let made = made_at(now());
+            prune(folder, keep, &made).expect("pruned");
+            let mut kept = vec![made];
+            kept.extend_from_slice(&ahead[3 - keep..]);
+            assert_eq!(finished(folder).expect("read"), kept);
+        }
+        let made = made_at(now());
+        prune(folder, 1, &made).expect("pruned");
+        assert_eq!(finished(folder).expect("read"), [made]);
+    }
+
+    #[test]
+    fn a_draft_of_a_backup_that_was_killed_is_removed_after_a_day() {
+        let guard = tempfile::tempdir().expect("a folder");
+        let folder = guard.path();
+        let minute = Duration::from_secs(60);
+        let draft = |written| {
+            let draft = folder.join(name(written)).with_extension("part");
+            let draft = draft.file_name().expect("a name").to_string_lossy();
+            touched(folder, &draft, written)
+        };
+        let young = [now() - DAY + minute, now() + minute].map(draft);
+        let old = [now() - DAY - minute, now() + DAY * 300].map(draft);
+        let of_another = touched(folder, "notes.part", now() - DAY * 2);
+        remove_drafts(folder, now()).expect("removed");
+        for kept in young.iter().chain([&of_another]) {
+            assert!(kept.exists(), "{kept:?}");
+        }
+        for gone in &old {
+            assert!(!gone.exists(), "{gone:?}");
+        }
+    }
 }
