@@ -3,6 +3,7 @@
 use crate::{Entry, Kind, Reason, Subject, Verdict};
 use std::{
     collections::BTreeMap,
+    mem,
     net::{IpAddr, Ipv6Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -111,14 +112,22 @@ impl Tally {
         self.add(bucket, 1);
     }
 
-    /// Takes out the counts of the minutes that are over.
+    /// Takes out the counts of the minutes that are over, and of those that only a clock that was ahead
+    /// had begun.
     pub fn drain(&mut self, now: SystemTime) -> Counted {
         let current = minute_of(now);
         let mut over = Counts::new();
         for counts in [&mut self.refused, &mut self.granted] {
-            over.extend(counts.extract_if(.., |bucket, _| bucket.minute < current));
+            over.extend(counts.extract_if(.., |bucket, _| bucket.minute != current));
         }
         Counted(over)
+    }
+
+    /// Takes out everything.
+    pub fn drain_all(&mut self) -> Counted {
+        let mut all = mem::take(&mut self.refused);
+        all.append(&mut self.granted);
+        Counted(all)
     }
 
     /// Puts back what could not be written.
@@ -214,6 +223,18 @@ mod tests {
         assert_eq!(counts(&over), [(one, 50), (two, 50)]);
         assert!(tally.drain(at(63)).entries().is_empty());
         assert_eq!(tally.drain(at(120)).entries().len(), 1);
+    }
+
+    #[test]
+    fn what_was_counted_while_the_clock_was_ahead_is_written_when_it_is_right() {
+        let mut tally = Tally::new(10);
+        note(&mut tally, 3_600, 1);
+        note(&mut tally, 61, 2);
+        let [one, two] = [1, 2].map(|number| source(number).address);
+        assert_eq!(counts(&tally.drain(at(62))), [(one, 1)]);
+        note(&mut tally, 7_200, 1);
+        assert_eq!(counts(&tally.drain_all()), [(two, 1), (one, 1)]);
+        assert_eq!(tally.oldest(), None);
     }
 
     #[test]

@@ -239,9 +239,11 @@ impl Plane {
     /// Writes the counts of the minutes that are over, or all of them. What cannot be written is
     /// kept.
     pub(crate) async fn flush_tally(&self, all: bool) {
-        const MINUTE: Duration = Duration::from_secs(60);
-        let now = self.now() + if all { MINUTE } else { Duration::ZERO };
-        let counted = self.tally().drain(now);
+        let now = self.now();
+        let counted = match all {
+            true => self.tally().drain_all(),
+            false => self.tally().drain(now),
+        };
         let mut entries = counted.entries();
         if entries.is_empty() {
             return;

@@ -39,6 +39,14 @@ impl Lane {
         }
     }
 
+    /// Whether earlier attempts count still. Nobody waits for longer than a window, and clocks differ by less
+    /// than another one: what is further ahead was noted by a clock that was wrong.
+    fn counts(self, counter: &Counter, now: u64) -> bool {
+        let window = self.window();
+        let ends = counter.since.saturating_add(window).max(counter.not_before);
+        now < ends && ends <= now.saturating_add(2 * window)
+    }
+
     /// Counts an attempt.
     ///
     /// # Errors
@@ -50,12 +58,7 @@ impl Lane {
             not_before: 0,
         };
         let counter = counter
-            .filter(|counter| {
-                now < counter
-                    .since
-                    .saturating_add(self.window())
-                    .max(counter.not_before)
-            })
+            .filter(|counter| self.counts(counter, now))
             .unwrap_or(fresh);
         if now < counter.not_before {
             return Err(counter.not_before - now);
@@ -120,6 +123,31 @@ mod tests {
     fn strangers_of_an_account_share_one_in_thirty_seconds() {
         assert_eq!(through(Lane::Strangers, 20, 0), 20);
         assert_eq!(through(Lane::Strangers, 321, 1), 20 + 10);
+    }
+
+    #[test]
+    fn what_a_clock_noted_that_was_ahead_keeps_nobody_waiting() {
+        let now: u64 = 1_000_000;
+        for lane in [Lane::Pair, Lane::Source, Lane::Strangers] {
+            // The clock may have been right at first.
+            let noted = |since: u64, ahead: u64| Counter {
+                attempts: 100,
+                since,
+                not_before: now + ahead,
+            };
+            let day = 24 * 60 * 60;
+            for wrong in [
+                noted(now - 60, day),
+                noted(now + day, 0),
+                noted(now + day, day),
+            ] {
+                let counted = lane.count(Some(wrong), now).unwrap();
+                assert_eq!((counted.attempts, counted.since), (1, now), "{lane:?}");
+            }
+            // The longest wait, noted by another control plane whose clock is a little ahead.
+            let waits = noted(now - 60, 15 * 60 + 30);
+            assert_eq!(lane.count(Some(waits), now), Err(15 * 60 + 30), "{lane:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt, time::Duration};
 use xylem_ids::{AccessId, PolicyName, ToolName};
 
+/// Clocks of control planes may differ by so much, in seconds.
+const SKEW: u64 = 5 * 60;
+
 /// Which calls are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey {
@@ -45,9 +48,11 @@ impl Usage {
     /// How many calls the window that is open now has seen, and when it ends.
     fn open(&self, key: &CounterKey, now: u64) -> Option<(u32, u64)> {
         let counter = self.0.get(key)?;
-        let ends = counter.started_at.saturating_add(key.per.seconds());
-        // A clock that is behind the one that began the window opens no second one.
-        (now < ends).then_some((counter.used, ends))
+        let length = key.per.seconds();
+        let ends = counter.started_at.saturating_add(length);
+        // A clock that is behind the one that began the window opens no second one, unless that one was wrong.
+        let is_wrong = counter.started_at > now.saturating_add(length + SKEW);
+        (now < ends && !is_wrong).then_some((counter.used, ends))
     }
 
     /// The counter once one more call was made.
@@ -167,5 +172,38 @@ pub(crate) fn meter(
         used: open.map_or(0, |(used, _)| used),
         limit: requests.limit(),
         ends: open.map(|(_, ends)| ends),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_that_was_begun_by_a_clock_that_was_ahead_is_not_open() {
+        let limit = RateLimit {
+            calls: 60,
+            per: Period::Minute,
+        };
+        let key = limit.key(&"acme.deploy".parse().unwrap());
+        let now = 1_800_000_000;
+        let begun = |started_at| {
+            let counter = Counter {
+                started_at,
+                used: 60,
+            };
+            Usage::from_iter([(key.clone(), counter)])
+        };
+        // By another control plane, whose clock is right enough.
+        let open = begun(now + 60);
+        assert!(limit.reached(&open, &key, now).is_some());
+        assert_eq!(open.counted(&key, now).used, 61);
+        let wrong = begun(now + 3_600);
+        assert_eq!(limit.reached(&wrong, &key, now), None);
+        let first = Counter {
+            started_at: now,
+            used: 1,
+        };
+        assert_eq!(wrong.counted(&key, now), first);
     }
 }
