@@ -139,6 +139,24 @@ pub(crate) fn reaches(owner: &AgentId) -> Result<bool, Fault> {
     Ok(reach()? == Reach::All || caller()?.agent() == owner)
 }
 
+/// Nothing, where the call reaches what it names, which belongs to this agent.
+///
+/// # Errors
+/// Another's is not found; that it was asked for is counted.
+pub(crate) fn check_reach(owner: &AgentId, what: &str) -> Result<(), Fault> {
+    if reaches(owner)? {
+        return Ok(());
+    }
+    not_let("other_owner");
+    Err(Fault::not_found(what))
+}
+
+/// Says that the call that is being handled asked for what its caller may not have, whatever it is
+/// answered: the gate counts it.
+pub(crate) fn not_let(reason: &'static str) {
+    let _ = CALL.try_with(|call| call.passage.not_let(reason));
+}
+
 fn nobody() -> Fault {
     Fault::unauthenticated("key_missing", "an API key is required")
 }

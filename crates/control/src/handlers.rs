@@ -20,7 +20,7 @@ pub(crate) use credentials::state as credential_state;
 pub(crate) use tools::wire_definition;
 
 use crate::{
-    caller::{Reach, carried, during_call, reach, reaches},
+    caller::{Reach, carried, check_reach, during_call, reach},
     fault::Fault,
     plane::Plane,
     temporal::TemporalError,
@@ -99,26 +99,23 @@ impl Plane {
         Box::pin(answers.chain(last.filter_map(std::future::ready)))
     }
 
-    /// The tree that people mean by its root's workflow id, as far as the caller may see it.
-    async fn named_tree(&self, name: &str) -> Result<Tree, Fault> {
+    /// The tree that people mean by its root's workflow id, whoever's it is.
+    async fn anybodys_tree(&self, name: &str) -> Result<Tree, Fault> {
         let workflow_id: WorkflowId = crate::convert::id(name.to_owned(), "tree")?;
         let namespace = &self.settings.namespace;
-        let tree = self.vault.find_tree(namespace, &workflow_id).await?;
-        if !reaches(&tree.owner)? {
-            return Err(Fault::not_found("tree"));
-        }
+        Ok(self.vault.find_tree(namespace, &workflow_id).await?)
+    }
+
+    /// The same, as far as the caller may see it.
+    async fn named_tree(&self, name: &str) -> Result<Tree, Fault> {
+        let tree = self.anybodys_tree(name).await?;
+        check_reach(&tree.owner, "tree")?;
         Ok(tree)
     }
 
     /// The identity of a tree whose root has started.
     async fn named_id(&self, name: &str) -> Result<TreeId, Fault> {
-        let tree = self.named_tree(name).await?;
-        tree.id().ok_or_else(|| {
-            Fault::refused(
-                "tree_starting",
-                "the tree's root has not started yet, or its start failed: try again in a minute",
-            )
-        })
+        started(&self.named_tree(name).await?)
     }
 
     /// As [`Plane::named_id`]; a root that somebody started without asking becomes a tree here,
@@ -187,6 +184,15 @@ impl Plane {
     fn is_system(&self, agent: &AgentId) -> bool {
         *agent == self.system
     }
+}
+
+fn started(tree: &Tree) -> Result<TreeId, Fault> {
+    tree.id().ok_or_else(|| {
+        Fault::refused(
+            "tree_starting",
+            "the tree's root has not started yet, or its start failed: try again in a minute",
+        )
+    })
 }
 
 /// Handlers that leave work behind need the plane in an [`Arc`].

@@ -344,6 +344,7 @@ async fn a_row_that_was_edited_is_said_by_its_name() {
     );
 }
 
+<<<<<<< HEAD
 /// They are shown, so that somebody can do something about them.
 #[tokio::test]
 async fn an_edited_row_of_a_list_is_said_by_its_name_and_its_key_is_revoked() {
@@ -382,8 +383,12 @@ async fn what_a_known_agent_was_refused_is_said_by_call() {
     let (stack, admin, _) = stack().await;
     ten_denials(&stack).await;
     stack.control.watch().await.expect("watched");
+=======
+/// What the audit log has of an action of the agent `curious`.
+async fn of_curious(admin: &Client, action: &str) -> Vec<v1::AuditEntry> {
+>>>>>>> 36ee1e6 (Who asks for what is another's is counted, and seen by the alert for denials)
     let filter = v1::AuditFilter {
-        action: "permission_denied".to_owned(),
+        action: action.to_owned(),
         agent: "curious".to_owned(),
         ..v1::AuditFilter::default()
     };
@@ -391,7 +396,15 @@ async fn what_a_known_agent_was_refused_is_said_by_call() {
         filter: Some(filter),
         ..v1::ListAuditRequest::default()
     };
-    let entries = admin.list_audit(request).await.expect("listed").entries;
+    admin.list_audit(request).await.expect("listed").entries
+}
+
+#[tokio::test]
+async fn what_a_known_agent_was_refused_is_said_by_call() {
+    let (stack, admin, _) = stack().await;
+    ten_denials(&stack).await;
+    stack.control.watch().await.expect("watched");
+    let entries = of_curious(&admin, "permission_denied").await;
     let [entry] = entries.as_slice() else {
         panic!("{entries:?}")
     };
@@ -399,4 +412,70 @@ async fn what_a_known_agent_was_refused_is_said_by_call() {
         (entry.subject.as_str(), entry.count),
         ("call:ListAgents", 10)
     );
+}
+
+/// Whatever it is answered: somebody who goes through the trees of others is seen.
+#[tokio::test]
+async fn who_asks_for_what_is_anothers_is_told_nothing_and_said() {
+    let (stack, admin, _) = stack().await;
+    stack.tree("train").await;
+    let curious = stack.key_for(Role::User, "curious").await;
+    let curious = Client::connect(&stack.address, &curious).await.expect("in");
+    let wanted = v1::GetTreeRequest {
+        tree: "train".to_owned(),
+        ..v1::GetTreeRequest::default()
+    };
+    for _ in 0..8 {
+        let hidden = curious.get_tree(wanted.clone()).await;
+        assert!(matches!(hidden, Err(Error::NotFound(_))), "{hidden:?}");
+    }
+    // One that is not there at all is nobody's.
+    let absent = v1::GetTreeRequest {
+        tree: "absent".to_owned(),
+        ..v1::GetTreeRequest::default()
+    };
+    let absent = curious.get_tree(absent).await;
+    assert!(matches!(absent, Err(Error::NotFound(_))), "{absent:?}");
+    let hidden = curious.get_agent(&id("admin")).await;
+    assert!(matches!(hidden, Err(Error::NotFound(_))), "{hidden:?}");
+    let hidden = curious
+        .reveal_token(&id("train"), &id("default"), "curious")
+        .await;
+    assert!(matches!(hidden, Err(Error::NotFound(_))), "{hidden:?}");
+    stack.clock.advance(Duration::from_secs(61));
+    stack.control.watch().await.expect("watched");
+    let entries = of_curious(&admin, "permission_denied").await;
+    let mut counted: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.subject.as_str(), entry.reason.as_str(), entry.count))
+        .collect();
+    counted.sort_unstable();
+    assert_eq!(
+        counted,
+        [
+            ("call:GetAgent", "other_owner", 1),
+            ("call:GetTree", "other_owner", 8),
+            ("call:RevealToken", "other_owner", 1),
+        ]
+    );
+    let shown = of_curious(&admin, "token_revealed").await;
+    let [shown] = shown.as_slice() else {
+        panic!("{shown:?}")
+    };
+    assert_eq!(
+        (shown.outcome.as_str(), shown.reason.as_str()),
+        ("denied", "other_owner")
+    );
+    assert_eq!(
+        (shown.owner.as_str(), shown.slot.as_str()),
+        ("admin", "default")
+    );
+    let alerts = listed(&admin).await;
+    let mut rules: Vec<_> = alerts
+        .iter()
+        .filter(|alert| alert.subject == "agent:curious")
+        .map(|alert| alert.rule.as_str())
+        .collect();
+    rules.sort_unstable();
+    assert_eq!(rules, ["break_glass", "denials"]);
 }

@@ -2,7 +2,7 @@
 
 use super::{Handlers, answer, next};
 use crate::{
-    caller::{Reach, caller, during_call, reach, reaches},
+    caller::{Reach, caller, check_reach, during_call, not_let, reach, reaches},
     convert,
     fault::Fault,
     plane::Plane,
@@ -87,6 +87,7 @@ impl Handlers {
     /// An agent that somebody may ask for: an unknown one would wait for nothing.
     async fn other_agent(&self, agent: AgentId) -> Result<AgentId, Fault> {
         if !reaches(&agent)? {
+            not_let("other_agent");
             let rule = "an agent without the role to see policies asks for itself only";
             return Err(Fault::denied("other_agent", rule));
         }
@@ -113,8 +114,10 @@ impl Handlers {
         let of = match (named, reach()?) {
             (named, Reach::All) => named,
             (None, Reach::Own) => Some(caller()?.agent().clone()),
-            (Some(agent), Reach::Own) if reaches(&agent)? => Some(agent),
-            (Some(_), Reach::Own) => return Err(Fault::not_found("agent")),
+            (Some(agent), Reach::Own) => {
+                check_reach(&agent, "agent")?;
+                Some(agent)
+            }
         };
         let now = self.now();
         let wanted = Wanted {
@@ -157,11 +160,10 @@ impl Handlers {
         let id: AccessId = convert::id(id, "id")?;
         let namespace = &self.settings.namespace;
         let access = self.policies.access(namespace, &id, self.now()).await?;
-        if reaches(&access.agent)? || reaches(&access.asked_by)? {
-            Ok(access)
-        } else {
-            Err(Fault::not_found("access request"))
+        if !reaches(&access.agent)? {
+            check_reach(&access.asked_by, "access request")?;
         }
+        Ok(access)
     }
 
     /// Who does something about a request, and why: the kind of the entry follows from what is done.

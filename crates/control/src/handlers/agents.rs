@@ -2,7 +2,7 @@
 
 use super::{Answers, Handlers, answer, next};
 use crate::{
-    caller::{Reach, caller, reach, reaches},
+    caller::{Reach, caller, check_reach, reach},
     convert,
     fault::Fault,
 };
@@ -150,9 +150,7 @@ impl Handlers {
 
     async fn agent(&self, request: v1::GetAgentRequest) -> Result<v1::Agent, Fault> {
         let name: AgentId = convert::id(request.name, "name")?;
-        if !reaches(&name)? {
-            return Err(Fault::not_found("agent"));
-        }
+        check_reach(&name, "agent")?;
         let agent = self.identity.agent(&self.settings.namespace, &name).await?;
         Ok(wire_agent(agent))
     }
@@ -182,8 +180,10 @@ impl Handlers {
     ) -> Result<v1::CreateApiKeyResponse, Fault> {
         let agent: Option<AgentId> = convert::optional(request.agent, "agent")?;
         let agent = match agent {
-            Some(agent) if !reaches(&agent)? => return Err(Fault::not_found("agent")),
-            Some(agent) => agent,
+            Some(agent) => {
+                check_reach(&agent, "agent")?;
+                agent
+            }
             None => caller()?.agent().clone(),
         };
         self.not_another_person(&agent, "agent").await?;
@@ -251,11 +251,8 @@ impl Handlers {
     /// The key, as far as the caller may see it.
     async fn own_key(&self, id: &KeyId) -> Result<ApiKey, Fault> {
         let key = self.identity.key(&self.settings.namespace, id).await?;
-        if reaches(&key.agent)? {
-            Ok(key)
-        } else {
-            Err(Fault::not_found("API key"))
-        }
+        check_reach(&key.agent, "API key")?;
+        Ok(key)
     }
 
     async fn keys(

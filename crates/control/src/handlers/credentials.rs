@@ -6,7 +6,7 @@ use super::{
     trees::audiences,
 };
 use crate::{
-    caller::{Reach, caller, reach, reaches},
+    caller::{Reach, caller, check_reach, reach},
     convert,
     fault::Fault,
     renewal::{Renewed, told},
@@ -339,11 +339,9 @@ impl Handlers {
         let namespace = &self.settings.namespace;
         let status = self.vault.credential(namespace, name).await;
         let status = status.map_err(|error| Fault::from(error).about(&place(name)))?;
-        if reaches(&status.credential.owner)? {
-            Ok(status)
-        } else {
-            Err(Fault::not_found("credential").about(&place(name)))
-        }
+        let reached = check_reach(&status.credential.owner, "credential");
+        reached.map_err(|hidden| hidden.about(&place(name)))?;
+        Ok(status)
     }
 
     async fn shown(&self, name: &CredentialName) -> Result<v1::Credential, Fault> {

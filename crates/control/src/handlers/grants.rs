@@ -2,7 +2,7 @@
 
 use super::{Handlers, answer, wire_definition, worker};
 use crate::{
-    caller::{caller, caller_address, during_call},
+    caller::{caller, caller_address, during_call, not_let},
     convert,
     fault::Fault,
     plane::On,
@@ -189,6 +189,7 @@ impl Handlers {
         if claims.namespace == self.settings.namespace {
             Ok(())
         } else {
+            not_let("other_namespace");
             Err(Fault::denied(
                 "other_namespace",
                 "this control plane does not serve that namespace",
@@ -438,6 +439,7 @@ impl Handlers {
         self.check_namespace(&claims)?;
         if !principal.queues().contains(&claims.task_queue) {
             let refusal = Refusal::QueueNotServed;
+            not_let(refusal.code());
             return Err(Fault::denied(refusal.code(), refusal.to_string()));
         }
         let confirmed = if local {

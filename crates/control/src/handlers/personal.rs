@@ -1,7 +1,7 @@
 //! What is kept about an agent: handed out, and erased.
 
 use super::{Answers, Handlers, agents::wire_agent, audit};
-use crate::{caller::reaches, convert, fault::Fault};
+use crate::{caller::check_reach, convert, fault::Fault};
 use serde_json::{Map, Value, json};
 use std::{sync::Arc, time::SystemTime};
 use tokio::sync::mpsc::{self, Sender};
@@ -31,9 +31,7 @@ impl Handlers {
         request: v1::ExportAgentDataRequest,
     ) -> Result<Answers<v1::AgentDataLine>, Fault> {
         let name: AgentId = convert::id(request.name, "name")?;
-        if !reaches(&name)? {
-            return Err(Fault::not_found("agent"));
-        }
+        check_reach(&name, "agent")?;
         let namespace = self.settings.namespace.clone();
         let (agent, data) = self.identity.agent_data(&namespace, &name).await?;
         let agent = serde_json::to_value(wire_agent(agent)).map_err(Fault::internal)?;

@@ -4,7 +4,7 @@ mod document;
 
 use super::{Handlers, answer, next};
 use crate::{
-    caller::{caller, lasting, reaches},
+    caller::{caller, lasting, not_let, reaches},
     convert,
     fault::Fault,
 };
@@ -175,6 +175,7 @@ impl Handlers {
         let agent: Option<AgentId> = convert::optional(given.agent, "agent")?;
         let agent = agent.unwrap_or_else(|| principal.agent().clone());
         if !reaches(&agent)? {
+            not_let("other_agent");
             let rule = "an agent without the role to see policies asks about itself only";
             return Err(Fault::denied("other_agent", rule));
         }

@@ -1,8 +1,8 @@
 //! The tokens of a tree.
 
-use super::{Handlers, answer, request, trees::audiences};
+use super::{Handlers, answer, request, started, trees::audiences};
 use crate::{
-    caller::{caller, caller_address, during_call},
+    caller::{caller, caller_address, check_reach, during_call},
     convert,
     fault::Fault,
     walk::{Node, Standing, Walk},
@@ -16,8 +16,8 @@ use xylem_audit::{Entry, Kind, Verdict};
 use xylem_ids::{Slot, TreeId, Version};
 use xylem_proto::v1;
 use xylem_vault::{
-    Audiences, Deposit, Revelation, Revocation, Target, VaultError, VersionInfo, VersionState,
-    VersionStatus,
+    Audiences, Deposit, Revelation, Revocation, Target, Tree, VaultError, VersionInfo,
+    VersionState, VersionStatus,
 };
 
 /// Between two looks at a tree whose revocation has to wait.
@@ -91,10 +91,15 @@ impl Handlers {
         let note = convert::note(&given.reason, "reason")?;
         let rule = "reason must say why, in 1 to 500 printable characters";
         let note = note.ok_or_else(|| Fault::invalid("reason", rule))?;
-        let tree = self.named_id(&given.tree).await?;
+        let tree = self.anybodys_tree(&given.tree).await?;
         let now = self.now();
         let mut entry = self.change(Kind::TokenRevealed);
         entry.note = Some(note);
+        if let Err(hidden) = check_reach(&tree.owner, "tree") {
+            self.log.append(&[not_shown(entry, &tree, slot)]).await?;
+            return Err(hidden);
+        }
+        let tree = started(&tree)?;
         let signed_in = principal.signed_in();
         let wanted = Revelation {
             agent: principal.agent().clone(),
@@ -296,6 +301,15 @@ impl Handlers {
             )
         })
     }
+}
+
+/// The entry about somebody who wanted to be shown a token of a tree that is another's.
+fn not_shown(mut entry: Entry, tree: &Tree, slot: Slot) -> Entry {
+    entry.verdict = Verdict::Denied;
+    entry.owner = Some(tree.owner.clone());
+    entry.tree = tree.id();
+    entry.slot = Some(slot);
+    entry.because("other_owner")
 }
 
 /// What an error is about.

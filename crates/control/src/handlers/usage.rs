@@ -2,7 +2,7 @@
 
 use super::{Handlers, answer};
 use crate::{
-    caller::{Reach, caller, reach},
+    caller::{Reach, caller, check_reach, reach},
     convert,
     fault::Fault,
 };
@@ -95,10 +95,10 @@ impl Handlers {
                 Err(error) => return Err(error.into()),
             }
         }
-        match asked {
-            Some(other) if other != own => Err(Fault::not_found("usage of this agent")),
-            _ => Ok(Some(own)),
+        if let Some(asked) = asked {
+            check_reach(&asked, "usage of this agent")?;
         }
+        Ok(Some(own))
     }
 }
 

@@ -28,9 +28,7 @@ impl RoleGate {
         let principal = caller::caller()?;
         let rule = access::rule(rpc);
         let refuse = |reason, message| {
-            let mut source = Source::agent(principal.agent());
-            source.subject = Some(Subject::new(SubjectKind::Call, rpc.name()));
-            self.0.refused(Kind::PermissionDenied, reason, source);
+            self.count(rpc, reason, &principal);
             Err(Fault::denied(reason, message))
         };
         let Some(reach) = rule.reach(&principal) else {
@@ -54,6 +52,12 @@ impl RoleGate {
             }
             _ => Ok(reach),
         }
+    }
+
+    fn count(&self, rpc: Rpc, reason: &'static str, principal: &Principal) {
+        let mut source = Source::agent(principal.agent());
+        source.subject = Some(Subject::new(SubjectKind::Call, rpc.name()));
+        self.0.refused(Kind::PermissionDenied, reason, source);
     }
 }
 
@@ -79,6 +83,9 @@ impl Gate for RoleGate {
         self.0.metrics.call(rpc, code, began.elapsed());
         if let Some(passage) = caller::passage() {
             passage.was(rpc, code);
+            if let (Some(reason), Ok(principal)) = (passage.why_not_let(), caller::caller()) {
+                self.count(rpc, reason, &principal);
+            }
         }
         result
     }

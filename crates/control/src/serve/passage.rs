@@ -38,6 +38,7 @@ struct Found {
     rpc: OnceLock<Rpc>,
     code: OnceLock<Code>,
     lasting: OnceLock<()>,
+    not_let: OnceLock<&'static str>,
     tampered: OnceLock<Tampered>,
 }
 
@@ -97,6 +98,16 @@ impl Passage {
     /// Whether it was said to last.
     pub(super) fn is_lasting(&self) -> bool {
         self.found.lasting.get().is_some()
+    }
+
+    /// That its caller asked for what that one may not have.
+    pub(crate) fn not_let(&self, reason: &'static str) {
+        let _ = self.found.not_let.set(reason);
+    }
+
+    /// Why its caller may not have what it asked for.
+    pub(super) fn why_not_let(&self) -> Option<&'static str> {
+        self.found.not_let.get().copied()
     }
 
     /// That it failed by a stored row which is not what was written.
