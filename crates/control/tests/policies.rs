@@ -350,3 +350,22 @@ async fn an_agent_checks_itself_only() {
         .expect_err("another");
     assert_eq!(other.reason(), Some("other_agent"));
 }
+
+#[tokio::test]
+async fn only_who_may_write_a_policy_tries_one() {
+    let stack = Stack::start().await;
+    stack.tool().await;
+    let mut asked = check("");
+    asked.with = Some(guardrail("freeze"));
+    let author = stack.client(Role::PolicyAdmin).await;
+    let report = author.check_access(asked.clone()).await.expect("a report");
+    assert_eq!(report.policy, "freeze@1");
+    for role in [Role::User, Role::ToolPublisher] {
+        let client = stack.client(role).await;
+        let refused = client.check_access(asked.clone()).await;
+        let refused = refused.expect_err("not their business");
+        assert!(matches!(refused, Error::Denied(_)), "{refused}");
+        assert_eq!(refused.reason(), Some("role"));
+        assert!(refused.to_string().contains("policy_admin"), "{refused}");
+    }
+}

@@ -189,7 +189,36 @@ impl Engine {
     /// # Errors
     /// A condition cannot be parsed; each was compiled, so that is a fault of ours.
     pub fn new(policies: impl IntoIterator<Item = Arc<Policy>>) -> Result<Self, PolicyError> {
-        let mut policies: Vec<Arc<Policy>> = policies.into_iter().collect();
+        Self::of(policies.into_iter().collect(), parsed)
+    }
+
+    /// The same with one policy more, or another version of one. What this one has parsed is not parsed
+    /// again: of many policies that is nearly all of the work.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn with(&self, policy: Arc<Policy>) -> Result<Self, PolicyError> {
+        let mut known: HashMap<&str, &Expression> = HashMap::new();
+        for (had, own) in self.policies.iter().zip(&self.of_policy) {
+            for (clause, id) in had.clauses.iter().zip(own) {
+                let condition = self.conditions.get(*id as usize);
+                known.extend(condition.map(|condition| (clause.text.as_str(), condition)));
+            }
+        }
+        let replaced = &policy.reference.name;
+        let kept = self.policies.iter();
+        let kept = kept.filter(|kept| kept.reference.name != *replaced);
+        let policies = kept.chain([&policy]).cloned().collect();
+        Self::of(policies, |text| match known.get(text) {
+            Some(condition) => Ok(Expression::clone(condition)),
+            None => parsed(text),
+        })
+    }
+
+    fn of(
+        mut policies: Vec<Arc<Policy>>,
+        parse: impl Fn(&str) -> Result<Expression, PolicyError>,
+    ) -> Result<Self, PolicyError> {
         let denies = |policy: &Policy| policy.effect == Effect::Deny;
         policies.sort_by(|a, b| {
             (a.place, !denies(a), &a.reference).cmp(&(b.place, !denies(b), &b.reference))
@@ -207,8 +236,7 @@ impl Engine {
                 let next = u32::try_from(conditions.len()).map_err(PolicyError::engine)?;
                 let id = *known.entry(&clause.text).or_insert(next);
                 if id == next {
-                    let parsed = Expression::from_str(&clause.text).map_err(PolicyError::engine)?;
-                    conditions.push(parsed);
+                    conditions.push(parse(&clause.text)?);
                 }
                 own.push(id);
             }
@@ -359,6 +387,10 @@ impl Engine {
             known: HashMap::new(),
         })
     }
+}
+
+fn parsed(condition: &str) -> Result<Expression, PolicyError> {
+    Expression::from_str(condition).map_err(PolicyError::engine)
 }
 
 fn keys(policy: &Policy) -> impl Iterator<Item = WhatKey> {

@@ -620,9 +620,7 @@ impl Policies {
             .find(|known| known.document.name == document.name);
         let version = before.map_or(1, |known| known.version.saturating_add(1));
         let new = Arc::new(self.compiler.compile(document, version, &parent)?);
-        let kept = current.engine.policies().iter();
-        let kept = kept.filter(|known| known.reference().name != document.name);
-        Engine::new(kept.cloned().chain([new]))
+        current.engine.with(new)
     }
 
     /// One version of a policy; the newest where none is named.

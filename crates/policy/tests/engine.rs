@@ -57,6 +57,38 @@ fn the_highest_band_that_decides_wins() {
 }
 
 #[test]
+fn an_engine_with_one_policy_more_decides_as_one_that_had_it_from_the_start() {
+    let when = |mut policy: Value, types: &[&str]| {
+        policy["when"] = json!({"workflow_types": types});
+        policy
+    };
+    let had = [
+        policy("low", "allow", 100),
+        when(policy("top", "deny", 900), &["Other"]),
+        when(policy("mid", "allow", 500), &["Release"]),
+    ];
+    let known = engine(&had);
+    assert_eq!(deciding(&Case::default(), &known), "+mid@1");
+    for (new, decides) in [
+        // A condition that is known, one that is new, another version, and none at all.
+        (when(policy("new", "deny", 600), &["Release"]), "-new@1"),
+        (when(policy("new", "deny", 600), &["Train"]), "+mid@1"),
+        (when(policy("mid", "allow", 500), &["Train"]), "+low@1"),
+        (policy("top", "deny", 900), "-top@1"),
+        (guardrail("freeze"), "-freeze@1"),
+    ] {
+        let tried = house::compile(&[house::document(new.clone())]).unwrap();
+        let tried = known.with(tried[0].clone()).unwrap();
+        assert_eq!(deciding(&Case::default(), &tried), decides, "{new}");
+        let others = had.iter().filter(|policy| policy["name"] != new["name"]);
+        let all: Vec<Value> = others.cloned().chain([new.clone()]).collect();
+        let all = engine(&all);
+        assert_eq!(tried.policies().len(), all.policies().len());
+        assert_eq!(deciding(&Case::default(), &all), decides);
+    }
+}
+
+#[test]
 fn deny_beats_allow_within_a_band() {
     let engine = engine(&[policy("a", "allow", 500), policy("z", "deny", 500)]);
     assert_eq!(deciding(&Case::default(), &engine), "-z@1");

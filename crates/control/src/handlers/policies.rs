@@ -4,7 +4,7 @@ mod document;
 
 use super::{Handlers, answer, next};
 use crate::{
-    caller::{caller, lasting, not_let, reaches},
+    caller::{Reach, caller, lasting, not_let, reach, reaches},
     convert,
     fault::Fault,
 };
@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status};
 use v1::policies_server::Policies;
 use xylem_ids::{AgentId, PolicyName, TaskQueue, ToolName, WorkflowId, WorkflowType};
 use xylem_policy::{
-    Action, Author, By, Condition, Facts, Finding, Question, Record, Report, SCHEMA, ToolFacts,
-    Usage,
+    Action, Author, By, Condition, Document, Facts, Finding, Question, Record, Report, SCHEMA,
+    ToolFacts, Usage,
 };
 use xylem_proto::v1;
 use xylem_registry::RegistryError;
@@ -179,7 +179,7 @@ impl Handlers {
             let rule = "an agent without the role to see policies asks about itself only";
             return Err(Fault::denied("other_agent", rule));
         }
-        let with = given.with.map(document).transpose()?;
+        let with = given.with.map(tried).transpose()?;
         let name: ToolName = convert::id(given.tool, "tool")?;
         let tool = self.asked_about(&name).await?;
         let tree: Option<WorkflowId> = convert::optional(given.tree, "tree")?;
@@ -260,6 +260,18 @@ impl Handlers {
                 .map_or(0, |since| since.as_secs())),
         }
     }
+}
+
+/// A policy that is not stored yet, of somebody who may store it: every other one is looked through for
+/// the answer.
+fn tried(policy: v1::Policy) -> Result<Document, Fault> {
+    if reach()? != Reach::All {
+        not_let("role");
+        let rule = "with is for who may write policies: leave it out, or ask with the role admin or \
+                    policy_admin";
+        return Err(Fault::denied("role", rule));
+    }
+    document(policy)
 }
 
 fn address(text: &str) -> Result<Option<IpAddr>, Fault> {

@@ -147,7 +147,7 @@ pub(crate) struct Check {
     /// The task queue it would call on
     #[arg(long, value_name = "QUEUE")]
     queue: Option<TaskQueue>,
-    /// A JSON file with one policy, as if it were stored, too
+    /// A JSON file with one policy, as if it were stored, too; for who may write policies
     #[arg(long, value_name = "FILE")]
     with: Option<PathBuf>,
 }
