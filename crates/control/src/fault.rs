@@ -148,7 +148,8 @@ impl Fault {
         self.cause.is_some()
     }
 
-    fn log(&self) {
+    /// Says it with its causes in the server's log, which nobody is answered.
+    pub(crate) fn log(&self) {
         let mut causes = String::new();
         let mut next = self.cause.as_deref().map(|cause| cause as &dyn Error);
         while let Some(cause) = next {

@@ -1,8 +1,9 @@
 //! Stored rows that are not what was written: found in whatever failed, and said in the audit log.
 
 use crate::{fault::Fault, plane::Plane};
-use std::error::Error;
-use xylem_audit::{Kind, Reason, Source, Subject, SubjectKind};
+use std::{error::Error, time::SystemTime};
+use tonic::Status;
+use xylem_audit::{Entry, Finding, Kind, LogError, Reason, Source, Subject, SubjectKind, Verdict};
 use xylem_identity::IdentityError;
 use xylem_policy::PolicyError;
 use xylem_registry::RegistryError;
@@ -29,6 +30,24 @@ impl Tampered {
         }
     }
 
+    /// What was found in the audit log, which is one thing however many of its entries were edited. A
+    /// genuine entry that only another version can read is none.
+    pub(crate) fn in_log(finding: Finding) -> Option<Self> {
+        let genuine = matches!(finding, Finding::Unreadable { .. });
+        (!genuine).then(|| Self {
+            what: Reason::of(finding.code()),
+            subject: Subject::new(SubjectKind::Row, "audit log"),
+        })
+    }
+
+    /// An entry about it.
+    pub(crate) fn entry(self, at: SystemTime) -> Entry {
+        let mut entry = Entry::new(at, Kind::Tampered, Verdict::Denied);
+        entry.subject = Some(self.subject);
+        entry.reason = Some(self.what);
+        entry
+    }
+
     /// The row that an error is about, or what caused it.
     pub(crate) fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
@@ -42,6 +61,9 @@ impl Tampered {
     }
 
     fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(LogError::Tampered(finding)) = error.downcast_ref() {
+            return Self::in_log(*finding);
+        }
         let (what, which) =
             if let Some(IdentityError::Tampered { what, which }) = error.downcast_ref() {
                 (what, which)
@@ -98,6 +120,13 @@ impl Plane {
             self.tampered(row);
         }
     }
+
+    /// What a stream ends with whose call was answered before.
+    pub(crate) fn ended_by(&self, fault: impl Into<Fault>) -> Status {
+        let fault = fault.into();
+        self.met(&fault);
+        fault.into()
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +156,23 @@ mod tests {
             IdentityError::from(xylem_identity::StorageError::Unreadable { what: "agent" });
         assert_eq!(found(unread), pair("agent", "row:agent row"));
         assert_eq!(found(IdentityError::Busy), None);
+    }
+
+    #[test]
+    fn the_audit_log_is_one_thing_whatever_was_edited_in_it() {
+        for (finding, code) in [
+            (Finding::Changed { seq: 17 }, "entry_changed"),
+            (Finding::Head, "head_forged"),
+        ] {
+            let met = found(LogError::Tampered(finding));
+            assert_eq!(met, pair(code, "row:audit log"));
+        }
+        let newer = Finding::Unreadable {
+            seq: 17,
+            field: "kind",
+        };
+        assert_eq!(found(LogError::Tampered(newer)), None);
+        assert_eq!(found(LogError::Busy), None);
     }
 
     #[test]

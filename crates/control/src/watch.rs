@@ -9,12 +9,12 @@ pub use webhook::{Webhook, WebhookSecret};
 
 use webhook::WebhookError;
 
-use crate::{Control, fault::Fault, handlers::credential_state, plane::Plane};
+use crate::{Control, fault::Fault, handlers::credential_state, plane::Plane, tampered::Tampered};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 use xylem_audit::{
-    Alert, Called, Delivery, Due, Entry, Filter, Kind, LATEST, LogError, PageToken, Record, Rule,
-    Rules, Subject, SubjectKind, Verdict,
+    Alert, Called, Delivery, Due, Entry, Filter, Finding, Kind, LATEST, LogError, PageToken,
+    Record, Rule, Rules, Subject, SubjectKind, Verdict,
 };
 use xylem_proto::v1::CredentialState;
 use xylem_vault::CredentialStatus;
@@ -66,20 +66,33 @@ impl Plane {
     pub(crate) async fn watch_all(&self) -> Result<u64, Fault> {
         // Counts of minutes that are over are to be seen as well.
         self.flush_tally(false).await;
-        let mut raised = self.watch_log().await?;
-        raised += self.watch_credentials().await?;
-        if raised > 0 {
+        // Each for itself: what keeps one of them from its work keeps none of the others from theirs.
+        let mut failed = None;
+        let mut done = |part: Result<u64, Fault>| {
+            part.unwrap_or_else(|fault| {
+                if failed.is_none() {
+                    failed = Some(fault);
+                } else {
+                    fault.log();
+                }
+                0
+            })
+        };
+        let of_log = done(self.watch_log().await);
+        let of_credentials = done(self.watch_credentials().await);
+        if of_credentials > 0 {
             // What was just raised is to be sent too.
-            self.watch_log().await?;
+            done(self.watch_log().await);
         }
-        self.forget_seen().await?;
+        done(self.forget_seen().await.map(|()| 0));
         if let Some(webhook) = &self.settings.alerts.webhook {
-            self.send_alerts(webhook).await?;
+            done(self.send_alerts(webhook).await.map(|()| 0));
         }
-        Ok(raised)
+        failed.map_or(Ok(of_log + of_credentials), Err)
     }
 
-    /// Looks at the entries that were written since the last time.
+    /// Looks at the entries that were written since the last time. One that is not what was written is
+    /// said and stepped over: whoever edited it does not hide what follows.
     async fn watch_log(&self) -> Result<u64, Fault> {
         let namespace = &self.settings.namespace;
         let filter = Filter {
@@ -87,17 +100,54 @@ impl Plane {
             ..Filter::default()
         };
         let mut raised = 0;
+        let mut size = PAGE;
         loop {
             let after = self.watch.watched(namespace).await?;
             let page = self
                 .log
-                .list(&filter, Some(&PageToken::after(after)), PAGE)
-                .await?;
-            let Some(last) = page.records.last().and_then(place) else {
-                return Ok(raised);
-            };
-            raised += self.look_at(after, &page.records, last).await?;
+                .list(&filter, Some(&PageToken::after(after)), size)
+                .await;
+            match page {
+                Ok(page) => {
+                    let Some(last) = page.records.last().and_then(place) else {
+                        return Ok(raised);
+                    };
+                    raised += self.look_at(after, &page.records, last).await?;
+                }
+                // One by one up to the one that was edited.
+                Err(LogError::Tampered(_)) if size > 1 => size = 1,
+                Err(LogError::Tampered(finding)) => {
+                    if !self.step_over(after, finding).await? {
+                        return Ok(raised);
+                    }
+                    size = PAGE;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
+    }
+
+    /// Says that the next entry is not what was written, and goes on behind it, unless another instance
+    /// has meanwhile. Not behind the end of the log: what is written later stands before that one.
+    async fn step_over(&self, after: u64, finding: Finding) -> Result<bool, Fault> {
+        let (Some((_, seq)), Some(row)) = (finding.entries(), Tampered::in_log(finding)) else {
+            return Err(LogError::Tampered(finding).into());
+        };
+        if seq <= after || seq > self.log.standing().await?.entries {
+            self.tampered(row);
+            return Ok(false);
+        }
+        let namespace = &self.settings.namespace;
+        let mut memory = self.watch.begin_watch().await?;
+        if memory.cursor(namespace).await? == after {
+            tracing::error!(finding = finding.code(), "the audit log: {finding}");
+            let mut entry = row.entry(self.now());
+            entry.namespace = Some(namespace.clone());
+            entry.about = Some((seq, seq));
+            memory.move_cursor(namespace, seq).await?;
+            memory.commit(&[entry]).await?;
+        }
+        Ok(true)
     }
 
     /// For how long the oldest entry waits that nobody has looked at yet.
@@ -257,8 +307,12 @@ impl Plane {
             kind: Some(Kind::Alert),
             ..Filter::default()
         };
-        let page = self.log.list(&filter, Some(&before), 1).await?;
-        let found = page.records.into_iter().next();
+        let found = match self.log.list(&filter, Some(&before), 1).await {
+            Ok(page) => page.records.into_iter().next(),
+            // It is gone, for whoever is to receive it; those behind it are not.
+            Err(LogError::Tampered(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
         let found = found.filter(|record| place(record) == Some(due.seq));
         let sent = match &found {
             Some(record) => webhook.send(&self.outbound, record, self.now()).await,

@@ -4,6 +4,7 @@ mod common;
 
 use axum::{Router, extract::State, http::HeaderMap, routing::post};
 use common::{Stack, id, start};
+use futures::StreamExt;
 use secrecy::{ExposeSecret, SecretString};
 use std::{
     sync::{
@@ -278,12 +279,7 @@ async fn a_watch_that_is_paused_is_shown_and_said_once() {
     };
     stack.control.watch().await.expect("watched");
     assert!(watching().await.ok);
-    let late = v1::CreateAgentRequest {
-        name: "late".to_owned(),
-        roles: vec![v1::Role::User.into()],
-        ..v1::CreateAgentRequest::default()
-    };
-    admin.create_agent(late).await.expect("made");
+    late(&admin).await;
     stack.clock.advance(Duration::from_secs(25 * 60 * 60));
     let paused = watching().await;
     assert!(
@@ -478,4 +474,120 @@ async fn who_asks_for_what_is_anothers_is_told_nothing_and_said() {
         .collect();
     rules.sort_unstable();
     assert_eq!(rules, ["break_glass", "denials"]);
+}
+
+/// An entry of the audit log that somebody edits before anybody looked at it.
+const EDIT: &str = "UPDATE audit SET agent = 'nobody' \
+                    WHERE seq = (SELECT MAX(seq) FROM audit WHERE kind = 'agent_created')";
+
+async fn late(admin: &Client) {
+    let late = v1::CreateAgentRequest {
+        name: "late".to_owned(),
+        roles: vec![v1::Role::User.into()],
+        ..v1::CreateAgentRequest::default()
+    };
+    admin.create_agent(late).await.expect("made");
+}
+
+async fn rules(admin: &Client) -> Vec<(String, String)> {
+    let alerts = listed(admin).await.into_iter();
+    let mut rules: Vec<_> = alerts.map(|alert| (alert.rule, alert.subject)).collect();
+    rules.sort();
+    rules
+}
+
+fn raised(rules: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(rule, subject): &(&str, &str)| ((*rule).to_owned(), (*subject).to_owned());
+    rules.iter().map(owned).collect()
+}
+
+#[tokio::test]
+async fn an_edited_entry_is_said_once_and_what_follows_it_is_watched() {
+    let (stack, admin, receiver) = stack().await;
+    stack.control.watch().await.expect("watched");
+    late(&admin).await;
+    stack.tamper(EDIT);
+    ten_denials(&stack).await;
+    assert_eq!(stack.control.watch().await.expect("watched"), 2);
+    let expected = raised(&[("denials", "agent:curious"), ("tampered", "row:audit log")]);
+    assert_eq!(rules(&admin).await, expected);
+    assert_eq!(receiver.seen().len(), 2);
+    stack.clock.advance(Duration::from_secs(61));
+    assert_eq!(stack.control.watch().await.expect("watched"), 0);
+    let filter = v1::AuditFilter {
+        action: "tampered".to_owned(),
+        ..v1::AuditFilter::default()
+    };
+    let request = v1::ListAuditRequest {
+        filter: Some(filter),
+        ..v1::ListAuditRequest::default()
+    };
+    let said = admin.list_audit(request).await.expect("listed").entries;
+    let [said] = said.as_slice() else {
+        panic!("{said:?}")
+    };
+    assert_eq!(
+        (said.subject.as_str(), said.reason.as_str()),
+        ("row:audit log", "column_changed")
+    );
+    assert!(
+        !said.first.is_empty() && said.first == said.last,
+        "{said:?}"
+    );
+}
+
+/// Stepping over it would be stepping over all that is ever written.
+#[tokio::test]
+async fn an_entry_far_behind_the_end_does_not_take_the_watch_with_it() {
+    let (stack, admin, _) = stack().await;
+    late(&admin).await;
+    let columns = "body, hash, mac, at_ms, kind, verdict, namespace, agent, tree_workflow_id, \
+                   tree_first_run_id, workflow_id, tool, slot, owner, subject";
+    stack.tamper(&format!(
+        "INSERT INTO audit (seq, {columns}) SELECT 1000000, {columns} FROM audit \
+         WHERE seq = (SELECT MAX(seq) FROM audit WHERE kind = 'agent_created')"
+    ));
+    stack.control.watch().await.expect("watched");
+    ten_denials(&stack).await;
+    stack.control.watch().await.expect("watched");
+    let expected = raised(&[("denials", "agent:curious"), ("tampered", "row:audit log")]);
+    assert_eq!(rules(&admin).await, expected);
+}
+
+#[tokio::test]
+async fn what_a_verification_finds_is_said() {
+    let (stack, admin, _) = stack().await;
+    stack.control.watch().await.expect("watched");
+    stack.tamper("DELETE FROM audit WHERE seq = 2");
+    let checked = admin.verify_audit().await.expect("a verification");
+    let last = checked
+        .collect::<Vec<_>>()
+        .await
+        .pop()
+        .expect("a last word");
+    let found = last.expect("no error").result.expect("a result");
+    assert!(!found.intact, "{found:?}");
+    stack.clock.advance(Duration::from_secs(61));
+    stack.control.watch().await.expect("watched");
+    assert_eq!(
+        rules(&admin).await,
+        raised(&[("tampered", "row:audit log")])
+    );
+}
+
+#[tokio::test]
+async fn a_credential_that_was_edited_keeps_no_alert_from_its_receiver() {
+    let (stack, admin, receiver) = stack().await;
+    let new = v1::CreateCredentialRequest {
+        name: "acme".to_owned(),
+        audiences: vec![common::API.to_owned()],
+        ..v1::CreateCredentialRequest::default()
+    };
+    let secret = SecretString::from(common::TOKEN_1);
+    admin.create_credential(new, &secret).await.expect("made");
+    stack.tamper("UPDATE credentials SET owner = 'nobody' WHERE name = 'acme'");
+    ten_denials(&stack).await;
+    stack.control.watch().await.expect_err("not all of it");
+    assert_eq!(rules(&admin).await, raised(&[("denials", "agent:curious")]));
+    assert_eq!(receiver.seen().len(), 1);
 }

@@ -6,6 +6,7 @@ use crate::{
     convert,
     fault::Fault,
     onlooker::Onlooker,
+    tampered::Tampered,
 };
 use std::{
     ops::ControlFlow,
@@ -218,7 +219,7 @@ impl Handlers {
             }
             loop {
                 if let Err(fault) = onlooker.may_go_on(&plane).await {
-                    let _ = send.send(Err(Status::from(fault))).await;
+                    let _ = send.send(Err(plane.ended_by(fault))).await;
                     return;
                 }
                 // Read before the page: what it does not match up to here never will.
@@ -227,8 +228,7 @@ impl Handlers {
                 let (end, page) = match (end, page) {
                     (Ok(end), Ok(page)) => (end, page),
                     (Err(error), _) | (_, Err(error)) => {
-                        let fault = Status::from(Fault::from(error));
-                        let _ = send.send(Err(fault)).await;
+                        let _ = send.send(Err(plane.ended_by(error))).await;
                         return;
                     }
                 };
@@ -264,6 +264,7 @@ impl Handlers {
     fn verify(&self) -> Answers<v1::VerifyAuditProgress> {
         let (send, receive) = mpsc::channel(4);
         let log = Arc::clone(&self.log);
+        let plane = Arc::clone(&self.0);
         self.tasks.spawn(async move {
             let mut seen = v1::VerifyAuditProgress::default();
             let verified = log
@@ -281,13 +282,16 @@ impl Handlers {
                 Ok(Verified::Stopped) => return,
                 Ok(Verified::Intact(intact)) => match log.archived().await {
                     Ok(archived) => Ok(whole(intact, archived.as_ref())),
-                    Err(error) => Err(Status::from(Fault::from(error))),
+                    Err(error) => Err(plane.ended_by(error)),
                 },
                 Ok(Verified::Broken(finding)) => {
                     tracing::error!(finding = finding.code(), "the audit log: {finding}");
+                    if let Some(row) = Tampered::in_log(finding) {
+                        plane.tampered(row);
+                    }
                     Ok(broken(finding))
                 }
-                Err(error) => Err(Status::from(Fault::from(error))),
+                Err(error) => Err(plane.ended_by(error)),
             };
             let last = last.map(|result| v1::VerifyAuditProgress {
                 result: Some(result),

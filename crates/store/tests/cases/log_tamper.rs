@@ -7,7 +7,7 @@ use crate::{
 use sqlx::Connection;
 use std::{fs, ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
-use xylem_audit::{Entry, Finding, Kind, Log, LogError, Verdict, Verified};
+use xylem_audit::{Entry, Filter, Finding, Kind, Log, LogError, PageToken, Verdict, Verified};
 use xylem_store::OpenLogError;
 use xylem_vault::{CallEnd, Clock, KeyRing, Vault, VaultError};
 
@@ -104,6 +104,32 @@ async fn an_edited_column_is_named() {
         let found = after(&[sql]).await;
         assert_eq!(found, Finding::Index { seq: 17, column }, "{sql}");
     }
+}
+
+/// What the watch goes by: those around an edited entry can be read.
+#[tokio::test]
+async fn entries_around_an_edited_one_are_listed() {
+    let house = logged().await;
+    run(
+        &house,
+        &["UPDATE audit SET agent = 'somebody' WHERE seq = 17"],
+    )
+    .await;
+    let list = async |after: u64, size: u32| {
+        let (all, after) = (Filter::default(), PageToken::after(after));
+        let page = house.store.list(&all, Some(&after), size).await;
+        page.map(|page| page.records.len())
+    };
+    let column = "agent";
+    for (after, size) in [(0, 100), (16, 100), (16, 1)] {
+        let page = list(after, size).await;
+        let Err(LogError::Tampered(found)) = page else {
+            panic!("{page:?}")
+        };
+        assert_eq!(found, Finding::Index { seq: 17, column });
+    }
+    assert_eq!(list(15, 1).await.unwrap(), 1);
+    assert_eq!(list(17, 100).await.unwrap(), 18);
 }
 
 #[tokio::test]
