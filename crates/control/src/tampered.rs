@@ -48,7 +48,7 @@ impl Tampered {
         entry
     }
 
-    /// The row that an error is about, or what caused it.
+    /// The row that an error is about, or what caused it; none where the log says so already.
     pub(crate) fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -71,7 +71,9 @@ impl Tampered {
                 (what, which)
             } else if let Some(RegistryError::Tampered { what, which }) = error.downcast_ref() {
                 (what, which)
-            } else if let Some(VaultError::Tampered(place)) = error.downcast_ref() {
+            } else if let Some(VaultError::Tampered(place)) = error.downcast_ref()
+                && !place.audited
+            {
                 (&place.what, &place.which)
             } else {
                 return None;

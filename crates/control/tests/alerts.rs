@@ -591,3 +591,56 @@ async fn a_credential_that_was_edited_keeps_no_alert_from_its_receiver() {
     assert_eq!(rules(&admin).await, raised(&[("denials", "agent:curious")]));
     assert_eq!(receiver.seen().len(), 1);
 }
+
+/// Whatever the call: one that has an entry of its own is not counted as well, and one that did not get
+/// so far is.
+#[tokio::test]
+async fn a_row_that_a_token_was_asked_for_by_is_said_once() {
+    let (stack, admin, _) = stack().await;
+    stack.tree("train").await;
+    let reveal = async || {
+        let (tree, slot) = (id("train"), id("default"));
+        let met = admin.reveal_token(&tree, &slot, "incident 4711").await;
+        assert!(met.is_err(), "{met:?}");
+        stack.clock.advance(Duration::from_secs(61));
+        stack.control.watch().await.expect("watched");
+        let said = rules(&admin).await.into_iter();
+        said.filter(|(rule, _)| rule == "tampered")
+            .map(|(_, subject)| subject)
+            .collect::<Vec<_>>()
+    };
+    stack.tamper("UPDATE tool_records SET owner = 'nobody' WHERE name = 'acme.deploy'");
+    assert_eq!(reveal().await, ["agent:admin"]);
+    stack.tamper("UPDATE trees SET owner = 'nobody' WHERE workflow_id = 'train'");
+    let said = reveal().await;
+    assert!(
+        matches!(said.as_slice(), [_, row] if row.starts_with("row:tree ")),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_redemption_that_does_not_get_as_far_as_the_decision_says_why() {
+    let (stack, admin, _) = stack().await;
+    let worker = stack.worker().await;
+    stack.tree("train").await;
+    stack.temporal.activity("train", "7", 1);
+    stack.tamper("UPDATE keys SET purpose = 'retired_issuer' WHERE purpose = 'issuer'");
+    let redeem = xylem_client::Redeem {
+        claims: stack.claims("train", "7"),
+        grant: stack.temporal.signals("train").remove(0),
+        tool: id("acme.deploy"),
+        slot: Some(id("default")),
+        api_url: None,
+        parameters_json: None,
+        request_id: String::new(),
+    };
+    let met = worker.redeem(redeem).await;
+    assert!(met.is_err(), "{met:?}");
+    stack.clock.advance(Duration::from_secs(61));
+    // Whether the stored credentials can be looked at without that key or not: the log can.
+    drop(stack.control.watch().await);
+    let said = rules(&admin).await;
+    let of_key = |(rule, row): &(String, String)| rule == "tampered" && row.starts_with("row:key");
+    assert!(said.iter().any(of_key), "{said:?}");
+}

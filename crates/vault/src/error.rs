@@ -299,7 +299,16 @@ impl VaultError {
         Self::Tampered(Place {
             what,
             which: which.to_string(),
+            audited: false,
         })
+    }
+
+    /// The same, once an entry of the audit log says it.
+    pub(crate) fn audited(mut self) -> Self {
+        if let Self::Tampered(place) = &mut self {
+            place.audited = true;
+        }
+        self
     }
 }
 
@@ -316,7 +325,7 @@ impl From<StorageError> for VaultError {
 impl From<PolicyError> for VaultError {
     fn from(error: PolicyError) -> Self {
         match error {
-            PolicyError::Tampered { what, which } => Self::Tampered(Place { what, which }),
+            PolicyError::Tampered { what, which } => Self::tampered(what, which),
             other => Self::Policies(other),
         }
     }
@@ -329,6 +338,8 @@ pub struct Place {
     pub what: &'static str,
     /// Its key.
     pub which: String,
+    /// Whether an entry of the audit log says already that it was met.
+    pub audited: bool,
 }
 
 impl fmt::Display for Place {

@@ -220,13 +220,7 @@ impl Vault {
                 tx.commit().await?;
                 Ok(handed)
             }
-            Err(error) => {
-                if let Some(denied) = denied(entry, &error) {
-                    tx.audit(&denied).await?;
-                    tx.commit().await?;
-                }
-                Err(error)
-            }
+            Err(error) => Err(refuse(tx, entry, error).await?),
         }
     }
 
@@ -691,8 +685,22 @@ fn granted(mut entry: Entry, redeemed: &Redeemed) -> Entry {
     entry
 }
 
+/// Writes why nothing is handed out into the log, where that was decided; and answers it.
+pub(crate) async fn refuse(
+    mut tx: Box<dyn Transaction>,
+    entry: Entry,
+    error: VaultError,
+) -> Result<VaultError, VaultError> {
+    let Some(denied) = denied(entry, &error) else {
+        return Ok(error);
+    };
+    tx.audit(&denied).await?;
+    tx.commit().await?;
+    Ok(error.audited())
+}
+
 /// The entry for what was decided against; none where nothing could be decided.
-pub(crate) fn denied(mut entry: Entry, error: &VaultError) -> Option<Entry> {
+fn denied(mut entry: Entry, error: &VaultError) -> Option<Entry> {
     match error {
         VaultError::Refused(refusal) => {
             if let Refusal::Policy(Denied::ByPolicy(Refused { by: Some(by), .. })) = refusal {

@@ -1,6 +1,6 @@
 //! Break-glass: a token is shown to a person.
 
-use crate::{Refusal, Transaction, TreeRow, TreeState, Vault, VaultError, redeem::denied};
+use crate::{Refusal, Transaction, TreeRow, TreeState, Vault, VaultError, redeem::refuse};
 use secrecy::SecretString;
 use std::net::IpAddr;
 use xylem_audit::{Entry, Kind, Label, Verdict};
@@ -62,13 +62,7 @@ impl Vault {
                 tx.commit().await?;
                 Ok(revealed)
             }
-            Err(error) => {
-                if let Some(denied) = denied(entry, &error) {
-                    tx.audit(&denied).await?;
-                    tx.commit().await?;
-                }
-                Err(error)
-            }
+            Err(error) => Err(refuse(tx, entry, error).await?),
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::{
     ClaimCheck, ConfirmedClaims, CredentialMark, CredentialVersionRow, LeaseRow, Leased,
     OAuthGrant, Redemption, Refusal, Supply, Transaction, TreeRow, Vault, VaultError, VersionState,
-    redeem::{ApprovedTool, Decided, REPEATED, check_audience, check_repeated, confirmed, denied},
+    redeem::{ApprovedTool, Decided, REPEATED, check_audience, check_repeated, confirmed, refuse},
 };
 use secrecy::SecretString;
 use xylem_audit::{Entry, Label, Reason, SubjectKind, Verdict};
@@ -75,13 +75,7 @@ impl Vault {
                 tx.commit().await?;
                 Ok(handed)
             }
-            Err(error) => {
-                if let Some(denied) = denied(entry, &error) {
-                    tx.audit(&denied).await?;
-                    tx.commit().await?;
-                }
-                Err(error)
-            }
+            Err(error) => Err(refuse(tx, entry, error).await?),
         }
     }
 

@@ -233,7 +233,8 @@ impl Handlers {
                 let mut entry = call_entry(self.now(), principal, claims, name).because(what);
                 entry.kind = Kind::Tampered;
                 self.log.append(&[entry]).await?;
-                return Ok(error.into());
+                // Without the error itself, which would be counted as well.
+                return Ok(Fault::internal(error.to_string()));
             }
             error => return Ok(error.into()),
         };

@@ -54,6 +54,7 @@ impl Handlers {
             agent: name,
             end,
         };
+        let plane = Arc::clone(&self.0);
         self.tasks.spawn(async move {
             for line in lines {
                 if send.send(Ok(line)).await.is_err() {
@@ -61,7 +62,7 @@ impl Handlers {
                 }
             }
             if let Err(fault) = entries.send(&send).await {
-                let _ = send.send(Err(Status::from(fault))).await;
+                let _ = send.send(Err(plane.ended_by(fault))).await;
             }
         });
         Ok(self.answers(receive))

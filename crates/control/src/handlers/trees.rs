@@ -442,7 +442,8 @@ impl Handlers {
                     Ok(view) => !given.keep_watching && view.converged,
                     Err(_) => true,
                 } || seen.as_ref().is_ok_and(view::ended);
-                if send.send(seen.map_err(Status::from)).await.is_err() || over {
+                let seen = seen.map_err(|fault| handlers.ended_by(fault));
+                if send.send(seen).await.is_err() || over {
                     return;
                 }
                 tokio::select! {
