@@ -446,24 +446,31 @@ fn left(deadline: Option<SystemTime>) -> Option<Duration> {
 }
 
 /// How a call connects: always in less time than it has as a whole, since what ends it first would leave
-/// open whether the API was reached.
+/// open whether the API was reached. Of one that is made at most once that must not stay open, however
+/// much of the time its redemption takes.
 fn connecting(ready: &ReadyTool, deadline: Option<SystemTime>) -> Connecting {
     let asked = &ready.tool.connecting;
     let whole = time_for(ready, Duration::MAX, deadline);
+    let quarters = match ready.tool.retry {
+        RetryClass::AtMostOnce => 2,
+        RetryClass::Idempotent | RetryClass::IdempotencyKey => 3,
+    };
     Connecting {
-        timeout: connect_time(asked.timeout, whole),
+        timeout: connect_time(asked.timeout, whole, quarters),
         trust: asked.trust.clone(),
     }
 }
 
-/// Half of the whole where what is asked for is not less: in few steps, because those who connect in the
-/// same way share their connections.
-fn connect_time(asked: Duration, whole: Duration) -> Duration {
+/// So many quarters of the whole where what is asked for is not less: in steps of at most an eighth, because
+/// those who connect in the same way share their connections.
+fn connect_time(asked: Duration, whole: Duration, quarters: u32) -> Duration {
     if asked < whole {
         return asked;
     }
-    let half = u64::try_from(whole.as_millis() / 2).unwrap_or(u64::MAX);
-    Duration::from_millis(half.checked_ilog2().map_or(1, |steps| 1 << steps))
+    let part = (whole / 4 * quarters).as_millis();
+    let part = u64::try_from(part).unwrap_or(u64::MAX).max(1);
+    let step: u64 = 1 << part.ilog2().saturating_sub(3);
+    Duration::from_millis(part - part % step)
 }
 
 fn outcome(verdict: Verdict) -> Outcome {

@@ -1146,21 +1146,43 @@ fn a_call_ends_before_its_lease_and_its_activity() {
 
 #[test]
 fn to_connect_takes_less_than_the_whole() {
-    let time = |asked: f64, whole: f64| {
-        let time = connect_time(
+    let time = |asked: f64, whole: f64, quarters| {
+        let (asked, whole) = (
             Duration::from_secs_f64(asked),
             Duration::from_secs_f64(whole),
         );
-        time.as_millis()
+        connect_time(asked, whole, quarters).as_millis()
     };
-    assert_eq!(time(5.0, 30.0), 5_000);
-    assert_eq!(time(5.0, 5.001), 5_000);
-    for (whole, expected) in [(5.0, 2_048), (3.0, 1_024), (1.0, 256), (0.3, 128)] {
-        assert_eq!(time(5.0, whole), expected, "{whole}");
+    assert_eq!(time(5.0, 30.0, 3), 5_000);
+    assert_eq!(time(5.0, 5.001, 2), 5_000);
+    // The three ways to the other end of the world and back that a connection takes fit into a second.
+    for (whole, two, three) in [
+        (5.0, 2_304, 3_584),
+        (3.0, 1_408, 2_048),
+        (2.0, 960, 1_408),
+        (1.0, 480, 704),
+        (0.3, 144, 224),
+        (0.003, 1, 2),
+        (0.0, 1, 1),
+    ] {
+        assert_eq!(time(5.0, whole, 2), two, "{whole}");
+        assert_eq!(time(5.0, whole, 3), three, "{whole}");
     }
     // Those whose deadlines are near share their connections.
-    assert_eq!(time(5.0, 4.711), time(30.0, 4.712));
-    assert_eq!(time(5.0, 0.0), 1);
+    assert_eq!(time(5.0, 4.711, 2), time(30.0, 4.712, 2));
+}
+
+#[test]
+fn a_call_that_is_made_at_most_once_leaves_more_time_than_it_connects_in() {
+    let connects = |retry| {
+        let mut tool = tool();
+        (tool.retry, tool.timeout) = (retry, Some(Duration::from_secs(2)));
+        let ready = ReadyTool::new(tool).expect("a good definition");
+        connecting(&ready, None).timeout.as_millis()
+    };
+    assert_eq!(connects(RetryClass::AtMostOnce), 960);
+    assert_eq!(connects(RetryClass::Idempotent), 1_408);
+    assert_eq!(connects(RetryClass::IdempotencyKey), 1_408);
 }
 
 #[tokio::test]

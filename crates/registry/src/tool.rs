@@ -160,7 +160,7 @@ pub struct ToolDefinition {
     /// How long a call may take, in seconds: 1 to 300.
     pub timeout_seconds: u32,
     /// How much of that the connection may take, in seconds: 1 to 30, and less than the whole. Where the
-    /// usual 5 are not less, it is about half of the whole.
+    /// usual 5 are not less, it is a part of the whole.
     #[serde(
         default = "connect_timeout_seconds",
         skip_serializing_if = "is_usual_connect_timeout"
