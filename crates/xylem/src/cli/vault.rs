@@ -53,6 +53,9 @@ pub(crate) enum Command {
     /// needs those that it was made under all the same: keep them with it.
     ///
     /// A control plane does not start without a key that still wraps something.
+    ///
+    /// This does not help against somebody who has an older key and a copy of the database from its
+    /// time: the vault's root key is wrapped anew, and stays the same. docs/operations.md says what does.
     Rewrap,
     /// Hand tokens out again after a restore
     ///
