@@ -340,7 +340,6 @@ async fn a_row_that_was_edited_is_said_by_its_name() {
     );
 }
 
-<<<<<<< HEAD
 /// They are shown, so that somebody can do something about them.
 #[tokio::test]
 async fn an_edited_row_of_a_list_is_said_by_its_name_and_its_key_is_revoked() {
@@ -374,15 +373,8 @@ async fn an_edited_row_of_a_list_is_said_by_its_name_and_its_key_is_revoked() {
     assert_eq!(said, [("agent:bent".to_owned(), 1), (of_key, 2)]);
 }
 
-#[tokio::test]
-async fn what_a_known_agent_was_refused_is_said_by_call() {
-    let (stack, admin, _) = stack().await;
-    ten_denials(&stack).await;
-    stack.control.watch().await.expect("watched");
-=======
 /// What the audit log has of an action of the agent `curious`.
 async fn of_curious(admin: &Client, action: &str) -> Vec<v1::AuditEntry> {
->>>>>>> 36ee1e6 (Who asks for what is another's is counted, and seen by the alert for denials)
     let filter = v1::AuditFilter {
         action: action.to_owned(),
         agent: "curious".to_owned(),
