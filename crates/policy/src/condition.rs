@@ -79,8 +79,13 @@ pub(crate) struct Needs {
 
 impl Needs {
     pub(crate) fn add(&mut self, other: &Self) {
-        self.zones.extend(other.zones.iter().cloned());
-        self.pointers.extend(other.pointers.iter().cloned());
+        // Many policies need the same few.
+        let new = other.zones.difference(&self.zones).cloned();
+        let zones: Vec<Zone> = new.collect();
+        self.zones.extend(zones);
+        let new = other.pointers.difference(&self.pointers).cloned();
+        let pointers: Vec<Pointer> = new.collect();
+        self.pointers.extend(pointers);
         self.address |= other.address;
         self.now |= other.now;
     }

@@ -10,12 +10,13 @@ use crate::{
     condition::{ConditionKind, Needs},
     facts::Vocabulary,
     gate::{self, CounterKey, Meter},
+    heads::Heads,
 };
 use cedar_policy::{
     Authorizer, Decision, Entities, EvalResult, Expression, Request, eval_expression,
 };
-use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
-use xylem_ids::{AccessId, PolicyName, ToolName, ToolTag};
+use std::{cell::OnceCell, collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
+use xylem_ids::{AccessId, PolicyName};
 
 /// Policies that explain why there is no permit, the nearest ones.
 const TOLD: usize = 3;
@@ -164,18 +165,11 @@ impl Refused {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum WhatKey {
-    Everything,
-    Tool(ToolName),
-    Tag(ToolTag),
-}
-
 /// The policies of a namespace, ready to be asked.
 pub struct Engine {
     /// In the order in which they decide: guardrails, then bands from the highest on; denials first.
     policies: Vec<Arc<Policy>>,
-    by_what: HashMap<WhatKey, Vec<u32>>,
+    heads: Heads,
     /// Every distinct condition once, and which of them a policy has.
     conditions: Vec<Expression>,
     of_policy: Vec<Vec<u32>>,
@@ -223,14 +217,12 @@ impl Engine {
         policies.sort_by(|a, b| {
             (a.place, !denies(a), &a.reference).cmp(&(b.place, !denies(b), &b.reference))
         });
-        let mut by_what: HashMap<WhatKey, Vec<u32>> = HashMap::new();
+        let mut heads = Heads::default();
         let mut known: HashMap<&str, u32> = HashMap::new();
         let mut conditions = Vec::new();
         let mut of_policy = Vec::with_capacity(policies.len());
         for (at, policy) in (0_u32..).zip(&policies) {
-            for key in keys(policy) {
-                by_what.entry(key).or_default().push(at);
-            }
+            heads.add(at, &policy.head);
             let mut own = Vec::with_capacity(policy.clauses.len());
             for clause in &policy.clauses {
                 let next = u32::try_from(conditions.len()).map_err(PolicyError::engine)?;
@@ -243,7 +235,7 @@ impl Engine {
             of_policy.push(own);
         }
         Ok(Self {
-            by_what,
+            heads,
             conditions,
             of_policy,
             words: Vocabulary::new()?,
@@ -264,7 +256,7 @@ impl Engine {
     /// Says why not.
     pub fn decide(&self, ask: &Ask<'_>, facts: &Facts<'_>) -> Result<Allowed, Refused> {
         let candidates = self.candidates(ask);
-        self.case(ask, facts, &candidates)?.decide(&candidates)
+        self.case(ask, facts, &candidates).decide(&candidates)
     }
 
     /// The counters that [`Engine::decide`] looks at: [`Facts::usage`] has to know those that exist.
@@ -339,21 +331,11 @@ impl Engine {
 
     /// The policies whose head names this, in the order in which they decide.
     pub(crate) fn candidates(&self, ask: &Ask<'_>) -> Vec<u32> {
-        let mut found: Vec<u32> = Vec::new();
-        let mut add = |key: &WhatKey| found.extend(self.by_what.get(key).into_iter().flatten());
-        add(&WhatKey::Everything);
-        for tool in ask.resource.tools() {
-            add(&WhatKey::Tool(tool.name.clone()));
-            for tag in &tool.tags {
-                add(&WhatKey::Tag(tag.clone()));
-            }
-        }
+        let mut found = self.heads.naming(ask);
         found.retain(|at| {
             let policy = self.policies.get(*at as usize);
-            policy.is_some_and(|policy| named(policy, ask))
+            policy.is_some_and(|policy| policy.head.actions.contains(&ask.action))
         });
-        found.sort_unstable();
-        found.dedup();
         found
     }
 
@@ -362,7 +344,7 @@ impl Engine {
         ask: &'a Ask<'a>,
         facts: &'a Facts<'a>,
         candidates: &[u32],
-    ) -> Result<Case<'a>, Refused> {
+    ) -> Case<'a> {
         let mut needs = Needs::default();
         for policy in candidates
             .iter()
@@ -370,43 +352,19 @@ impl Engine {
         {
             needs.add(&policy.needs);
         }
-        let question = self.words.question(ask, facts, &needs, None);
-        let (request, entities) = question.map_err(|_| Refused {
-            reason: Reason::PolicyBroken,
-            by: None,
-            missed: Vec::new(),
-            retry_after: None,
-        })?;
-        Ok(Case {
+        Case {
             engine: self,
             ask,
             facts,
-            request,
-            entities,
-            timed: needs.looks_at_the_clock(),
+            needs,
+            question: OnceCell::new(),
             known: HashMap::new(),
-        })
+        }
     }
 }
 
 fn parsed(condition: &str) -> Result<Expression, PolicyError> {
     Expression::from_str(condition).map_err(PolicyError::engine)
-}
-
-fn keys(policy: &Policy) -> impl Iterator<Item = WhatKey> {
-    let head = &policy.head;
-    let tools = head.tools.iter().cloned().map(WhatKey::Tool);
-    let tags = head.tags.iter().cloned().map(WhatKey::Tag);
-    let all = head.everything.then_some(WhatKey::Everything);
-    tools.chain(tags).chain(all)
-}
-
-fn named(policy: &Policy, ask: &Ask<'_>) -> bool {
-    let head = &policy.head;
-    let who = head.anyone
-        || head.agents.contains(ask.agent)
-        || ask.roles.iter().any(|role| head.roles.contains(role));
-    who && head.actions.contains(&ask.action)
 }
 
 fn counters_of<'a>(
@@ -423,10 +381,9 @@ pub(crate) struct Case<'a> {
     engine: &'a Engine,
     pub(crate) ask: &'a Ask<'a>,
     pub(crate) facts: &'a Facts<'a>,
-    pub(crate) request: Request,
-    pub(crate) entities: Arc<Entities>,
-    /// Whether a condition looks at the clock.
-    pub(crate) timed: bool,
+    pub(crate) needs: Needs,
+    /// What Cedar is asked, once it is; none where that cannot be put together.
+    question: OnceCell<Option<(Request, Arc<Entities>)>>,
     /// By condition: whether it holds; none where it cannot be evaluated.
     known: HashMap<u32, Option<bool>>,
 }
@@ -458,7 +415,7 @@ impl Case<'_> {
                 }
                 Effect::Deny => {}
                 Effect::Allow if applies => match self.open(policy) {
-                    Ok(()) => return self.allowed(policy, candidates),
+                    Ok(()) => return self.allowed(*at, policy, candidates),
                     Err(refused) => nearest.waits(refused),
                 },
                 Effect::Allow => {
@@ -488,10 +445,9 @@ impl Case<'_> {
 
     /// Whether Cedar's own authorizer says that the policy applies.
     pub(crate) fn applies_alone(&self, alone: &cedar_policy::PolicySet) -> Option<bool> {
-        let engine = self.engine;
-        let answer = engine
-            .authorizer
-            .is_authorized(&self.request, alone, &self.entities);
+        let (request, entities) = self.question()?;
+        let authorizer = &self.engine.authorizer;
+        let answer = authorizer.is_authorized(request, alone, entities);
         let broken = answer.diagnostics().errors().next().is_some();
         (!broken).then(|| answer.diagnostics().reason().next().is_some())
     }
@@ -507,7 +463,8 @@ impl Case<'_> {
             return *known;
         }
         let condition = self.engine.conditions.get(id as usize)?;
-        let answer = match eval_expression(&self.request, &self.entities, condition) {
+        let (request, entities) = self.question()?;
+        let answer = match eval_expression(request, entities, condition) {
             Ok(EvalResult::Bool(holds)) => Some(holds),
             _ => None,
         };
@@ -580,20 +537,51 @@ impl Case<'_> {
         !policy.requires_approval || opened.any(|opened| opened == name)
     }
 
-    /// Cedar's own authorizer has the last word.
-    fn allowed(&mut self, policy: &Policy, candidates: &[u32]) -> Result<Allowed, Refused> {
-        let answer =
-            self.engine
-                .authorizer
-                .is_authorized(&self.request, &policy.alone, &self.entities);
-        let sound = answer.diagnostics().errors().next().is_none();
-        if answer.decision() != Decision::Allow || !sound {
+    fn allowed(
+        &mut self,
+        at: u32,
+        policy: &Policy,
+        candidates: &[u32],
+    ) -> Result<Allowed, Refused> {
+        if !self.confirmed(at, policy) {
             return Err(Refused::by(Reason::PolicyBroken, &policy.reference));
         }
         Ok(Allowed {
             by: By::Policy(policy.reference.clone()),
             uses: self.uses(candidates),
         })
+    }
+
+    /// Cedar's own authorizer has the last word. What it said of a policy that has no conditions is
+    /// remembered with the agent and the tool.
+    fn confirmed(&self, at: u32, policy: &Policy) -> bool {
+        let words = &self.engine.words;
+        let by_head = policy.clauses.is_empty() && !policy.raw;
+        let allows = (at, self.ask.action);
+        if by_head
+            && words
+                .known(self.ask)
+                .is_some_and(|pair| pair.is_allowed(allows))
+        {
+            return true;
+        }
+        let Some((request, entities)) = self.question() else {
+            return false;
+        };
+        let authorizer = &self.engine.authorizer;
+        let answer = authorizer.is_authorized(request, &policy.alone, entities);
+        let sound = answer.diagnostics().errors().next().is_none();
+        let confirmed = sound && answer.decision() == Decision::Allow;
+        if let (true, true, Some(pair)) = (confirmed, by_head, words.known(self.ask)) {
+            pair.allow(allows);
+        }
+        confirmed
+    }
+
+    fn question(&self) -> Option<&(Request, Arc<Entities>)> {
+        let words = &self.engine.words;
+        let question = || words.question(self.ask, self.facts, &self.needs, None).ok();
+        self.question.get_or_init(question).as_ref()
     }
 
     /// What was approved without a policy allows after all bands: nothing denied until here.

@@ -53,16 +53,7 @@ impl Engine {
     #[must_use]
     pub fn check(&self, ask: &Ask<'_>, facts: &Facts<'_>) -> Report {
         let candidates = self.candidates(ask);
-        let mut case = match self.case(ask, facts, &candidates) {
-            Ok(case) => case,
-            Err(refused) => {
-                return Report {
-                    decision: Err(refused),
-                    findings: Vec::new(),
-                    lasting: false,
-                };
-            }
-        };
+        let mut case = self.case(ask, facts, &candidates);
         let findings = candidates
             .iter()
             .filter_map(|at| Some((*at, self.policies().get(*at as usize)?)))
@@ -72,7 +63,7 @@ impl Engine {
         Report {
             decision: case.decide(&candidates),
             findings,
-            lasting: !case.timed
+            lasting: !case.needs.looks_at_the_clock()
                 && facts.approvals.is_empty()
                 && self.counters_among(&candidates, ask, facts.tree).is_empty(),
         }

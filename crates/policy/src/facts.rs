@@ -21,6 +21,8 @@ use xylem_recall::{Memory, Revision};
 
 /// Pairs of an agent and a tool that are remembered.
 const PAIRS: usize = 10_000;
+/// Policies that are remembered to allow one.
+const ALLOWED: usize = 100;
 /// What Cedar is told of a pair depends on nothing that the database could change under it.
 const VOCABULARY: Revision = Revision::new(0);
 
@@ -119,14 +121,25 @@ pub(crate) struct Vocabulary {
 }
 
 /// An agent and a tool as Cedar takes them, and what they were then.
-struct Pair {
+pub(crate) struct Pair {
     kind: String,
     roles: BTreeSet<Role>,
     tool: ToolFacts,
     entities: Arc<Entities>,
+    /// What Cedar allows whatever the other facts are: the place of the policy that says so, and what is
+    /// done.
+    allowed: Memory<(u32, Action), ()>,
 }
 
 impl Pair {
+    pub(crate) fn is_allowed(&self, by: (u32, Action)) -> bool {
+        self.allowed.get(VOCABULARY, &by).is_some()
+    }
+
+    pub(crate) fn allow(&self, by: (u32, Action)) {
+        self.allowed.put(VOCABULARY, by, (), 1);
+    }
+
     fn is(&self, ask: &Ask<'_>, tool: &ToolFacts) -> bool {
         self.kind == ask.kind && self.roles == *ask.roles && self.tool == *tool
     }
@@ -176,6 +189,16 @@ impl Vocabulary {
         Ok((request.map_err(PolicyError::engine)?, entities))
     }
 
+    /// The agent and the tool, if they are remembered and nothing about the two has changed.
+    pub(crate) fn known(&self, ask: &Ask<'_>) -> Option<Arc<Pair>> {
+        let Resource::Tool(tool) = ask.resource else {
+            return None;
+        };
+        let key = (ask.agent.clone(), tool.name.clone());
+        let known = self.pairs.get(VOCABULARY, &key);
+        known.filter(|known| known.is(ask, tool))
+    }
+
     /// Those of an agent and a tool, where nothing else is looked up: from memory if nothing about the
     /// two has changed.
     fn pair(
@@ -184,9 +207,7 @@ impl Vocabulary {
         tool: &ToolFacts,
         entities: impl FnOnce() -> Result<Entities, PolicyError>,
     ) -> Result<Arc<Entities>, PolicyError> {
-        let key = (ask.agent.clone(), tool.name.clone());
-        let known = self.pairs.get(VOCABULARY, &key);
-        if let Some(known) = known.filter(|known| known.is(ask, tool)) {
+        if let Some(known) = self.known(ask) {
             return Ok(Arc::clone(&known.entities));
         }
         let pair = Pair {
@@ -194,8 +215,10 @@ impl Vocabulary {
             roles: ask.roles.clone(),
             tool: tool.clone(),
             entities: Arc::new(entities()?),
+            allowed: Memory::new(ALLOWED),
         };
         let entities = Arc::clone(&pair.entities);
+        let key = (ask.agent.clone(), tool.name.clone());
         self.pairs.put(VOCABULARY, key, Arc::new(pair), 1);
         Ok(entities)
     }

@@ -28,6 +28,7 @@ mod engine;
 mod explain;
 mod facts;
 mod gate;
+mod heads;
 mod literal;
 mod look;
 mod permit;
