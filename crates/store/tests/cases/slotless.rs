@@ -193,6 +193,28 @@ async fn a_call_without_a_token_is_decided_and_audited_too() {
 }
 
 #[tokio::test]
+async fn a_tools_own_limit_is_one_for_all_trees_and_instances() {
+    let (house, one) = with(Auth::None, false, Some(2)).await;
+    let two = house.tree("other").await;
+    let (store, beside) = house.opened_beside().await;
+    let policies = policies(&store, &beside);
+    let at_other = async |tree: &TreeId| {
+        let Ask { redemption, check } = ask(tree);
+        let redeemed = beside.redeem_slotless(redemption, &check, &policies);
+        redeemed.await
+    };
+    redeem(&house, ask(&one)).await.expect("the first");
+    at_other(&two).await.expect("the second");
+    for tree in [&one, &two] {
+        assert_eq!(reason(&house, ask(tree)).await, "tool_limit_reached");
+        let Err(VaultError::Refused(refusal)) = at_other(tree).await else {
+            panic!("over the limit");
+        };
+        assert_eq!(refusal.code(), "tool_limit_reached");
+    }
+}
+
+#[tokio::test]
 async fn client_credentials_are_those_that_are_obtained() {
     let (house, tree) = with(Auth::ClientCredentials, true, None).await;
     made(&house).await;

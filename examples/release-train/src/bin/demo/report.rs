@@ -361,19 +361,69 @@ mod tests {
         let mut report = good();
         report.judge();
         assert!(report.passed, "{:?}", report.problems);
-        let faults: [fn(&mut Report); 6] = [
-            |report| report.calls_failed = 1,
-            |report| report.called_after_revocation = 2,
-            |report| report.secrets_found = 1,
-            |report| report.canaries_found = 4,
-            |report| report.outdated.api_status = 200,
-            |report| report.excluded.granted_since = 1,
+        // Each condition and each half of one, in the order in which they are judged.
+        let faults: [(fn(&mut Report), &str); 19] = [
+            (|report| report.calls_failed = 1, "calls failed"),
+            (
+                |report| report.not_running = vec!["leaf".to_owned()],
+                "have ended",
+            ),
+            (
+                |report| report.called_after_revocation = 2,
+                "not every entitled",
+            ),
+            (
+                |report| (report.entitled, report.called_after_revocation) = (0, 0),
+                "not every entitled",
+            ),
+            (
+                |report| report.outdated.is_revoked = false,
+                "is not revoked",
+            ),
+            (|report| report.outdated.leases_since = 1, "given out after"),
+            (|report| report.outdated.stragglers = 1, "over stragglers"),
+            (
+                |report| report.outdated.rollback_refused.clear(),
+                "did not say why",
+            ),
+            (
+                |report| report.outdated.api_status = 200,
+                "does not refuse version 1",
+            ),
+            (
+                |report| report.outdated.api_status_of_new = 401,
+                "does not take version 2",
+            ),
+            (
+                |report| report.excluded.refusals.clear(),
+                "excluded workflow",
+            ),
+            (
+                |report| report.excluded.granted_since = 1,
+                "excluded workflow",
+            ),
+            (|report| report.permission.refused = 0, "without permission"),
+            (
+                |report| report.permission.approved_by.clear(),
+                "without permission",
+            ),
+            (|report| report.permission.calls = 0, "approved call"),
+            (|report| report.audit.clear(), "audit log"),
+            (|report| report.canaries_found = 4, "every canary"),
+            (
+                |report| (report.canaries_planted, report.canaries_found) = (0, 0),
+                "every canary",
+            ),
+            (|report| report.secrets_found = 1, "a token was found"),
         ];
-        for fault in faults {
+        for (fault, names) in faults {
             let mut report = good();
             fault(&mut report);
             report.judge();
-            assert_eq!((report.passed, report.problems.len()), (false, 1));
+            let [problem] = &report.problems[..] else {
+                panic!("{names}: {:?}", report.problems);
+            };
+            assert!(!report.passed && problem.contains(names), "{problem}");
         }
     }
 
