@@ -120,6 +120,83 @@ async fn a_rotated_refresh_token_is_used_next() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_given_again_is_no_new_version_and_lives_for_as_long_as_is_said() {
+    let (stack, admin, provider) = stack().await;
+    let mut request = new(&provider);
+    request.refresh_token = "canary-refresh-0000".to_owned();
+    let first = made(&admin, request).await.expires_at.expect("an end");
+    bound_tree(&admin).await;
+    let held = async || {
+        let (tree, slot) = (tree("train"), id("default"));
+        let held = admin.token_status(&tree, Some(&slot)).await;
+        held.expect("told")
+    };
+    let before = held().await;
+    stack.clock.advance(Duration::from_secs(2_500));
+    provider.answers(Manner::Again(1_100));
+    stack.sweep().await;
+    let late = shown(&admin).await;
+    assert_eq!((late.versions.len(), late.trees_behind), (1, 0));
+    assert_eq!(late.not_obtained_because, "value_unchanged");
+    assert_eq!(late.expires_at, Some(first));
+    assert_eq!(held().await, before, "nothing cascades");
+
+    // What came with it is asked with next.
+    stack.clock.advance(Duration::from_secs(301));
+    provider.answers(Manner::Again(3_600));
+    stack.sweep().await;
+    let asked: Vec<_> = provider
+        .forms()
+        .iter()
+        .map(|form| form["refresh_token"].clone())
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            "canary-refresh-0000",
+            "canary-refresh-0001",
+            "canary-refresh-0002"
+        ]
+    );
+    let longer = shown(&admin).await;
+    assert_eq!((longer.versions.len(), longer.trees_behind), (1, 0));
+    assert_eq!(longer.not_obtained_because, "");
+    let ends = longer.expires_at.expect("an end").seconds;
+    assert_eq!(ends, first.seconds + 2_801);
+    let prolonged = held().await;
+    assert_eq!(prolonged.len(), 1);
+    let of_copy = prolonged.first().and_then(|version| version.expires_at);
+    assert_eq!(of_copy.map(|at| at.seconds), Some(ends));
+
+    provider.answers(Manner::Well);
+    stack.clock.advance(Duration::from_secs(2_500));
+    stack.sweep().await;
+    assert_eq!(
+        (shown(&admin).await.versions.len(), held().await.len()),
+        (2, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_was_revoked_is_not_taken_again() {
+    let (_stack, admin, provider) = stack().await;
+    made(&admin, new(&provider)).await;
+    admin.renew_credential("acme").await.expect("renewed");
+    let revocation = v1::RevokeCredentialRequest {
+        name: "acme".to_owned(),
+        version: 1,
+        ..v1::RevokeCredentialRequest::default()
+    };
+    admin.revoke_credential(revocation).await.expect("revoked");
+    provider.answers(Manner::Again(3_600));
+    assert_eq!(
+        reason(admin.renew_credential("acme").await),
+        "value_revoked"
+    );
+    assert_eq!(shown(&admin).await.versions.len(), 2);
+}
+
+#[tokio::test]
 async fn two_renewals_at_a_time_ask_once() {
     let (_stack, admin, provider) = stack().await;
     made(&admin, new(&provider)).await;

@@ -21,6 +21,8 @@ pub(crate) enum Manner {
     /// With a token.
     #[default]
     Well,
+    /// With its first token, which ends so many seconds from now.
+    Again(u32),
     /// It is down.
     Down,
     /// With a redirect to somewhere else.
@@ -144,14 +146,18 @@ async fn answer(
         provider.let_go.notified().await;
     }
     let manner = provider.lock().manner;
-    match manner {
-        Manner::Well => axum::Json(serde_json::json!({
+    let token = |number: usize, expires_in: u32| {
+        axum::Json(serde_json::json!({
             "access_token": format!("canary-access-{number:04}"),
             "token_type": "Bearer",
-            "expires_in": 3600,
-            "refresh_token": format!("canary-refresh-{number:04}"),
+            "expires_in": expires_in,
+            "refresh_token": format!("canary-refresh-{:04}", provider.forms().len()),
         }))
-        .into_response(),
+        .into_response()
+    };
+    match manner {
+        Manner::Well => token(number, 3_600),
+        Manner::Again(expires_in) => token(1, expires_in),
         Manner::Down => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         Manner::Redirects => {
             (StatusCode::TEMPORARY_REDIRECT, [("location", "/token")]).into_response()

@@ -423,9 +423,15 @@ async fn a_value_that_was_stored_by_a_clock_that_was_ahead_is_due() {
 
 #[tokio::test]
 async fn a_value_that_lives_longer_is_the_same_version_and_so_are_its_copies() {
+    for source in [provided(), source()] {
+        lives_longer(source).await;
+    }
+}
+
+async fn lives_longer(source: NewSource) {
     let house = House::new().await;
     let mut new = new(V1);
-    new.source = Some(provided());
+    new.source = Some(source);
     new.expires_at = Some(after(&house, 3_600));
     house.vault.create_credential(new).await.expect("makes");
     let tree = tree_of(&house, "train").await;
@@ -503,6 +509,23 @@ async fn a_value_that_was_replaced_comes_back_only_where_somebody_wants_it() {
     let asked = turn(&house, Some(Version(2))).await.expect("a turn");
     let back = given(&house, asked, V1, None).await.expect("ends");
     assert_eq!(back.version.version, Version(3));
+}
+
+#[tokio::test]
+async fn a_value_that_was_revoked_does_not_come_back() {
+    for source in [provided(), source()] {
+        let house = House::new().await;
+        obtained(&house, source).await;
+        let asked = turn(&house, Some(Version(1))).await.expect("a turn");
+        given(&house, asked, V2, None).await.expect("ends");
+        let revoked = revocation(1, false);
+        let revoked = house.vault.revoke_credential_version(revoked).await;
+        revoked.expect("revokes");
+        house.clock.advance(Duration::from_secs(31));
+        let asked = turn(&house, Some(Version(2))).await.expect("a turn");
+        let back = given(&house, asked, V1, None).await;
+        assert!(matches!(back, Err(VaultError::ValueRevoked)), "{back:?}");
+    }
 }
 
 #[tokio::test]

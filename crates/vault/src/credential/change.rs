@@ -76,8 +76,8 @@ pub struct Rotated {
     pub version: CredentialVersion,
     /// The version that was active before.
     pub superseded: Option<Version>,
-    /// Whether it was there before: the same request had made it, or a file or a command has given the
-    /// active version's value, with the same end. Then nothing changed.
+    /// Whether it was there before: the same request had made it, or its provider has given the active
+    /// version's value, with the same end. Then nothing changed.
     pub repeated: bool,
 }
 
@@ -194,8 +194,8 @@ impl Vault {
         if !is_expected || !is_turn {
             return Err(VaultError::OtherVersion(current.unwrap_or(Version(0))));
         }
-        if let Some(source @ NewSource::Provider(_)) = &rotation.source
-            && let Some(active) = may_be_given(&versions, &fingerprint, turn)?
+        if let Some(source) = &rotation.source
+            && let Some(active) = may_be_given(&versions, &fingerprint, source, turn)?
             && active.info.expires_at.is_some() == rotation.expires_at.is_some()
         {
             let known = self.given_again(&mut *tx, &row, &rotation, source, active);
@@ -231,9 +231,9 @@ impl Vault {
         })
     }
 
-    /// A file or a command has given the value that is there already. Where it ends at another time by
-    /// now, the version does: a version of its own would have the same value, which could then be
-    /// revoked with the one before.
+    /// A provider has given the value that is there already. Where it ends at another time by now, the
+    /// version does: a version of its own would have the same value, which could then be revoked with
+    /// the one before.
     async fn given_again(
         &self,
         tx: &mut dyn Transaction,
@@ -406,10 +406,11 @@ impl Vault {
     }
 }
 
-/// Whether a value that a file or a command gives may be stored; the active version where that has it.
+/// Whether a value that a provider gives may be stored; the active version where that has it.
 fn may_be_given<'a>(
     versions: &'a [CredentialVersionRow],
     fingerprint: &Fingerprint,
+    source: &NewSource,
     turn: Option<&Turn>,
 ) -> Result<Option<&'a CredentialVersionRow>, VaultError> {
     let active = versions.iter().find(|version| version.is_active());
@@ -427,8 +428,9 @@ fn may_be_given<'a>(
         return Err(VaultError::ValueRevoked);
     }
     // Another control plane's file may not be renewed yet: both would take turns without end.
+    let is_local = matches!(source, NewSource::Provider(_));
     let is_kept = turn.is_some_and(Turn::is_kept);
-    if is_kept && active.is_some() && had(VersionState::Superseded) {
+    if is_local && is_kept && active.is_some() && had(VersionState::Superseded) {
         return Err(VaultError::ValueSuperseded);
     }
     Ok(None)

@@ -32,8 +32,8 @@ pub(crate) enum Command {
     Rotate(Rotate),
     /// Obtain the next version of a credential from its provider, now
     ///
-    /// It is obtained by itself before it ends; this asks again after the provider has refused. A file or a
-    /// command that still gives the same value makes no new version.
+    /// It is obtained by itself before it ends; this asks again after the provider has refused. One that
+    /// still gives the same value makes no new version.
     Renew(Named),
     /// Let every tree of a workflow type start with a credential
     ///
