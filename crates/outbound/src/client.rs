@@ -9,11 +9,12 @@ use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH},
 };
+use lru::LruCache;
 use reqwest::{Client, ClientBuilder, redirect::Policy, tls::Version};
 use std::{
-    collections::HashMap,
     error::Error,
     fmt, io,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,8 +24,9 @@ use url::Url;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_AGENT: &str = concat!("xylem/", env!("CARGO_PKG_VERSION"));
 
-/// So many clients that connect in a way of their own are kept, with their connections.
-const MOST_APART: usize = 64;
+/// So many clients that connect in a way of their own are kept, with their connections: those that were
+/// used last. One that trusts in a way of its own takes about 200 KiB.
+const MOST_APART: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Why there is no HTTP client.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,8 @@ pub struct OutboundError(#[source] reqwest::Error);
 pub struct Outbound {
     client: Client,
     guard: GuardedResolver,
-    apart: Arc<Mutex<Apart>>,
+    /// Clients by how they connect. No connection of one is used by another.
+    apart: Arc<Mutex<LruCache<Connecting, Client>>>,
 }
 
 /// How requests connect.
@@ -54,33 +57,6 @@ impl Default for Connecting {
             timeout: CONNECT_TIMEOUT,
             trust: None,
         }
-    }
-}
-
-/// Clients by how they connect. No connection of one is used by another.
-#[derive(Default)]
-struct Apart {
-    clients: HashMap<Connecting, (u64, Client)>,
-    uses: u64,
-}
-
-impl Apart {
-    fn get(&mut self, how: &Connecting) -> Option<Client> {
-        self.uses += 1;
-        let (used, client) = self.clients.get_mut(how)?;
-        *used = self.uses;
-        Some(client.clone())
-    }
-
-    /// Keeps a client, in place of the one that was not used for longest where there are too many.
-    fn put(&mut self, how: Connecting, client: Client) {
-        if self.clients.len() >= MOST_APART
-            && let Some(longest) = self.clients.iter().min_by_key(|(_, (used, _))| *used)
-        {
-            let longest = longest.0.clone();
-            self.clients.remove(&longest);
-        }
-        self.clients.insert(how, (self.uses, client));
     }
 }
 
@@ -177,7 +153,7 @@ impl Outbound {
         Ok(Self {
             client: client.map_err(OutboundError)?,
             guard,
-            apart: Arc::default(),
+            apart: Arc::new(Mutex::new(LruCache::new(MOST_APART))),
         })
     }
 
@@ -192,7 +168,7 @@ impl Outbound {
         if *how == Connecting::default() {
             return Ok(self.clone());
         }
-        let known = self.apart().get(how);
+        let known = self.apart().get(how).cloned();
         let client = match known {
             Some(client) => client,
             None => {
@@ -210,7 +186,7 @@ impl Outbound {
         })
     }
 
-    fn apart(&self) -> MutexGuard<'_, Apart> {
+    fn apart(&self) -> MutexGuard<'_, LruCache<Connecting, Client>> {
         self.apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
