@@ -9,8 +9,8 @@ pub enum Error {
     /// It cannot be reached, is overloaded, or something it relies on is down. Try again.
     #[error("the control plane is not available: {0}")]
     Unavailable(Answer),
-    /// The API key is missing, unknown, expired or revoked.
-    #[error("the API key was not accepted: {0}")]
+    /// The API key or the sign-in is missing, unknown, expired or revoked.
+    #[error("not accepted: {0}")]
     Unauthenticated(Answer),
     /// The API key is good and does not allow this.
     #[error("refused: {0}")]

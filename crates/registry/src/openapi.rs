@@ -101,6 +101,12 @@ pub fn import(document: &Document, options: &Options) -> Result<Report, Invalid>
     for (name, _) in document.members("webhooks") {
         walk.notes.left_out(name, "/webhooks", Why::NotACall, name);
     }
+    // Of a document that was not read to its end, nobody knows.
+    if seen <= MAX_OPERATIONS {
+        for name in walk.wanted {
+            walk.notes.left_out(name, "/paths", Why::NoOperation, "");
+        }
+    }
     let Notes { left_out, changed } = walk.notes;
     Ok(Report {
         title: document.info("title"),

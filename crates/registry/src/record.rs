@@ -199,7 +199,8 @@ pub enum Unchanged {
     NotProposed,
     /// Its publisher may not approve it.
     #[error(
-        "nobody approves their own tool: somebody else has to, or the installation has to declare a single operator"
+        "nobody approves their own tool, and a service or bot counts as whoever registered it: another person has \
+         to, or the installation has to declare a single operator"
     )]
     OwnProposal,
     /// There is no earlier approval to go back to.

@@ -156,6 +156,12 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
+/// Every command, as the program parses them.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The program: parses the arguments, runs the command, and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -266,6 +272,47 @@ mod tests {
         let subcommands = command.get_subcommands_mut();
         for subcommand in subcommands.filter(|command| command.get_name() != "help") {
             collect(subcommand, texts);
+        }
+    }
+
+    #[test]
+    fn an_id_may_begin_with_a_hyphen() {
+        for id in ["-moZhYIIvUHh", "-h9_xylem", "--5kNC_-P-yJ", "-"] {
+            for line in [
+                &["key", "rotate", id, "--overlap", "1h"][..],
+                &["key", "rotate", "--overlap", "1h", id],
+                &["key", "revoke", id],
+                &["account", "end", id],
+                &["access", "show", id],
+                &["access", "approve", id, "--reason", "fine"],
+            ] {
+                let words = std::iter::once("xylem").chain(line.iter().copied());
+                let matches = Cli::command().try_get_matches_from(words);
+                let matches = matches.unwrap_or_else(|error| panic!("{line:?}: {error}"));
+                let (_, of) = matches.subcommand().expect("a command");
+                let (_, of) = of.subcommand().expect("another one");
+                let mut raw = of.get_raw("id").expect("an id");
+                assert_eq!(
+                    raw.next().and_then(|raw| raw.to_str()),
+                    Some(id),
+                    "{line:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_option_takes_the_name_of_one_that_every_command_has() {
+        let root = Cli::command();
+        let everywhere: Vec<_> = root.get_arguments().map(clap::Arg::get_id).collect();
+        let mut commands: Vec<_> = root.get_subcommands().collect();
+        while let Some(command) = commands.pop() {
+            // Whoever restores a backup asks no control plane: the key is that of the backup.
+            let own = command.get_arguments().map(clap::Arg::get_id);
+            let mut twice =
+                own.filter(|id| command.get_name() != "restore" && everywhere.contains(id));
+            assert_eq!(twice.next(), None, "{}", command.get_name());
+            commands.extend(command.get_subcommands());
         }
     }
 

@@ -176,20 +176,22 @@ impl Place {
         Ok(answer.scope.as_deref() == Some("account"))
     }
 
-    /// An access token that works for a while yet; none where nobody is signed in.
-    pub(crate) async fn access(
+    /// The access token, where one is kept whose time is not over.
+    pub(crate) fn access(&self) -> Option<SecretString> {
+        let until = UNIX_EPOCH + Duration::from_secs(self.kept.access_until);
+        let token = self.kept.access_token.as_deref();
+        let token = token.filter(|_| SystemTime::now() + SOON < until)?;
+        Some(SecretString::from(token))
+    }
+
+    /// Gets another access token; none where nobody is signed in.
+    pub(crate) async fn refresh(
         &mut self,
         trust: &Trust,
     ) -> Result<Option<SecretString>, SignInError> {
         let Some(refresh) = &self.kept.refresh_token else {
             return Ok(None);
         };
-        let until = UNIX_EPOCH + Duration::from_secs(self.kept.access_until);
-        if let Some(token) = &self.kept.access_token
-            && SystemTime::now() + SOON < until
-        {
-            return Ok(Some(SecretString::from(token.as_str())));
-        }
         let body = form(&[
             ("grant_type", "refresh_token"),
             ("client_id", &self.kept.client),
@@ -384,7 +386,7 @@ mod tests {
         });
         let mut place = place(address);
         let began = Instant::now();
-        let access = place.access(&Trust::default()).await.unwrap();
+        let access = place.refresh(&Trust::default()).await.unwrap();
         assert_eq!(access.unwrap().expose_secret(), "a2");
         assert_eq!(place.kept.refresh_token.as_deref(), Some("xyr_two"));
         assert!(began.elapsed() < Duration::from_secs(10));

@@ -183,6 +183,12 @@ impl Place {
         let report = eventually("healthy", asked, healthy).await;
         let report = report.expect("healthy");
         assert!(list(&report["checks"]).len() >= 10, "{report}");
+        // Who develops alone approves alone, and is told so.
+        let approvals = list(&report["checks"]).iter();
+        let mut approvals = approvals.filter(|check| check["check"] == "server: approvals");
+        let approvals = approvals.next().expect("a check of approvals");
+        let told = approvals["detail"].as_str().expect("text");
+        assert!(told.contains("single operator"), "{approvals}");
     }
 
     /// Searches what was said, and what lies in the data directory, for the tokens.

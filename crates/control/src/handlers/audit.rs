@@ -319,8 +319,13 @@ impl Handlers {
             namespace: Some(self.settings.namespace.clone()),
             tree,
             workflow_id: convert::optional(given.workflow_id, "filter.workflow_id")?,
-            kind: code(&given.action, "filter.action", Kind::from_code)?,
-            verdict: code(&given.outcome, "filter.outcome", Verdict::from_code)?,
+            kind: code(&given.action, "filter.action", ACTIONS, Kind::from_code)?,
+            verdict: code(
+                &given.outcome,
+                "filter.outcome",
+                OUTCOMES,
+                Verdict::from_code,
+            )?,
             agent: convert::optional(given.agent, "filter.agent")?,
             owner: convert::optional(given.owner, "filter.owner")?,
             subject: subject(&given.subject)?,
@@ -332,13 +337,21 @@ impl Handlers {
     }
 }
 
-fn code<T>(text: &str, field: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Fault> {
+const ACTIONS: &str = "an action of the log, such as deposit, redeem, outcome or revoke";
+const OUTCOMES: &str = "granted, denied, succeeded or failed";
+
+fn code<T>(
+    text: &str,
+    field: &str,
+    known: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Fault> {
     if text.is_empty() {
         return Ok(None);
     }
     read(text)
         .map(Some)
-        .ok_or_else(|| Fault::invalid(field, format!("{field} must be one of the log's codes")))
+        .ok_or_else(|| Fault::invalid(field, format!("{field} must be {known}")))
 }
 
 fn subject(text: &str) -> Result<Option<Subject>, Fault> {

@@ -228,6 +228,8 @@ pub(super) struct Walk<'a> {
     pub(super) notes: Notes,
     pub(super) tools: Vec<Tool>,
     pub(super) names: BTreeSet<ToolName>,
+    /// Operations that were asked for and have not been met.
+    pub(super) wanted: BTreeSet<&'a str>,
     work: usize,
 }
 
@@ -239,6 +241,7 @@ impl<'a> Walk<'a> {
             notes: Notes::default(),
             tools: Vec::new(),
             names: BTreeSet::new(),
+            wanted: options.only.iter().map(String::as_str).collect(),
             work: MAX_WORK,
         }
     }

@@ -83,9 +83,12 @@ impl<'a> Operation<'a> {
     /// Makes the tool, or says why there is none.
     pub(super) fn take(self, walk: &mut Walk<'a>) {
         let label = self.label();
-        let wanted = &walk.options.only;
-        let named = self.id().is_some_and(|id| wanted.contains(id));
-        if !wanted.is_empty() && !named && !wanted.contains(&label) {
+        let asked = [self.id(), Some(label.as_str())].map(|name| {
+            let name = name.filter(|name| walk.options.only.contains(*name))?;
+            walk.wanted.remove(name);
+            Some(())
+        });
+        if !walk.options.only.is_empty() && asked == [None, None] {
             return;
         }
         match self.tool(walk) {

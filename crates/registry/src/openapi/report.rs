@@ -40,6 +40,8 @@ pub struct Note {
 pub enum Why {
     /// A part has another shape than the specification gives it.
     Malformed,
+    /// It was asked for by name, and the document has none of that name.
+    NoOperation,
     /// It is called by the API, not by us: webhooks, callbacks.
     NotACall,
     /// Only GET, HEAD, POST, PUT, PATCH and DELETE are called.
@@ -92,6 +94,7 @@ impl Why {
     pub fn code(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::NoOperation => "no_operation",
             Self::NotACall => "not_a_call",
             Self::Method => "method",
             Self::PathTemplate => "path_template",
@@ -122,6 +125,9 @@ impl Why {
     pub fn text(self) -> &'static str {
         match self {
             Self::Malformed => "it is not what the OpenAPI specification says it is",
+            Self::NoOperation => {
+                "the document has no such operation: name its operationId, or method and path as in 'GET /path'"
+            }
             Self::NotACall => "the API calls it, nobody calls the API",
             Self::Method => "only GET, HEAD, POST, PUT, PATCH and DELETE are called",
             Self::PathTemplate => {

@@ -107,6 +107,24 @@ fn options_take_the_place_of_what_the_document_says() {
     let report = import(&document, &given).unwrap();
     // Beside them, the path of which nothing is known.
     assert_eq!((report.tools.len(), report.left_out.len()), (2, 1));
+    let unknown = Options {
+        only: BTreeSet::from(["listPets".to_owned(), "GET /nothing".to_owned()]),
+        ..options()
+    };
+    let unmet = import(&document, &unknown).unwrap();
+    let unmet: Vec<_> = unmet
+        .left_out
+        .iter()
+        .map(|it| (it.operation.as_str(), it.why))
+        .collect();
+    assert!(
+        unmet.contains(&("GET /nothing", Why::NoOperation)),
+        "{unmet:?}"
+    );
+    assert!(
+        !unmet.iter().any(|(name, _)| *name == "listPets"),
+        "{unmet:?}"
+    );
     for tool in &report.tools {
         let definition = tool.definition();
         assert_eq!(definition.base_url, "https://mirror.example/pets");

@@ -73,12 +73,14 @@ pub(crate) struct List {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
     /// The request, as `xylem access list` shows it
+    #[arg(allow_hyphen_values = true)]
     id: AccessId,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Decide {
     /// The request, as `xylem access list` shows it
+    #[arg(allow_hyphen_values = true)]
     id: AccessId,
     /// Why
     #[arg(long, value_name = "TEXT")]

@@ -107,6 +107,7 @@ pub(crate) struct RecoveryCodes {
 #[derive(Debug, clap::Args)]
 pub(crate) struct End {
     /// The session's id, as `xylem account sessions` shows it
+    #[arg(allow_hyphen_values = true)]
     id: String,
 }
 
@@ -394,7 +395,8 @@ impl From<SignInError> for Failure {
         match error {
             SignInError::Data(error) => error.into(),
             SignInError::Address(error) => error.into(),
-            SignInError::Unreachable(_) => Self::from_error(Exit::Unavailable, &error),
+            SignInError::Unreachable(_) => Self::from_error(Exit::Unavailable, &error)
+                .hint("is `xylem dev` or `xylem server` running there?"),
             SignInError::Unintelligible => Self::from_error(Exit::Failed, &error),
             SignInError::Refused(_) => Self::from_error(Exit::Refused, &error),
             SignInError::NotValid(_) => {

@@ -9,6 +9,7 @@ use super::{
     tree::listed,
 };
 use crate::data;
+use clap::ArgGroup;
 use futures::StreamExt;
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -179,6 +180,7 @@ pub(crate) struct Create {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("change").args(["add_role", "remove_role", "kind"]).required(true).multiple(true)))]
 pub(crate) struct Update {
     /// The agent's name
     name: AgentId,

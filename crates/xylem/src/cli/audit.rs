@@ -72,7 +72,8 @@ pub(crate) struct Filter {
     /// Only what was done for this agent: by workers, in its trees
     #[arg(long, value_name = "NAME")]
     owner: Option<AgentId>,
-    /// Only changes of this, such as agent:svc-7, key:ID, tool:acme.deploy or policy:ID
+    /// Only changes of this, such as agent:svc-7, key:ID, tool:acme.deploy or
+    /// policy:deploy-prod@2
     #[arg(long, value_name = "KIND:ID")]
     subject: Option<String>,
     /// Only this action, such as deposit, redeem, outcome or revoke

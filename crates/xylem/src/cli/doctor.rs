@@ -17,7 +17,7 @@ use std::{
     path::PathBuf,
     time::{Duration, SystemTime},
 };
-use xylem_client::{Client, v1};
+use xylem_client::v1;
 use xylem_ids::TaskQueue;
 
 /// How long the control plane may take to say that it is there.
@@ -97,7 +97,7 @@ struct Report {
 
 pub(crate) async fn run(arguments: Arguments, session: &mut Session<'_>) -> Result<(), Failure> {
     let mut checks = files(&session.access)?;
-    checks.extend(control(&session.access).await?);
+    checks.extend(control(session).await?);
     checks.extend(temporal_checks(arguments, &session.access).await?);
     report(checks, session.output)
 }
@@ -168,16 +168,16 @@ fn files(access: &Access) -> Result<Vec<Finding>, Failure> {
 }
 
 /// The control plane: there, its clock, the key, and what it says about itself.
-async fn control(access: &Access) -> Result<Vec<Finding>, Failure> {
-    let address = access.address()?;
-    let mut checks = reachable(access, &address).await?;
+async fn control(session: &Session<'_>) -> Result<Vec<Finding>, Failure> {
+    let address = session.access.address()?;
+    let mut checks = reachable(&session.access, &address).await?;
     if checks
         .iter()
         .any(|finding| finding.verdict == Verdict::Fail)
     {
         return Ok(checks);
     }
-    checks.extend(authenticated(access, &address).await);
+    checks.extend(authenticated(session).await);
     Ok(checks)
 }
 
@@ -237,13 +237,12 @@ fn clock(theirs: SystemTime, ours: SystemTime) -> Finding {
     }
 }
 
-async fn authenticated(access: &Access, address: &str) -> Vec<Finding> {
+async fn authenticated(session: &Session<'_>) -> Vec<Finding> {
     const CHECK: &str = "authentication";
     let asked = async {
-        let key = access.key(DataDir::admin_key)?;
-        let client = Client::connect_with(address, &access.trust.tls()?, &key).await?;
+        let client = session.client().await?;
         let status = client.status().await?;
-        let dev = access.is_dev()?;
+        let dev = session.access.is_dev()?;
         let found = [
             policies::check(&client, dev).await,
             credentials::check(&client).await,

@@ -94,13 +94,17 @@ impl From<xylem_client::Error> for Failure {
     fn from(error: xylem_client::Error) -> Self {
         use xylem_client::Error as E;
         let (exit, hint) = match &error {
+            // Somebody was too quick: it says itself when to try again, and nothing is down.
+            E::Unavailable(answer) if answer.retry_after.is_some() => (Exit::Unavailable, None),
             E::Unavailable(_) => (
                 Exit::Unavailable,
                 Some("`xylem doctor` says what is down; try again"),
             ),
             E::Unauthenticated(_) => (
                 Exit::Refused,
-                Some("name a valid key with --key-file or XYLEM_API_KEY"),
+                Some(
+                    "`xylem login NAME` signs in again; or name a valid key with --key-file or XYLEM_API_KEY",
+                ),
             ),
             E::Denied(_) | E::Refused(_) => (Exit::Refused, None),
             E::NotFound(_) => (Exit::NotFound, None),

@@ -84,6 +84,7 @@ pub(crate) struct List {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rotate {
     /// The key's id, as `xylem key list` shows it
+    #[arg(allow_hyphen_values = true)]
     id: String,
     /// How long the old one goes on working, such as 1h; 7 days at most [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
@@ -96,6 +97,7 @@ pub(crate) struct Rotate {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Revoke {
     /// The key's id, as `xylem key list` shows it
+    #[arg(allow_hyphen_values = true)]
     id: String,
 }
 

@@ -130,8 +130,8 @@ pub(crate) struct Check {
     #[arg(long, value_name = "TIME", value_parser = super::audit::time)]
     at: Option<Timestamp>,
     /// Where the caller would be
-    #[arg(long = "from", value_name = "IP")]
-    address: Option<IpAddr>,
+    #[arg(long, value_name = "IP")]
+    from: Option<IpAddr>,
     /// With a second factor
     #[arg(long)]
     second_factor: bool,
@@ -369,7 +369,7 @@ async fn check(arguments: Check, session: &mut Session<'_>) -> Result<(), Failur
         tool: arguments.tool.into(),
         tree: text(arguments.tree.map(String::from)),
         at: arguments.at,
-        address: text(arguments.address.map(|address| address.to_string())),
+        address: text(arguments.from.map(|address| address.to_string())),
         second_factor: arguments.second_factor,
         token_age: arguments.token_age.map(Into::into),
         signed_in: None,

@@ -85,8 +85,8 @@ impl Access {
         let path = fallback(&self.data_or(DataDir::dev)?);
         if !path.exists() {
             return Err(Failure::usage("no API key").hint(
-                "start `xylem dev` once, or name a key with --key-file or XYLEM_API_KEY, or the \
-                 data directory with --data-dir",
+                "start `xylem dev` once, sign in with `xylem login NAME`, or name a key with --key-file or \
+                 XYLEM_API_KEY, or the data directory with --data-dir",
             ));
         }
         Ok(data::read_secret(&path)?)
@@ -136,7 +136,16 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         let mut place = Place::open(address)?;
-        Ok(place.access(&self.access.trust).await?)
+        let trust = &self.access.trust;
+        if let Some(token) = place.access() {
+            // It may have ended before its time, with the key that signed it; the session says whether.
+            let client = Client::connect_with(address, &trust.tls()?, &token).await?;
+            match client.status().await {
+                Err(xylem_client::Error::Unauthenticated(_)) => {}
+                _ => return Ok(Some(token)),
+            }
+        }
+        Ok(place.refresh(trust).await?)
     }
 }
 

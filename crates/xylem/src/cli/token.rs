@@ -10,6 +10,7 @@ use super::{
 use crate::data;
 use secrecy::ExposeSecret;
 use serde::Serialize;
+use serde_json::json;
 use std::{
     io::{self, IsTerminal},
     path::PathBuf,
@@ -202,9 +203,14 @@ async fn reveal(arguments: Reveal, session: &mut Session<'_>) -> Result<(), Fail
     match to {
         Some(path) => {
             data::write_secret(&path, &revealed.token)?;
-            session
-                .output
-                .note(&format!("{at} is in {}", path.display()));
+            let answer = json!({
+                "tree": place.tree,
+                "slot": place.slot,
+                "order": revealed.order,
+                "file": path,
+            });
+            let text = format!("{at} is in {}", path.display());
+            session.output.answer(&answer, |_| text)?;
         }
         None => {
             session.output.note(&format!("{at} of {tree}:"));
@@ -308,7 +314,7 @@ fn change_text(change: &v1::TokenChanged, tree: &WorkflowId, slot: &Slot) -> Str
         text.push_str(&format!(", {slot}@{before} superseded"));
     }
     if !change.signalled {
-        text.push_str("\nthe root could not be signalled yet; the sweep does it");
+        text.push_str("\nthe root is signalled within seconds");
     }
     text
 }

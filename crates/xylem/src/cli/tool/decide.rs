@@ -2,6 +2,7 @@
 
 use super::show::{approved_by, standing};
 use crate::cli::{failure::Failure, output::plain, session::Session};
+use serde_json::json;
 use xylem_client::{Client, v1};
 use xylem_ids::ToolName;
 
@@ -68,10 +69,10 @@ pub(crate) async fn retire(arguments: Retire, session: &mut Session<'_>) -> Resu
 
 pub(crate) async fn delete(name: &ToolName, session: &mut Session<'_>) -> Result<(), Failure> {
     let client = session.client().await?;
-    let answer = client.delete_tool(name).await?;
-    session
-        .output
-        .answer(&answer, |_| format!("deleted {}", plain(name.as_str())))?;
+    client.delete_tool(name).await?;
+    session.output.answer(&json!({ "name": name }), |_| {
+        format!("deleted {}", plain(name.as_str()))
+    })?;
     Ok(())
 }
 
