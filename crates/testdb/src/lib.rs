@@ -176,6 +176,21 @@ impl Server {
         }
     }
 
+    /// The URL of a new database with all that is in another one, which nobody uses.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    #[must_use]
+    #[allow(clippy::panic, reason = "a test cannot go on without its database")]
+    pub fn copy(&self, url: &str) -> String {
+        let of = url.split(['/', '?']).nth(3).unwrap_or_default();
+        let name = format!("copy_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        match self.execute(&format!("CREATE DATABASE {name} TEMPLATE {of}")) {
+            Ok(()) => self.url(&name),
+            Err(error) => panic!("the database cannot be copied: {error}"),
+        }
+    }
+
     /// The URL of a database.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
@@ -189,8 +204,16 @@ impl Server {
     /// # Errors
     /// What the server said.
     pub fn execute(&self, sql: &str) -> io::Result<()> {
+        self.execute_in(&self.url("postgres"), sql)
+    }
+
+    /// Executes a statement in the database of a URL.
+    ///
+    /// # Errors
+    /// What the server said.
+    pub fn execute_in(&self, url: &str, sql: &str) -> io::Result<()> {
         let mut psql = self.client("psql");
-        run(psql.args(["-X", "-q", "-d", "postgres", "-c", sql]))
+        run(psql.args(["-X", "-q", "-d", url, "-c", sql]))
     }
 }
 

@@ -381,15 +381,16 @@ impl Server {
         }
     }
 
-    /// Stops: calls in flight may end, streams are cut after 10 s.
+    /// Stops within 10 s: calls in flight may end until then, streams are told to come again.
     pub async fn stop(self) {
         drop(self.stop);
+        let deadline = tokio::time::Instant::now() + GRACE;
         for mut task in [
             finished(self.serving),
             finished(self.sweeping),
             finished(self.sealing),
         ] {
-            if tokio::time::timeout(GRACE, &mut task).await.is_err() {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
                 task.abort();
             }
         }

@@ -1,11 +1,12 @@
-//! A control plane over a real SQLite store and a Temporal that lives in memory.
-#![allow(dead_code, reason = "each test file uses its part")]
+//! A control plane over a real database and a Temporal that lives in memory.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 mod backups;
 mod clock;
 pub(crate) mod provider;
 pub(crate) mod temporal;
 
+use crate::database;
 use backups::FakeBackups;
 use clock::TestClock;
 use futures::{Stream, StreamExt};
@@ -147,8 +148,7 @@ impl Stack {
         change: impl FnOnce(&mut Settings),
         identified: impl FnOnce(Identity) -> Identity,
     ) -> Self {
-        let store = Store::sqlite(&database(dir.path())).await;
-        let store = Arc::new(store.expect("a store"));
+        let store = Arc::new(database::open(dir.path()).await);
         let vault = Vault::open(store.clone(), keys.clone(), clock.clone()).await;
         let vault = Arc::new(vault.expect("a vault"));
         let checkpoints = checkpoint_file(dir.path());
@@ -236,7 +236,7 @@ impl Stack {
     pub(crate) async fn twice(self) -> (Self, Self) {
         self.store.close().await;
         let copy = TempDir::new().expect("a folder");
-        std::fs::copy(database(self.dir.path()), database(copy.path())).expect("a copy");
+        database::copy(self.dir.path(), copy.path());
         let reopen = async |dir| {
             let (keys, clock) = (self.keys.clone(), self.clock.clone());
             let temporal = self.temporal.clone();
@@ -280,8 +280,7 @@ impl Stack {
 
     /// Holds up whatever else would write to the database until this is dropped.
     pub(crate) async fn occupy(&self) -> Box<dyn Transaction> {
-        let other = Store::sqlite(&database(self.dir.path())).await;
-        let other = other.expect("the same database");
+        let other = database::open(self.dir.path()).await;
         Storage::begin(&other).await.expect("its turn")
     }
 
@@ -291,12 +290,9 @@ impl Stack {
         written.expect("written");
     }
 
-    /// Edits the database, as somebody with its file could.
+    /// Edits the database, past the store.
     pub(crate) fn tamper(&self, sql: &str) {
-        let database = database(self.dir.path());
-        let burglar = rusqlite::Connection::open(database).expect("the database");
-        let edited = burglar.execute(sql, []).expect("edited");
-        assert!(edited > 0, "nothing was edited: {sql}");
+        database::tamper(self.dir.path(), sql);
     }
 
     /// Sweeps everything once, as the schedule does.
@@ -427,10 +423,6 @@ impl Stack {
             local: false,
         }
     }
-}
-
-fn database(folder: &Path) -> PathBuf {
-    folder.join("xylem.db")
 }
 
 fn checkpoint_file(folder: &Path) -> PathBuf {

@@ -397,7 +397,11 @@ async fn run(config: ServerConfig, session: &mut Session<'_>) -> Result<(), Fail
     let shutdown = interrupted()?;
     let data = config.data.clone();
     let resolved = config.temporal.resolve()?;
-    let mut server = Server::start(config).await?;
+    let mut server = tokio::select! {
+        started = Server::start(config) => started?,
+        // What was started so far ends with the future that held it.
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let endpoints = Endpoints {
         temporal_address: resolved.address.clone(),
         namespace: resolved.namespace.clone(),

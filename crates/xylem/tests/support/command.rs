@@ -1,4 +1,5 @@
 //! The program as a shell runs it.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command};

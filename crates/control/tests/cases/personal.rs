@@ -1,8 +1,6 @@
 //! What is kept about an agent: handed out, and erased.
 
-mod common;
-
-use common::{Stack, id};
+use crate::common::{Stack, id};
 use futures::StreamExt;
 use serde_json::Value;
 use xylem_client::{Client, Error, v1};

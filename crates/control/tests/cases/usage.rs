@@ -1,8 +1,6 @@
 //! How often tools were called, as callers are told.
 
-mod common;
-
-use common::{API, Stack, id, start};
+use crate::common::{API, Stack, id, start};
 use std::time::Duration;
 use xylem_client::{Client, Error, Redeem, v1};
 use xylem_ids::Role;

@@ -1,9 +1,7 @@
 //! Alerts: raised from what happened, listed, counted and sent.
 
-mod common;
-
+use crate::common::{self, Stack, id, start};
 use axum::{Router, extract::State, http::HeaderMap, routing::post};
-use common::{Stack, id, start};
 use futures::StreamExt;
 use secrecy::{ExposeSecret, SecretString};
 use std::{

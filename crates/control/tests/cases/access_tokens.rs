@@ -1,10 +1,8 @@
 //! Access tokens over HTTP.
 
-mod common;
-
+use crate::common::{self, ISSUER, Stack};
 use axum::body::Body;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{ISSUER, Stack};
 use http::{HeaderMap, Request, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};

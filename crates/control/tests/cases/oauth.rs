@@ -1,9 +1,7 @@
 //! Credentials whose secret is obtained from an OAuth 2.0 provider.
 
-mod common;
-
-use common::{
-    Stack, eventually, id,
+use crate::common::{
+    self, Stack, eventually, id,
     provider::{Manner, Provider},
     start,
     temporal::Mood,
@@ -335,6 +333,14 @@ async fn an_outage_is_survived_and_a_refusal_stops_and_is_told() {
     let broken = shown(&admin).await;
     assert_eq!(broken.state(), v1::CredentialState::Broken);
     assert_eq!(broken.broken_because, "invalid_grant");
+    assert_eq!(stack.control.watch().await.expect("watched"), 1);
+    let alerts = admin.list_alerts(v1::ListAlertsRequest::default()).await;
+    let alert = alerts.expect("listed").alerts.remove(0);
+    assert_eq!(
+        (alert.rule.as_str(), alert.subject.as_str()),
+        ("credential_broken", "credential:acme")
+    );
+    assert_eq!(alert.numbers["version"], 1);
     assert_eq!(
         reason(admin.renew_credential("acme").await),
         "provider_refused"

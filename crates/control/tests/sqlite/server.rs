@@ -1,8 +1,8 @@
 //! What the control plane relies on, on a real Temporal server.
 
-mod common;
-
-use common::{Stack, TOKEN_2, deposit, eventually, id, start, temporal::FakeTemporal, tree};
+use crate::common::{
+    self, Stack, TOKEN_2, deposit, eventually, id, start, temporal::FakeTemporal, tree,
+};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use xylem_client::v1;

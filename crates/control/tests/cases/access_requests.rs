@@ -1,8 +1,6 @@
 //! Requests for access over gRPC and REST: who asks, who decides, what is told.
 
-mod common;
-
-use common::{Stack, id};
+use crate::common::{Stack, id};
 use secrecy::ExposeSecret;
 use serde_json::json;
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! Tools: proposed by one, approved by another.
 
-mod common;
-
-use common::{API, Stack, id, start};
+use crate::common::{self, API, Stack, id, start};
 use secrecy::ExposeSecret;
 use std::time::Duration;
 use xylem_client::{Client, Error, NewKey, v1};
@@ -383,7 +381,7 @@ async fn a_user_finds_what_policies_let_it_see() {
     );
 }
 
-const BUILDS: &str = include_str!("../../registry/src/openapi/documents/builds.json");
+const BUILDS: &str = include_str!("../../../registry/src/openapi/documents/builds.json");
 
 #[tokio::test]
 async fn an_import_proposes_and_approves_nothing() {

@@ -1,8 +1,6 @@
 //! Trees: started, looked at, watched, stopped.
 
-mod common;
-
-use common::{Stack, eventually, id, start, temporal::Mood, tree};
+use crate::common::{self, Stack, eventually, id, start, temporal::Mood, tree};
 use futures::StreamExt;
 use xylem_client::{Client, Error, v1};
 use xylem_ids::Role;

@@ -1,10 +1,8 @@
 //! Tokens of identity providers, over HTTP.
 
-mod common;
-
+use crate::common::{self, ISSUER, Stack, id, last};
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{ISSUER, Stack, id, last};
 use futures::StreamExt;
 use reqwest::StatusCode;
 use secrecy::SecretString;

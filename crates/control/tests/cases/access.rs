@@ -1,9 +1,7 @@
 //! Every call × every role × both protocols.
 
-mod common;
-
+use crate::common::{self, Stack, last};
 use axum::body::Body;
-use common::{Stack, last};
 use futures::StreamExt;
 use http::{Request, Response, StatusCode};
 use secrecy::ExposeSecret;
@@ -15,7 +13,7 @@ use xylem_ids::{AgentKind, Role, Scope};
 use xylem_proto::v1::Rpc;
 use xylem_vault::Clock;
 
-const TABLE: &str = include_str!("../src/access.golden");
+const TABLE: &str = include_str!("../../src/access.golden");
 
 /// The reviewed table: for each call its scope, and for each role whether it reaches all, its own, or
 /// nothing.
@@ -136,7 +134,7 @@ async fn each_role_makes_the_calls_of_the_table_and_no_other() {
 }
 
 /// The routes beside the calls, and who may ask there.
-const PLAIN: &str = include_str!("../src/plain.golden");
+const PLAIN: &str = include_str!("../../src/plain.golden");
 
 async fn plain(stack: &Stack, verb: &str, path: &str, key: Option<&str>) -> StatusCode {
     let mut request = Request::builder().method(verb).uri(path);
@@ -176,9 +174,9 @@ async fn what_is_served_beside_the_calls_asks_for_a_key_as_the_table_says() {
 #[test]
 fn every_route_beside_the_calls_is_in_the_table() {
     let sources = [
-        include_str!("../src/serve.rs"),
-        include_str!("../src/serve/oauth.rs"),
-        include_str!("../src/serve/register.rs"),
+        include_str!("../../src/serve.rs"),
+        include_str!("../../src/serve/oauth.rs"),
+        include_str!("../../src/serve/register.rs"),
     ];
     let mut served: Vec<_> = sources
         .iter()

@@ -1,8 +1,6 @@
 //! Where requests come from, and how many are taken: addresses behind proxies, and limits.
 
-mod common;
-
-use common::{Stack, id, new_key};
+use crate::common::{self, Stack, id, new_key};
 use reqwest::{Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};

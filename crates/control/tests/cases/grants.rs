@@ -1,8 +1,6 @@
 //! What workers ask: redemption, release, intake, selection.
 
-mod common;
-
-use common::{API, QUEUE, Stack, TOKEN_1, TOKEN_2, deposit, id, temporal::Mood, tree};
+use crate::common::{API, QUEUE, Stack, TOKEN_1, TOKEN_2, deposit, id, temporal::Mood, tree};
 use secrecy::{ExposeSecret, SecretString};
 use xylem_client::{ActivityClaims, Client, Definition, Error, Redeem, Redeemed, Select, v1};
 use xylem_ids::Role;

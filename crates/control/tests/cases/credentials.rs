@@ -1,8 +1,6 @@
 //! Stored credentials: kept, bound to a slot by workflow type, rotated and revoked over all trees.
 
-mod common;
-
-use common::{Stack, TOKEN_1, TOKEN_2, id, start, temporal::Mood, tree};
+use crate::common::{self, Stack, TOKEN_1, TOKEN_2, id, start, temporal::Mood, tree};
 use secrecy::SecretString;
 use xylem_client::{Client, Error, StartTree, v1};
 use xylem_ids::Role;

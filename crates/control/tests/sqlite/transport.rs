@@ -1,8 +1,6 @@
 //! The listener, over real sockets: TLS, limits, bad requests, headers, ids, logs, and its end.
 
-mod common;
-
-use common::Stack;
+use crate::common::{self, Stack};
 use futures::StreamExt;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::{StatusCode, header::HeaderMap};
@@ -199,6 +197,23 @@ async fn where_clients_need_a_certificate_a_key_alone_opens_nothing() {
         matches!(refused, Err(Error::Unauthenticated(_))),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn a_client_ca_that_is_replaced_lets_others_in_without_a_restart() {
+    let (ca, old, new) = (authority(), authority(), authority());
+    let secure = Secure::start(&ca, Some(&old)).await;
+    let enters = async |clients: &Ca| {
+        let (certificate, key) = certificate(clients);
+        let tls = Tls::new().with_ca(ca.pem());
+        let tls = tls.with_identity(certificate, &key.into());
+        secure.status(&tls).await.is_ok()
+    };
+    assert!(enters(&old).await && !enters(&new).await);
+    let path = secure.files.client_ca.as_ref().expect("named");
+    fs::write(path, new.pem()).expect("written");
+    until("the new clients are let in", || enters(&new)).await;
+    assert!(!enters(&old).await);
 }
 
 #[tokio::test]

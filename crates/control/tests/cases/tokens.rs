@@ -1,10 +1,8 @@
 //! Tokens: set, rotated, told about, rolled back, revoked.
 
-mod common;
-
+use crate::common::{self, Stack, TOKEN_2, deposit, eventually, id, temporal::Mood, tree};
 use axum::body::Body;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{Stack, TOKEN_2, deposit, eventually, id, temporal::Mood, tree};
 use secrecy::ExposeSecret;
 use tower::ServiceExt;
 use xylem_audit::{Entry, Kind, Verdict};

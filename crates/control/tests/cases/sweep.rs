@@ -1,9 +1,7 @@
 //! What the sweep does from time to time: starts that a crash left, grants that expire, nodes that
 //! were missed.
 
-mod common;
-
-use common::{Stack, TOKEN_2, deposit, id, namespace, start, temporal::Mood, tree};
+use crate::common::{self, Stack, TOKEN_2, deposit, id, namespace, start, temporal::Mood, tree};
 use std::time::Duration;
 use xylem_client::{Client, Redeem, v1};
 use xylem_control::Swept;

@@ -1,9 +1,7 @@
 //! Local accounts over HTTP and gRPC.
 
-mod common;
-
+use crate::common::{Stack, TOKEN_1, id};
 use axum::body::Body;
-use common::{Stack, TOKEN_1, id};
 use http::{Request, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};

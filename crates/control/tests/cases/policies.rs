@@ -1,8 +1,6 @@
 //! Policies over gRPC and REST: what is stored, what is refused, what a check says, and that it holds.
 
-mod common;
-
-use common::{Stack, id};
+use crate::common::{self, Stack, id};
 use serde_json::{Value, json};
 use std::time::Duration;
 use xylem_client::{Client, Error, Redeem, v1};

@@ -1,9 +1,7 @@
 //! Pages of tools for whoever sees few of them.
 
-mod common;
-
+use crate::common::{self, API, Stack, id};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{API, Stack, id};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use std::time::UNIX_EPOCH;

@@ -1,8 +1,6 @@
 //! Credentials whose secret a file or a command gives.
 
-mod common;
-
-use common::{Stack, id, start, tree};
+use crate::common::{self, Stack, id, start, tree};
 use secrecy::SecretString;
 use std::{
     fs,

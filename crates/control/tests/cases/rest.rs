@@ -1,8 +1,6 @@
 //! The REST form: errors, limits, streams, and the routes beside it.
 
-mod common;
-
-use common::{Stack, TOKEN_1, id, new_key};
+use crate::common::{self, Stack, TOKEN_1, id, new_key};
 use reqwest::{Method, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};

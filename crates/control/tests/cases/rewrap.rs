@@ -1,8 +1,6 @@
 //! Another key-encryption key, over gRPC and REST.
 
-mod common;
-
-use common::{Stack, TOKEN_2, deposit, id};
+use crate::common::{Stack, TOKEN_2, deposit, id};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use xylem_client::{Error, v1};

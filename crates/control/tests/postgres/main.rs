@@ -1,0 +1,7 @@
+//! The control plane on PostgreSQL.
+
+#[path = "../cases/mod.rs"]
+mod cases;
+#[path = "../common/mod.rs"]
+mod common;
+mod database;
