@@ -362,7 +362,8 @@ mod tests {
         report.judge();
         assert!(report.passed, "{:?}", report.problems);
         // Each condition and each half of one, in the order in which they are judged.
-        let faults: [(fn(&mut Report), &str); 19] = [
+        type Fault = fn(&mut Report);
+        let faults: [(Fault, &str); 19] = [
             (|report| report.calls_failed = 1, "calls failed"),
             (
                 |report| report.not_running = vec!["leaf".to_owned()],
