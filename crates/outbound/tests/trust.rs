@@ -331,7 +331,7 @@ async fn connections_are_shared_by_those_who_trust_the_same_and_nobody_else() {
     assert_eq!(answer, refused(Untrusted::Pin));
     assert_eq!(server.next().await, Seen::NoHandshake);
     // What was not used for longest is not kept for ever.
-    for _ in 0..64 {
+    for _ in 0..256 {
         let other = trust(Some(&root), &[&pin(&key())]);
         outbound.connecting(&by(&other)).await.expect("a client");
     }
