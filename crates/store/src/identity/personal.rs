@@ -238,16 +238,21 @@ mod tests {
 
     const DOCS: &str = include_str!("../../../../docs/privacy.md");
 
-    /// Whoever makes a table with something about agents says here what becomes of it.
-    #[tokio::test]
-    async fn every_table_about_agents_is_erased_or_left_on_purpose_and_documented() {
+    /// The names that a query finds in the schema of a new database.
+    async fn names(query: &'static str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::sqlite(&folder.path().join("db")).await.unwrap();
         let mut work = store.read().await.unwrap();
+        let rows = work.all(statement(query)).await.unwrap();
+        rows.iter().map(|row| row.column("name").unwrap()).collect()
+    }
+
+    /// Whoever makes a table with something about agents says here what becomes of it.
+    #[tokio::test]
+    async fn every_table_about_agents_is_erased_or_left_on_purpose_and_documented() {
         let query = "SELECT t.name AS name FROM sqlite_schema t JOIN pragma_table_info(t.name) c
                      WHERE t.type = 'table' AND c.name = 'agent' ORDER BY t.name";
-        let rows = work.all(statement(query)).await.unwrap();
-        let found: Vec<String> = rows.iter().map(|row| row.column("name").unwrap()).collect();
+        let found = names(query).await;
         let mut known: Vec<_> = ERASED.iter().map(|kept| kept.table).collect();
         known.extend(LEFT);
         known.sort_unstable();
@@ -367,15 +372,11 @@ mod tests {
     /// Whoever adds a column says here whether it is about somebody, and in the document what it is for.
     #[tokio::test]
     async fn every_column_that_is_about_somebody_is_documented() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::sqlite(&folder.path().join("db")).await.unwrap();
-        let mut work = store.read().await.unwrap();
         let query = "SELECT t.name || '.' || c.name AS name
                      FROM sqlite_schema t JOIN pragma_table_info(t.name) c
                      WHERE t.type = 'table' AND c.type = 'TEXT' AND t.name <> '_sqlx_migrations'
                      ORDER BY 1";
-        let rows = work.all(statement(query)).await.unwrap();
-        let found: Vec<String> = rows.iter().map(|row| row.column("name").unwrap()).collect();
+        let found = names(query).await;
         let mut known: Vec<String> = Vec::new();
         for (table, personal, other) in TEXTS {
             let columns = personal.split(' ').chain(other.split(' '));
