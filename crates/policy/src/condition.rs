@@ -5,7 +5,7 @@
 //! does. So a condition has two forms where its fact can be missing.
 
 use crate::{
-    Effect, Facts,
+    Effect,
     document::{Age, Networks, Parameter, When, Window},
     literal::{literal, pattern},
     value::{Day, Pointer, Zone},
@@ -68,37 +68,74 @@ impl ConditionKind {
     }
 }
 
-/// What must be among the facts so that a policy can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// An attribute of Cedar's context, as the schema has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Attribute {
+    Now,
+    Moment,
+    SecondFactor,
+    Address,
+    Parameters,
+    Numbers,
+    SignedIn,
+    TokenAge,
+    Tree,
+    WorkflowType,
+    TaskQueue,
+}
+
+impl Attribute {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Now,
+        Self::Moment,
+        Self::SecondFactor,
+        Self::Address,
+        Self::Parameters,
+        Self::Numbers,
+        Self::SignedIn,
+        Self::TokenAge,
+        Self::Tree,
+        Self::WorkflowType,
+        Self::TaskQueue,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Now => "now",
+            Self::Moment => "moment",
+            Self::SecondFactor => "second_factor",
+            Self::Address => "address",
+            Self::Parameters => "parameters",
+            Self::Numbers => "numbers",
+            Self::SignedIn => "signed_in_seconds",
+            Self::TokenAge => "token_age_seconds",
+            Self::Tree => "tree",
+            Self::WorkflowType => "workflow_type",
+            Self::TaskQueue => "task_queue",
+        }
+    }
+}
+
+/// What must be among the facts so that a policy can be asked. Cedar is told nothing else: to put a
+/// question together costs more than to answer it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Needs {
+    pub(crate) attributes: BTreeSet<Attribute>,
     pub(crate) zones: BTreeSet<Zone>,
     pub(crate) pointers: BTreeSet<Pointer>,
-    pub(crate) address: bool,
-    pub(crate) now: bool,
 }
 
 impl Needs {
     pub(crate) fn add(&mut self, other: &Self) {
-        // Many policies need the same few.
-        let new = other.zones.difference(&self.zones).cloned();
-        let zones: Vec<Zone> = new.collect();
-        self.zones.extend(zones);
-        let new = other.pointers.difference(&self.pointers).cloned();
-        let pointers: Vec<Pointer> = new.collect();
-        self.pointers.extend(pointers);
-        self.address |= other.address;
-        self.now |= other.now;
+        self.attributes.extend(&other.attributes);
+        self.zones.extend(other.zones.iter().cloned());
+        self.pointers.extend(other.pointers.iter().cloned());
     }
 
     /// Whether conditions look at the time.
     pub(crate) fn looks_at_the_clock(&self) -> bool {
-        self.now || !self.zones.is_empty()
-    }
-
-    /// Whether conditions look at what is put together for this one question.
-    pub(crate) fn looks_up(&self, facts: &Facts<'_>) -> bool {
-        let parameters = !self.pointers.is_empty() && facts.parameters.is_some();
-        parameters || !self.zones.is_empty()
+        let clock = [Attribute::Now, Attribute::Moment];
+        clock.iter().any(|it| self.attributes.contains(it))
     }
 }
 
@@ -126,55 +163,58 @@ pub(crate) enum About {
 pub(crate) fn clauses(when: &When, effect: Effect, needs: &mut Needs) -> Vec<Clause> {
     let mut found = Vec::new();
     if !when.time.is_empty() {
+        needs.attributes.insert(Attribute::Moment);
         needs.zones.extend(when.time.iter().map(|w| w.zone.clone()));
         found.push(time(&when.time));
     }
     if let Some(networks) = &when.networks {
-        needs.address = true;
+        needs.attributes.insert(Attribute::Address);
         found.push(networks_clause(networks, effect));
     }
     for (kind, fact, age) in [
         (
             ConditionKind::TokenAge,
-            "token_age_seconds",
+            Attribute::TokenAge,
             &when.token_age,
         ),
         (
             ConditionKind::SignedIn,
-            "signed_in_seconds",
+            Attribute::SignedIn,
             &when.signed_in,
         ),
     ] {
-        found.extend(age.as_ref().map(|age| age_clause(kind, fact, age, effect)));
+        if let Some(age) = age {
+            needs.attributes.insert(fact);
+            found.push(age_clause(kind, fact, age, effect));
+        }
     }
-    found.extend(when.second_factor.map(second_factor));
+    if let Some(wanted) = when.second_factor {
+        needs.attributes.insert(Attribute::SecondFactor);
+        found.push(second_factor(wanted));
+    }
     for parameter in &when.parameters {
+        let both = [Attribute::Parameters, Attribute::Numbers];
+        needs.attributes.extend(both);
         needs.pointers.insert(parameter.pointer.clone());
         found.push(parameter_clause(parameter, effect));
     }
-    if !when.workflow_types.is_empty() {
-        let named: Vec<&str> = when.workflow_types.iter().map(|t| t.as_str()).collect();
-        found.push(one_of(
-            ConditionKind::WorkflowType,
-            "workflow_type",
-            &named,
-            effect,
-        ));
-    }
-    if !when.task_queues.is_empty() {
-        let named: Vec<&str> = when.task_queues.iter().map(|t| t.as_str()).collect();
-        found.push(one_of(
-            ConditionKind::TaskQueue,
-            "task_queue",
-            &named,
-            effect,
-        ));
+    let types: Vec<&str> = when.workflow_types.iter().map(|t| t.as_str()).collect();
+    let queues: Vec<&str> = when.task_queues.iter().map(|t| t.as_str()).collect();
+    for (kind, fact, named) in [
+        (ConditionKind::WorkflowType, Attribute::WorkflowType, types),
+        (ConditionKind::TaskQueue, Attribute::TaskQueue, queues),
+    ] {
+        if !named.is_empty() {
+            needs.attributes.insert(fact);
+            found.push(one_of(kind, fact, &named, effect));
+        }
     }
     found
 }
 
 /// `test`, where `context` has `fact`; what the effect makes of it where it has not.
-fn known(fact: &str, test: &str, effect: Effect) -> String {
+fn known(fact: Attribute, test: &str, effect: Effect) -> String {
+    let fact = fact.name();
     match effect {
         Effect::Allow => format!("context has {fact} && ({test})"),
         Effect::Deny => format!("if context has {fact} then ({test}) else true"),
@@ -287,11 +327,12 @@ fn networks_clause(networks: &Networks, effect: Effect) -> Clause {
         tests.push(format!("!({})", within(&networks.none_of)));
         rules.push(format!("not from {}", list(&networks.none_of)));
     }
-    let text = known("address", &tests.join(" && "), effect);
+    let text = known(Attribute::Address, &tests.join(" && "), effect);
     clause(ConditionKind::Networks, text, rules.join(" and "))
 }
 
-fn age_clause(kind: ConditionKind, fact: &str, age: &Age, effect: Effect) -> Clause {
+fn age_clause(kind: ConditionKind, fact: Attribute, age: &Age, effect: Effect) -> Clause {
+    let name = fact.name();
     let mut tests = Vec::new();
     let mut rules = Vec::new();
     for (sign, word, span) in [
@@ -299,7 +340,7 @@ fn age_clause(kind: ConditionKind, fact: &str, age: &Age, effect: Effect) -> Cla
         (">=", "at least", age.at_least),
     ] {
         if let Some(span) = span {
-            tests.push(format!("context.{fact} {sign} {}", span.seconds()));
+            tests.push(format!("context.{name} {sign} {}", span.seconds()));
             rules.push(format!("{word} {span}"));
         }
     }
@@ -320,8 +361,9 @@ fn second_factor(wanted: bool) -> Clause {
     clause(ConditionKind::SecondFactor, text, rule.to_owned())
 }
 
-fn one_of(kind: ConditionKind, fact: &str, named: &[&str], effect: Effect) -> Clause {
-    let test = format!("{}.contains(context.{fact})", set(named.iter().copied()));
+fn one_of(kind: ConditionKind, fact: Attribute, named: &[&str], effect: Effect) -> Clause {
+    let names = set(named.iter().copied());
+    let test = format!("{names}.contains(context.{})", fact.name());
     clause(
         kind,
         known(fact, &test, effect),
@@ -363,7 +405,7 @@ fn parameter_clause(parameter: &Parameter, effect: Effect) -> Clause {
     };
     Clause {
         kind: ConditionKind::Parameters,
-        text: known("parameters", &test, effect),
+        text: known(Attribute::Parameters, &test, effect),
         rule: format!("{} must {rule}", parameter.pointer),
         about: About::Pointer(parameter.pointer.clone()),
     }

@@ -1,180 +1,46 @@
-//! The decision: which policies stand for a call, in which order, and what the first that decides
-//! says. No I/O and no clock.
-//!
-//! Cedar skips a policy that fails, a denial too. Here a denial that fails denies, and an allowance
-//! that fails does not allow.
+//! The policies of a namespace: which of them stand for a call, in which order, and what the first
+//! that decides says. No I/O and no clock.
 
 use crate::{
-    Action, Approval, Ask, Effect, Facts, PolicyError, PolicyRef,
-    compile::{Place, Policy},
-    condition::{ConditionKind, Needs},
+    Action, Allowed, Approval, Ask, Effect, Facts, PolicyError, Refused,
+    case::Case,
+    compile::Policy,
+    condition::Needs,
     facts::Vocabulary,
-    gate::{self, CounterKey, Meter},
+    gate::{self, CounterKey},
     heads::Heads,
 };
-use cedar_policy::{
-    Authorizer, Decision, Entities, EvalResult, Expression, Request, eval_expression,
-};
-use std::{cell::OnceCell, collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
-use xylem_ids::{AccessId, PolicyName};
-
-/// Policies that explain why there is no permit, the nearest ones.
-const TOLD: usize = 3;
-
-/// What decided in favour.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum By {
-    /// A policy.
-    Policy(PolicyRef),
-    /// An approval.
-    Access(AccessId),
-}
-
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Policy(policy) => policy.fmt(f),
-            Self::Access(id) => write!(f, "access:{id}"),
-        }
-    }
-}
-
-/// A decision in favour.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Allowed {
-    /// What decided.
-    pub by: By,
-    /// The counters that count this call.
-    pub uses: Vec<CounterKey>,
-}
-
-/// Why not. The codes stand in audit entries and error details, and are never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// A guardrail denies.
-    Guardrail,
-    /// A policy denies.
-    DeniedByPolicy,
-    /// A policy would allow once somebody approves.
-    ApprovalRequired,
-    /// A policy would allow, or let pass, but for the number of calls.
-    LimitReached,
-    /// No policy allows.
-    NoPolicy,
-    /// A policy could not be asked.
-    PolicyBroken,
-}
-
-impl Reason {
-    /// The stable code.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Guardrail => "guardrail",
-            Self::DeniedByPolicy => "denied_by_policy",
-            Self::ApprovalRequired => "approval_required",
-            Self::LimitReached => "limit_reached",
-            Self::NoPolicy => "no_policy",
-            Self::PolicyBroken => "policy_broken",
-        }
-    }
-}
-
-/// An allowance that does not hold, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missed {
-    /// The policy.
-    pub policy: PolicyRef,
-    /// Its conditions that failed.
-    pub conditions: Vec<ConditionKind>,
-}
-
-impl fmt::Display for Missed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<&str> = self.conditions.iter().map(|kind| kind.code()).collect();
-        write!(f, "{} ({})", self.policy, kinds.join(", "))
-    }
-}
-
-/// A decision against. Its text stands in workflow histories: it names policies and kinds of
-/// conditions, and nothing that was found.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Refused {
-    /// Why.
-    pub reason: Reason,
-    /// The policy that decided; none where none did.
-    pub by: Option<PolicyRef>,
-    /// What came nearest to an allowance.
-    pub missed: Vec<Missed>,
-    /// When it is worth to try again.
-    pub retry_after: Option<Duration>,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = self
-            .by
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        match self.reason {
-            Reason::Guardrail => write!(f, "the guardrail {by} denies it"),
-            Reason::DeniedByPolicy => write!(f, "the policy {by} denies it"),
-            Reason::ApprovalRequired => {
-                write!(
-                    f,
-                    "the policy {by} allows it once somebody approves: `xylem access request` asks for that"
-                )
-            }
-            Reason::LimitReached => {
-                let seconds = self.retry_after.unwrap_or_default().as_secs();
-                write!(
-                    f,
-                    "the policy {by} allows no more calls for now: try again in {seconds} s"
-                )
-            }
-            Reason::PolicyBroken => {
-                write!(
-                    f,
-                    "the policy {by} cannot be evaluated for this call: it has to be corrected"
-                )
-            }
-            Reason::NoPolicy if self.missed.is_empty() => f.write_str(
-                "no policy allows it: a policy administrator can add one with `xylem policy add`",
-            ),
-            Reason::NoPolicy => {
-                let missed: Vec<String> = self.missed.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "no policy allows it; nearest: {}; `xylem policy check` says more",
-                    missed.join("; ")
-                )
-            }
-        }
-    }
-}
-
-impl Refused {
-    fn by(reason: Reason, policy: &PolicyRef) -> Self {
-        Self {
-            reason,
-            by: Some(policy.clone()),
-            missed: Vec::new(),
-            retry_after: None,
-        }
-    }
-}
+use cedar_policy::{Authorizer, Expression};
+use std::{collections::HashMap, fmt, hash::Hash, ops::Range, str::FromStr, sync::Arc};
+use xylem_ids::PolicyName;
 
 /// The policies of a namespace, ready to be asked.
 pub struct Engine {
     /// In the order in which they decide: guardrails, then bands from the highest on; denials first.
-    policies: Vec<Arc<Policy>>,
+    pub(crate) policies: Vec<Placed>,
     heads: Heads,
-    /// Every distinct condition once, and which of them a policy has.
-    conditions: Vec<Expression>,
-    of_policy: Vec<Vec<u32>>,
-    words: Vocabulary,
-    authorizer: Authorizer,
+    /// Every distinct condition once.
+    pub(crate) conditions: Vec<Expression>,
+    /// The conditions of every policy, one after the other, by their place among the distinct ones.
+    of_policies: Vec<u32>,
+    /// And every distinct need: many policies look at the same few facts.
+    needs: Vec<Needs>,
+    pub(crate) words: Vocabulary,
+    pub(crate) authorizer: Authorizer,
+}
+
+/// A policy, and what a decision that passes it by has to know of it: to follow the pointer of each
+/// costs more than the rest of the look.
+pub(crate) struct Placed {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) effect: Effect,
+    pub(crate) raw: bool,
+    /// Where its conditions stand among those of all policies.
+    conditions: Range<usize>,
+    /// What they look at, by its place among all needs.
+    needs: u32,
+    /// Whether it counts calls.
+    pub(crate) counts: bool,
 }
 
 impl Engine {
@@ -193,14 +59,14 @@ impl Engine {
     /// As [`Engine::new`].
     pub fn with(&self, policy: Arc<Policy>) -> Result<Self, PolicyError> {
         let mut known: HashMap<&str, &Expression> = HashMap::new();
-        for (had, own) in self.policies.iter().zip(&self.of_policy) {
-            for (clause, id) in had.clauses.iter().zip(own) {
+        for had in &self.policies {
+            for (clause, id) in had.policy.clauses.iter().zip(self.conditions_of(had)) {
                 let condition = self.conditions.get(*id as usize);
                 known.extend(condition.map(|condition| (clause.text.as_str(), condition)));
             }
         }
         let replaced = &policy.reference.name;
-        let kept = self.policies.iter();
+        let kept = self.policies();
         let kept = kept.filter(|kept| kept.reference.name != *replaced);
         let policies = kept.chain([&policy]).cloned().collect();
         Self::of(policies, |text| match known.get(text) {
@@ -218,36 +84,41 @@ impl Engine {
             (a.place, !denies(a), &a.reference).cmp(&(b.place, !denies(b), &b.reference))
         });
         let mut heads = Heads::default();
-        let mut known: HashMap<&str, u32> = HashMap::new();
-        let mut conditions = Vec::new();
-        let mut of_policy = Vec::with_capacity(policies.len());
+        let mut conditions = Distinct::default();
+        let mut needs = Distinct::default();
+        let mut of_policies = Vec::new();
+        let mut placed = Vec::with_capacity(policies.len());
         for (at, policy) in (0_u32..).zip(&policies) {
             heads.add(at, &policy.head);
-            let mut own = Vec::with_capacity(policy.clauses.len());
-            for clause in &policy.clauses {
-                let next = u32::try_from(conditions.len()).map_err(PolicyError::engine)?;
-                let id = *known.entry(&clause.text).or_insert(next);
-                if id == next {
-                    conditions.push(parse(&clause.text)?);
-                }
-                own.push(id);
-            }
-            of_policy.push(own);
+            let first = of_policies.len();
+            let clauses = policy.clauses.iter();
+            of_policies.extend(clauses.map(|it| conditions.place(it.text.as_str())));
+            placed.push(Placed {
+                policy: Arc::clone(policy),
+                effect: policy.effect,
+                raw: policy.raw,
+                conditions: first..of_policies.len(),
+                needs: needs.place(&policy.needs),
+                counts: !policy.requests.is_empty(),
+            });
         }
+        let conditions: Result<Vec<Expression>, PolicyError> =
+            conditions.all.into_iter().map(parse).collect();
         Ok(Self {
             heads,
-            conditions,
-            of_policy,
+            conditions: conditions?,
+            of_policies,
+            needs: needs.all.into_iter().cloned().collect(),
             words: Vocabulary::new()?,
             authorizer: Authorizer::new(),
-            policies,
+            policies: placed,
         })
     }
 
     /// Its policies, in the order in which they decide.
     #[must_use]
-    pub fn policies(&self) -> &[Arc<Policy>] {
-        &self.policies
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<Policy>> {
+        self.policies.iter().map(|placed| &placed.policy)
     }
 
     /// Decides.
@@ -274,7 +145,8 @@ impl Engine {
         let mut keys: Vec<CounterKey> = candidates
             .iter()
             .filter_map(|at| self.policies.get(*at as usize))
-            .flat_map(|policy| counters_of(policy, ask, tree))
+            .filter(|placed| placed.counts)
+            .flat_map(|placed| counters_of(&placed.policy, ask, tree))
             .collect();
         keys.sort();
         keys.dedup();
@@ -295,9 +167,7 @@ impl Engine {
             ask.action != Action::Read || !policy.requires_approval || opened(policy)
         };
         let decides = self
-            .candidates(ask)
-            .into_iter()
-            .filter_map(|at| self.policies.get(at as usize))
+            .standing_for(ask)
             .filter(|policy| counts(policy))
             .find(|policy| policy.effect == Effect::Allow || policy.unconditional());
         match decides {
@@ -309,9 +179,8 @@ impl Engine {
     /// The policies that would allow it once somebody approves, if their other conditions hold.
     #[must_use]
     pub fn approvable(&self, ask: &Ask<'_>) -> Vec<&PolicyName> {
-        let candidates = self.candidates(ask).into_iter();
-        let mut waiting: Vec<&PolicyName> = candidates
-            .filter_map(|at| self.policies.get(at as usize))
+        let mut waiting: Vec<&PolicyName> = self
+            .standing_for(ask)
             .filter(|policy| policy.requires_approval)
             .map(|policy| &policy.reference.name)
             .collect();
@@ -329,14 +198,41 @@ impl Engine {
         })
     }
 
-    /// The policies whose head names this, in the order in which they decide.
+    /// The places of the policies whose head names this, in the order in which they decide.
     pub(crate) fn candidates(&self, ask: &Ask<'_>) -> Vec<u32> {
-        let mut found = self.heads.naming(ask);
-        found.retain(|at| {
-            let policy = self.policies.get(*at as usize);
-            policy.is_some_and(|policy| policy.head.actions.contains(&ask.action))
-        });
-        found
+        self.heads.naming(ask)
+    }
+
+    /// The policy at this place.
+    pub(crate) fn policy(&self, at: u32) -> Option<&Policy> {
+        let placed = self.policies.get(at as usize)?;
+        Some(&placed.policy)
+    }
+
+    /// Its conditions, by their place among the distinct ones.
+    pub(crate) fn conditions_of(&self, placed: &Placed) -> &[u32] {
+        let own = self.of_policies.get(placed.conditions.clone());
+        own.unwrap_or_default()
+    }
+
+    /// These policies.
+    fn standing_for(&self, ask: &Ask<'_>) -> impl Iterator<Item = &Policy> {
+        let candidates = self.candidates(ask).into_iter();
+        candidates.filter_map(|at| self.policy(at))
+    }
+
+    /// What these policies need to know, together.
+    fn needs(&self, candidates: &[u32]) -> Needs {
+        let placed = candidates.iter();
+        let placed = placed.filter_map(|at| self.policies.get(*at as usize));
+        let mut places: Vec<u32> = placed.map(|placed| placed.needs).collect();
+        places.sort_unstable();
+        places.dedup();
+        let mut all = Needs::default();
+        for needs in places.iter().filter_map(|at| self.needs.get(*at as usize)) {
+            all.add(needs);
+        }
+        all
     }
 
     pub(crate) fn case<'a>(
@@ -345,21 +241,33 @@ impl Engine {
         facts: &'a Facts<'a>,
         candidates: &[u32],
     ) -> Case<'a> {
-        let mut needs = Needs::default();
-        for policy in candidates
-            .iter()
-            .filter_map(|at| self.policies.get(*at as usize))
-        {
-            needs.add(&policy.needs);
+        Case::new(self, ask, facts, self.needs(candidates))
+    }
+}
+
+/// Values, each once, by the place where it was first seen.
+struct Distinct<'a, T: ?Sized> {
+    all: Vec<&'a T>,
+    places: HashMap<&'a T, u32>,
+}
+
+impl<T: ?Sized> Default for Distinct<'_, T> {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            places: HashMap::new(),
         }
-        Case {
-            engine: self,
-            ask,
-            facts,
-            needs,
-            question: OnceCell::new(),
-            known: HashMap::new(),
+    }
+}
+
+impl<'a, T: ?Sized + Eq + Hash> Distinct<'a, T> {
+    fn place(&mut self, value: &'a T) -> u32 {
+        let next = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+        let place = *self.places.entry(value).or_insert(next);
+        if place == next {
+            self.all.push(value);
         }
+        place
     }
 }
 
@@ -367,286 +275,13 @@ fn parsed(condition: &str) -> Result<Expression, PolicyError> {
     Expression::from_str(condition).map_err(PolicyError::engine)
 }
 
-fn counters_of<'a>(
+pub(crate) fn counters_of<'a>(
     policy: &'a Policy,
     ask: &'a Ask<'a>,
     tree: Option<&'a str>,
 ) -> impl Iterator<Item = CounterKey> + 'a {
     let key = move |requests| gate::key(&policy.reference.name, requests, ask, tree);
     policy.requests.iter().filter_map(key)
-}
-
-/// One question, and what was found out about it so far.
-pub(crate) struct Case<'a> {
-    engine: &'a Engine,
-    pub(crate) ask: &'a Ask<'a>,
-    pub(crate) facts: &'a Facts<'a>,
-    pub(crate) needs: Needs,
-    /// What Cedar is asked, once it is; none where that cannot be put together.
-    question: OnceCell<Option<(Request, Arc<Entities>)>>,
-    /// By condition: whether it holds; none where it cannot be evaluated.
-    known: HashMap<u32, Option<bool>>,
-}
-
-impl Case<'_> {
-    /// Decides by the policies that stand for it.
-    pub(crate) fn decide(&mut self, candidates: &[u32]) -> Result<Allowed, Refused> {
-        let engine = self.engine;
-        let mut nearest = Nearest::default();
-        for at in candidates {
-            let Some(policy) = engine.policies.get(*at as usize) else {
-                continue;
-            };
-            let applies = self.applies(*at, policy);
-            let Some(applies) = applies else {
-                match policy.effect {
-                    Effect::Deny => {
-                        return Err(Refused::by(Reason::PolicyBroken, &policy.reference));
-                    }
-                    Effect::Allow => nearest.broken(policy),
-                }
-                continue;
-            };
-            match policy.effect {
-                Effect::Deny if applies => {
-                    if let Some(refused) = self.denied(policy) {
-                        return Err(refused);
-                    }
-                }
-                Effect::Deny => {}
-                Effect::Allow if applies => match self.open(policy) {
-                    Ok(()) => return self.allowed(*at, policy, candidates),
-                    Err(refused) => nearest.waits(refused),
-                },
-                Effect::Allow => {
-                    let failed = self.failed(*at, policy);
-                    nearest.missed(policy, failed);
-                }
-            }
-        }
-        self.by_approval(nearest, candidates)
-    }
-
-    /// Whether all conditions of a policy hold; none where one cannot be evaluated before another
-    /// fails.
-    pub(crate) fn applies(&mut self, at: u32, policy: &Policy) -> Option<bool> {
-        if policy.raw {
-            return self.applies_alone(&policy.alone);
-        }
-        let engine = self.engine;
-        for id in engine.of_policy.get(at as usize).into_iter().flatten() {
-            match self.holds(*id) {
-                Some(true) => {}
-                other => return other,
-            }
-        }
-        Some(true)
-    }
-
-    /// Whether Cedar's own authorizer says that the policy applies.
-    pub(crate) fn applies_alone(&self, alone: &cedar_policy::PolicySet) -> Option<bool> {
-        let (request, entities) = self.question()?;
-        let authorizer = &self.engine.authorizer;
-        let answer = authorizer.is_authorized(request, alone, entities);
-        let broken = answer.diagnostics().errors().next().is_some();
-        (!broken).then(|| answer.diagnostics().reason().next().is_some())
-    }
-
-    /// Whether one condition of a policy holds, by its place among them.
-    pub(crate) fn clause(&mut self, at: u32, clause: usize) -> Option<bool> {
-        let id = *self.engine.of_policy.get(at as usize)?.get(clause)?;
-        self.holds(id)
-    }
-
-    fn holds(&mut self, id: u32) -> Option<bool> {
-        if let Some(known) = self.known.get(&id) {
-            return *known;
-        }
-        let condition = self.engine.conditions.get(id as usize)?;
-        let (request, entities) = self.question()?;
-        let answer = match eval_expression(request, entities, condition) {
-            Ok(EvalResult::Bool(holds)) => Some(holds),
-            _ => None,
-        };
-        self.known.insert(id, answer);
-        answer
-    }
-
-    /// The kinds of the conditions that fail.
-    fn failed(&mut self, at: u32, policy: &Policy) -> Vec<ConditionKind> {
-        if policy.raw {
-            return vec![ConditionKind::Cedar];
-        }
-        let clauses = policy.clauses.iter().enumerate();
-        let mut kinds: Vec<ConditionKind> = clauses
-            .filter(|(clause, _)| self.clause(at, *clause) != Some(true))
-            .map(|(_, clause)| clause.kind)
-            .collect();
-        kinds.dedup();
-        kinds
-    }
-
-    pub(crate) fn meters(&self, policy: &Policy) -> Vec<Meter> {
-        let meter = |requests| gate::meter(&policy.reference.name, requests, self.ask, self.facts);
-        policy.requests.iter().map(meter).collect()
-    }
-
-    /// What a denial whose conditions hold says. One that counts calls lets the first ones pass.
-    fn denied(&self, policy: &Policy) -> Option<Refused> {
-        let meters = self.meters(policy);
-        let guards = policy.place == Place::Guardrail;
-        let reason = match (meters.is_empty(), guards) {
-            (false, _) => Reason::LimitReached,
-            (true, true) => Reason::Guardrail,
-            (true, false) => Reason::DeniedByPolicy,
-        };
-        let full = meters.iter().filter(|meter| meter.full());
-        let retry_after = full.map(|meter| meter.wait(self.facts.now)).max();
-        if !meters.is_empty() && retry_after.is_none() {
-            return None;
-        }
-        let mut refused = Refused::by(reason, &policy.reference);
-        refused.retry_after = retry_after;
-        Some(refused)
-    }
-
-    /// Whether an allowance whose conditions hold is approved and not used up.
-    fn open(&self, policy: &Policy) -> Result<(), Refused> {
-        if !self.approved(policy) {
-            return Err(Refused::by(Reason::ApprovalRequired, &policy.reference));
-        }
-        let meters = self.meters(policy);
-        let full = meters.iter().filter(|meter| meter.full());
-        match full.map(|meter| meter.wait(self.facts.now)).max() {
-            None => Ok(()),
-            retry_after => {
-                let mut refused = Refused::by(Reason::LimitReached, &policy.reference);
-                refused.retry_after = retry_after;
-                Err(refused)
-            }
-        }
-    }
-
-    pub(crate) fn approved(&self, policy: &Policy) -> bool {
-        let name = &policy.reference.name;
-        let mut opened = self
-            .facts
-            .approvals
-            .iter()
-            .filter_map(|a| a.policy.as_ref());
-        !policy.requires_approval || opened.any(|opened| opened == name)
-    }
-
-    fn allowed(
-        &mut self,
-        at: u32,
-        policy: &Policy,
-        candidates: &[u32],
-    ) -> Result<Allowed, Refused> {
-        if !self.confirmed(at, policy) {
-            return Err(Refused::by(Reason::PolicyBroken, &policy.reference));
-        }
-        Ok(Allowed {
-            by: By::Policy(policy.reference.clone()),
-            uses: self.uses(candidates),
-        })
-    }
-
-    /// Cedar's own authorizer has the last word. What it said of a policy that has no conditions is
-    /// remembered with the agent and the tool.
-    fn confirmed(&self, at: u32, policy: &Policy) -> bool {
-        let words = &self.engine.words;
-        let by_head = policy.clauses.is_empty() && !policy.raw;
-        let allows = (at, self.ask.action);
-        if by_head
-            && words
-                .known(self.ask)
-                .is_some_and(|pair| pair.is_allowed(allows))
-        {
-            return true;
-        }
-        let Some((request, entities)) = self.question() else {
-            return false;
-        };
-        let authorizer = &self.engine.authorizer;
-        let answer = authorizer.is_authorized(request, &policy.alone, entities);
-        let sound = answer.diagnostics().errors().next().is_none();
-        let confirmed = sound && answer.decision() == Decision::Allow;
-        if let (true, true, Some(pair)) = (confirmed, by_head, words.known(self.ask)) {
-            pair.allow(allows);
-        }
-        confirmed
-    }
-
-    fn question(&self) -> Option<&(Request, Arc<Entities>)> {
-        let words = &self.engine.words;
-        let question = || words.question(self.ask, self.facts, &self.needs, None).ok();
-        self.question.get_or_init(question).as_ref()
-    }
-
-    /// What was approved without a policy allows after all bands: nothing denied until here.
-    fn by_approval(&mut self, nearest: Nearest, candidates: &[u32]) -> Result<Allowed, Refused> {
-        let direct = self.facts.approvals.iter().find(|a| a.policy.is_none());
-        let may = matches!(self.ask.action, Action::Read | Action::Execute);
-        match direct.filter(|_| may) {
-            Some(approval) => Ok(Allowed {
-                by: By::Access(approval.id.clone()),
-                uses: self.uses(candidates),
-            }),
-            None => Err(nearest.refused()),
-        }
-    }
-
-    /// A call counts for every policy that applies to it, whichever of them decided.
-    fn uses(&mut self, candidates: &[u32]) -> Vec<CounterKey> {
-        let engine = self.engine;
-        let mut keys = Vec::new();
-        for at in candidates {
-            let Some(policy) = engine.policies.get(*at as usize) else {
-                continue;
-            };
-            if !policy.requests.is_empty() && self.applies(*at, policy) == Some(true) {
-                keys.extend(counters_of(policy, self.ask, self.facts.tree));
-            }
-        }
-        keys.sort();
-        keys.dedup();
-        keys
-    }
-}
-
-/// What came nearest to an allowance, to be told if there is none.
-#[derive(Default)]
-struct Nearest {
-    /// One that waits: for an approval, or for its next window.
-    waiting: Option<Refused>,
-    missed: Vec<Missed>,
-}
-
-impl Nearest {
-    fn waits(&mut self, refused: Refused) {
-        self.waiting.get_or_insert(refused);
-    }
-
-    fn missed(&mut self, policy: &Policy, conditions: Vec<ConditionKind>) {
-        if self.missed.len() < TOLD {
-            let policy = policy.reference.clone();
-            self.missed.push(Missed { policy, conditions });
-        }
-    }
-
-    fn broken(&mut self, policy: &Policy) {
-        self.waits(Refused::by(Reason::PolicyBroken, &policy.reference));
-    }
-
-    fn refused(self) -> Refused {
-        self.waiting.unwrap_or(Refused {
-            reason: Reason::NoPolicy,
-            by: None,
-            missed: self.missed,
-            retry_after: None,
-        })
-    }
 }
 
 impl fmt::Debug for Engine {

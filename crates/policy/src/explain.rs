@@ -2,9 +2,9 @@
 
 use crate::{
     Allowed, Ask, Effect, Engine, Facts, PolicyRef, Refused,
+    case::Case,
     compile::{Place, Policy},
     condition::{About, Clause, ConditionKind},
-    engine::Case,
     facts::{LocalTime, as_text},
 };
 
@@ -56,7 +56,7 @@ impl Engine {
         let mut case = self.case(ask, facts, &candidates);
         let findings = candidates
             .iter()
-            .filter_map(|at| Some((*at, self.policies().get(*at as usize)?)))
+            .filter_map(|at| Some((*at, self.policy(*at)?)))
             .map(|(at, policy)| finding(&mut case, at, policy))
             .collect();
         // What was evaluated for the findings is not evaluated again.
@@ -72,10 +72,11 @@ impl Engine {
 
 fn finding(case: &mut Case<'_>, at: u32, policy: &Policy) -> Finding {
     let mut conditions: Vec<Condition> = Vec::new();
-    for (number, clause) in policy.clauses.iter().enumerate() {
+    let (applies, holds) = case.applies_by(at);
+    for (clause, holds) in policy.clauses.iter().zip(holds) {
         conditions.push(Condition {
             kind: clause.kind,
-            holds: case.clause(at, number),
+            holds,
             rule: clause.rule.clone(),
             found: found(case.facts, clause),
         });
@@ -88,7 +89,6 @@ fn finding(case: &mut Case<'_>, at: u32, policy: &Policy) -> Finding {
             found: None,
         });
     }
-    let applies = case.applies(at, policy);
     let meters = case.meters(policy);
     for (requests, meter) in policy.requests.iter().zip(&meters) {
         conditions.push(Condition {

@@ -2,7 +2,7 @@
 
 use crate::{
     Action, PolicyError,
-    condition::Needs,
+    condition::{Attribute, Needs},
     gate::{Approval, Usage},
     value::{Day, Pointer, Zone},
 };
@@ -23,6 +23,8 @@ use xylem_recall::{Memory, Revision};
 const PAIRS: usize = 10_000;
 /// Policies that are remembered to allow one.
 const ALLOWED: usize = 100;
+/// Addresses that are remembered.
+const ADDRESSES: usize = 10_000;
 /// What Cedar is told of a pair depends on nothing that the database could change under it.
 const VOCABULARY: Revision = Revision::new(0);
 
@@ -118,6 +120,8 @@ pub(crate) struct Vocabulary {
     numbers: EntityUid,
     action: EntityTypeName,
     pairs: Memory<(AgentId, ToolName), Arc<Pair>>,
+    /// Cedar parses the name of its own type for each address.
+    addresses: Memory<IpAddr, Value>,
 }
 
 /// An agent and a tool as Cedar takes them, and what they were then.
@@ -160,6 +164,7 @@ impl Vocabulary {
             numbers: one("Numbers")?,
             action: name("Action")?,
             pairs: Memory::new(PAIRS),
+            addresses: Memory::new(ADDRESSES),
         })
     }
 
@@ -172,12 +177,7 @@ impl Vocabulary {
         needs: &Needs,
         schema: Option<&Schema>,
     ) -> Result<(Request, Arc<Entities>), PolicyError> {
-        let entities = match ask.resource {
-            Resource::Tool(tool) if !needs.looks_up(facts) => {
-                self.pair(ask, tool, || self.entities(ask, facts, needs, schema))?
-            }
-            _ => Arc::new(self.entities(ask, facts, needs, schema)?),
-        };
+        let entities = self.entities(ask, facts, needs, schema)?;
         let context = self.context(facts, needs)?;
         let resource = match ask.resource {
             Resource::Tool(tool) => uid(&self.tool, tool.name.as_str()),
@@ -199,13 +199,33 @@ impl Vocabulary {
         known.filter(|known| known.is(ask, tool))
     }
 
-    /// Those of an agent and a tool, where nothing else is looked up: from memory if nothing about the
-    /// two has changed.
+    /// All that Cedar may look up. To find out who is in what, which it does for those who ask and what
+    /// they ask for, takes about as long as the rest of a decision.
+    fn entities(
+        &self,
+        ask: &Ask<'_>,
+        facts: &Facts<'_>,
+        needs: &Needs,
+        schema: Option<&Schema>,
+    ) -> Result<Arc<Entities>, PolicyError> {
+        let both = match ask.resource {
+            Resource::Tool(tool) => self.pair(ask, tool, schema)?,
+            Resource::Credential { .. } => Arc::new(self.people_and_tools(ask, schema)?),
+        };
+        let looked_up = self.looked_up(facts, needs)?;
+        if looked_up.is_empty() {
+            return Ok(both);
+        }
+        let all = Entities::clone(&both).add_entities(looked_up, schema);
+        all.map(Arc::new).map_err(PolicyError::engine)
+    }
+
+    /// An agent and a tool: from memory if nothing about the two has changed.
     fn pair(
         &self,
         ask: &Ask<'_>,
         tool: &ToolFacts,
-        entities: impl FnOnce() -> Result<Entities, PolicyError>,
+        schema: Option<&Schema>,
     ) -> Result<Arc<Entities>, PolicyError> {
         if let Some(known) = self.known(ask) {
             return Ok(Arc::clone(&known.entities));
@@ -214,7 +234,7 @@ impl Vocabulary {
             kind: ask.kind.to_owned(),
             roles: ask.roles.clone(),
             tool: tool.clone(),
-            entities: Arc::new(entities()?),
+            entities: Arc::new(self.people_and_tools(ask, schema)?),
             allowed: Memory::new(ALLOWED),
         };
         let entities = Arc::clone(&pair.entities);
@@ -223,22 +243,9 @@ impl Vocabulary {
         Ok(entities)
     }
 
-    /// All that Cedar may look up. To find out who is in what, which it does here, takes about as long
-    /// as the rest of a decision.
-    fn entities(
-        &self,
-        ask: &Ask<'_>,
-        facts: &Facts<'_>,
-        needs: &Needs,
-        schema: Option<&Schema>,
-    ) -> Result<Entities, PolicyError> {
-        let mut found = self.people_and_tools(ask)?;
-        found.extend(self.looked_up(facts, needs)?);
-        Entities::from_entities(found, schema).map_err(PolicyError::engine)
-    }
-
-    /// What some conditions look up: the time in each time zone, and parameters.
-    fn looked_up(&self, facts: &Facts<'_>, needs: &Needs) -> Result<[Entity; 3], PolicyError> {
+    /// What some conditions look up: the time in each time zone, and parameters. One without tags is
+    /// left out: Cedar takes what it does not find for that.
+    fn looked_up(&self, facts: &Facts<'_>, needs: &Needs) -> Result<Vec<Entity>, PolicyError> {
         let time = |zone: &Zone| {
             let local = LocalTime::at(facts.now, zone)?;
             Ok(pair(zone.as_str(), local.value()?))
@@ -248,14 +255,22 @@ impl Vocabulary {
             .parameters
             .map(|it| parameters_at(it, &needs.pointers));
         let (texts, numbers) = parameters.unwrap_or_default();
-        Ok([
-            entity(self.moment.clone(), [], [], zones?)?,
-            entity(self.parameters.clone(), [], [], texts)?,
-            entity(self.numbers.clone(), [], [], numbers)?,
-        ])
+        let tags = [
+            (&self.moment, zones?),
+            (&self.parameters, texts),
+            (&self.numbers, numbers),
+        ];
+        let found = tags.into_iter().filter(|(_, tags)| !tags.is_empty());
+        found
+            .map(|(uid, tags)| entity(uid.clone(), [], [], tags))
+            .collect()
     }
 
-    fn people_and_tools(&self, ask: &Ask<'_>) -> Result<Vec<Entity>, PolicyError> {
+    fn people_and_tools(
+        &self,
+        ask: &Ask<'_>,
+        schema: Option<&Schema>,
+    ) -> Result<Entities, PolicyError> {
         let roles = ask.roles.iter().map(|role| uid(&self.role, role.code()));
         let kind = [pair("kind", text(ask.kind))];
         let agent = uid(&self.agent, ask.agent.as_str());
@@ -282,48 +297,49 @@ impl Vocabulary {
                 [],
             )?);
         }
-        Ok(found)
+        Entities::from_entities(found, schema).map_err(PolicyError::engine)
+    }
+
+    fn address(&self, address: IpAddr) -> Value {
+        let address = address.to_canonical();
+        self.addresses.get(VOCABULARY, &address).unwrap_or_else(|| {
+            let value = Value::new_ip(address.to_string());
+            self.addresses.put(VOCABULARY, address, value.clone(), 1);
+            value
+        })
     }
 
     fn context(&self, facts: &Facts<'_>, needs: &Needs) -> Result<Context, PolicyError> {
-        let mut found = vec![
-            pair("second_factor", Value::new_bool(facts.second_factor)),
-            pair("moment", Value::new_entity_uid(self.moment.clone())),
-        ];
-        if facts.parameters.is_some() {
-            let (texts, numbers) = (self.parameters.clone(), self.numbers.clone());
-            found.push(pair("parameters", Value::new_entity_uid(texts)));
-            found.push(pair("numbers", Value::new_entity_uid(numbers)));
+        let mut found = Vec::with_capacity(needs.attributes.len());
+        for attribute in &needs.attributes {
+            let value = self.attribute(*attribute, facts)?;
+            found.extend(value.map(|value| pair(attribute.name(), value)));
         }
-        let seconds = |seconds: u64| Value::new_long(i64::try_from(seconds).unwrap_or(i64::MAX));
-        if needs.now {
-            let now = instant(facts.now)?.to_string();
-            found.push(pair("now", Value::new_datetime(now)));
-        }
-        let address = facts.address.filter(|_| needs.address);
-        let optional = [
-            (
-                "address",
-                address.map(|at| Value::new_ip(at.to_canonical().to_string())),
-            ),
-            ("signed_in_seconds", facts.signed_in.map(seconds)),
-            ("token_age_seconds", facts.token_age.map(seconds)),
-            ("tree", facts.tree.map(text)),
-            (
-                "workflow_type",
-                facts.workflow_type.map(|name| text(name.as_str())),
-            ),
-            (
-                "task_queue",
-                facts.task_queue.map(|name| text(name.as_str())),
-            ),
-        ];
-        found.extend(
-            optional
-                .into_iter()
-                .filter_map(|(name, value)| Some(pair(name, value?))),
-        );
         Context::from_pairs(found).map_err(PolicyError::engine)
+    }
+
+    /// What Cedar finds there; nothing where that is not known.
+    fn attribute(
+        &self,
+        attribute: Attribute,
+        facts: &Facts<'_>,
+    ) -> Result<Option<Value>, PolicyError> {
+        let looked_up = |uid: &EntityUid| Value::new_entity_uid(uid.clone());
+        let seconds = |seconds: u64| Value::new_long(i64::try_from(seconds).unwrap_or(i64::MAX));
+        let parameters = facts.parameters;
+        Ok(match attribute {
+            Attribute::Now => Some(Value::new_datetime(instant(facts.now)?.to_string())),
+            Attribute::Moment => Some(looked_up(&self.moment)),
+            Attribute::SecondFactor => Some(Value::new_bool(facts.second_factor)),
+            Attribute::Address => facts.address.map(|at| self.address(at)),
+            Attribute::Parameters => parameters.map(|_| looked_up(&self.parameters)),
+            Attribute::Numbers => parameters.map(|_| looked_up(&self.numbers)),
+            Attribute::SignedIn => facts.signed_in.map(seconds),
+            Attribute::TokenAge => facts.token_age.map(seconds),
+            Attribute::Tree => facts.tree.map(text),
+            Attribute::WorkflowType => facts.workflow_type.map(|name| text(name.as_str())),
+            Attribute::TaskQueue => facts.task_queue.map(|name| text(name.as_str())),
+        })
     }
 }
 
@@ -439,6 +455,7 @@ fn whole(value: &serde_json::Value) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cedar_policy::SchemaFragment;
 
     #[test]
     fn integers_in_any_json_spelling_are_numbers() {
@@ -456,6 +473,17 @@ mod tests {
             let value = serde_json::from_str(json).unwrap();
             assert_eq!(whole(&value), number, "{json}");
         }
+    }
+
+    #[test]
+    fn every_attribute_of_the_schema_is_known() {
+        let (schema, _) = SchemaFragment::from_cedarschema_str(crate::SCHEMA).unwrap();
+        let schema = schema.to_json_value().unwrap();
+        let attributes = &schema[""]["commonTypes"]["Call"]["attributes"];
+        let attributes = attributes.as_object().unwrap();
+        let written: BTreeSet<&str> = attributes.keys().map(String::as_str).collect();
+        let known: BTreeSet<&str> = Attribute::ALL.iter().map(|it| it.name()).collect();
+        assert_eq!(written, known);
     }
 
     #[test]
@@ -488,8 +516,7 @@ mod tests {
         let needs = Needs {
             zones: ["Europe/Berlin".parse().unwrap()].into(),
             pointers: pointers.into(),
-            address: true,
-            now: true,
+            attributes: Attribute::ALL.into(),
         };
         let words = Vocabulary::new().unwrap();
         let tools = [tool.clone()];

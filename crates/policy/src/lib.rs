@@ -20,9 +20,11 @@
 )]
 
 mod access;
+mod case;
 mod change;
 mod compile;
 mod condition;
+mod decision;
 mod document;
 mod engine;
 mod explain;
@@ -44,10 +46,11 @@ pub use access::{
 pub use change::Change;
 pub use compile::{Compiler, Place, Policy, SCHEMA};
 pub use condition::ConditionKind;
+pub use decision::{Allowed, By, Missed, Reason, Refused};
 pub use document::{
     Age, DEFAULT_BAND, Document, Invalid, Networks, Parameter, Requests, What, When, Who, Window,
 };
-pub use engine::{Allowed, By, Engine, Missed, Reason, Refused};
+pub use engine::Engine;
 pub use explain::{Condition, Finding, Report};
 pub use facts::{Ask, Facts, Resource, ToolFacts};
 pub use gate::{Approval, Counter, CounterKey, RateLimit, Usage};

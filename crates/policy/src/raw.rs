@@ -7,7 +7,7 @@
 use crate::{
     Action, Effect, Invalid, PolicyError,
     compile::{Head, set},
-    condition::Needs,
+    condition::{Attribute, Needs},
     value::{Pointer, Zone},
 };
 use cedar_policy::{
@@ -123,10 +123,7 @@ fn parse(text: &str, id: &PolicyId, validator: &Validator) -> Result<Read, Polic
             "a policy that can apply, and of plain characters{at}"
         )));
     }
-    let mut needs = Needs {
-        address: true,
-        ..Needs::default()
-    };
+    let mut needs = Needs::default();
     look(&json, &mut needs)?;
     Ok(Read {
         effect: match policy.effect() {
@@ -185,7 +182,7 @@ fn look(json: &Value, needs: &mut Needs) -> Result<(), PolicyError> {
             match operator.as_str() {
                 "hasTag" | "getTag" => return tag(operand, needs),
                 "." | "has" if operand.get("left") == Some(&context()) => {
-                    needs.now |= operand.get("attr").and_then(Value::as_str) == Some("now");
+                    needs.attributes.extend(attribute(operand));
                     return Ok(());
                 }
                 "Var" if operand == "context" => {
@@ -205,23 +202,30 @@ fn context() -> Value {
     serde_json::json!({ "Var": "context" })
 }
 
+/// The attribute that is read or asked for; none that the schema has not.
+fn attribute(operand: &Value) -> Option<Attribute> {
+    let name = operand.get("attr")?.as_str()?;
+    Attribute::ALL.into_iter().find(|it| it.name() == name)
+}
+
 /// A time zone or a parameter that is looked up.
 fn tag(operand: &Value, needs: &mut Needs) -> Result<(), PolicyError> {
     let owner = operand.get("left").and_then(|left| left.get("."));
     let of_context = owner.filter(|owner| owner.get("left") == Some(&context()));
-    let attribute = of_context.and_then(|owner| owner.get("attr")?.as_str());
+    let attribute = of_context.and_then(attribute);
+    needs.attributes.extend(attribute);
     let key = operand
         .get("right")
         .and_then(|right| right.get("Value")?.as_str());
     match (attribute, key) {
-        (Some("moment"), Some(name)) => {
+        (Some(Attribute::Moment), Some(name)) => {
             let zone = Zone::from_str(name)
                 .ok()
                 .filter(|zone| zone.as_str() == name);
             let rule = "about time zones under their own names, such as Europe/Berlin";
             needs.zones.insert(zone.ok_or_else(|| invalid(rule))?);
         }
-        (Some("parameters" | "numbers"), Some(pointer)) => {
+        (Some(Attribute::Parameters | Attribute::Numbers), Some(pointer)) => {
             let rule = "about parameters by JSON pointers, such as /region";
             let pointer = Pointer::from_str(pointer).map_err(|_| invalid(rule))?;
             needs.pointers.insert(pointer);

@@ -141,7 +141,6 @@ fn a_heir_only_narrows() {
     }]);
     let heir = engine
         .policies()
-        .iter()
         .find(|p| p.reference().name.as_str() == "heir")
         .unwrap();
     assert!(
@@ -151,7 +150,6 @@ fn a_heir_only_narrows() {
     );
     let grandchild = engine
         .policies()
-        .iter()
         .find(|p| p.reference().name.as_str() == "grandchild")
         .unwrap();
     assert!(

@@ -195,3 +195,28 @@ fn parameters_and_zones_that_the_text_names_are_known() {
     );
     assert_eq!(Case::default().answer(&engine(&[raw(&text)])), "allowed");
 }
+
+#[test]
+fn every_attribute_that_the_text_names_is_known() {
+    let second_factor = Case {
+        second_factor: true,
+        signed_in: Some(60),
+        ..Case::default()
+    };
+    for condition in [
+        "context.now > datetime(\"2026-01-01\")",
+        "context.moment.hasTag(\"Europe/Berlin\")",
+        "context.second_factor",
+        "context has address && context.address.isInRange(ip(\"10.0.0.0/8\"))",
+        "context has parameters && context.parameters.hasTag(\"/region\")",
+        "context has numbers && context.numbers.hasTag(\"/amount\") && context.numbers.getTag(\"/amount\") == 5",
+        "context has signed_in_seconds && context.signed_in_seconds == 60",
+        "context has token_age_seconds && context.token_age_seconds == 3600",
+        "context has tree && context.tree == \"train\"",
+        "context has workflow_type && context.workflow_type == \"Release\"",
+        "context has task_queue && [\"deploy\"].contains(context.task_queue)",
+    ] {
+        let engine = engine(&[raw(&when(condition))]);
+        assert_eq!(second_factor.answer(&engine), "allowed", "{condition}");
+    }
+}
