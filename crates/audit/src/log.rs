@@ -150,6 +150,13 @@ pub trait Log: Send + Sync {
     /// The storage did not answer.
     async fn end(&self) -> Result<PageToken, LogError>;
 
+    /// The token of the page that begins with the last `count` matching records, or with the first
+    /// where there are fewer; of the end of the log where there is none.
+    ///
+    /// # Errors
+    /// The storage did not answer.
+    async fn before_last(&self, filter: &Filter, count: u32) -> Result<PageToken, LogError>;
+
     /// How the log stands: cheap enough to be asked by a readiness check.
     ///
     /// # Errors

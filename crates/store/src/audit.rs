@@ -22,7 +22,7 @@ pub(crate) use people::forget;
 use crate::{
     Store,
     row::{Columns, integer},
-    sql::{Growing, Row, Work, statement},
+    sql::{Growing, Row, Statement, Work, statement},
 };
 use async_trait::async_trait;
 use read::{entries, head_row, line, place};
@@ -72,6 +72,22 @@ impl Log for Store {
         Ok(PageToken::after(last(&mut work, LAST_ENTRY).await?))
     }
 
+    async fn before_last(&self, filter: &Filter, count: u32) -> Result<PageToken, LogError> {
+        // Read first: what is written meanwhile comes after it.
+        let end = self.end().await?;
+        let mut query =
+            Growing::new("SELECT MIN(seq) AS found FROM (SELECT seq FROM audit WHERE seq <= ");
+        query.push_bind(integer(end.place()));
+        narrow(&mut query, filter);
+        query
+            .push(" ORDER BY seq DESC LIMIT ")
+            .push_bind(count)
+            .push(") AS matching");
+        let mut work = self.read().await.map_err(unavailable)?;
+        let first = found(&mut work, query.done()).await?;
+        Ok(first.checked_sub(1).map_or(end, PageToken::after))
+    }
+
     async fn standing(&self) -> Result<Standing, LogError> {
         let book = self.book()?;
         book.check_file()?;
@@ -96,14 +112,21 @@ impl Log for Store {
     }
 }
 
-const LAST_ENTRY: &str = "SELECT MAX(seq) AS last FROM audit";
-const LAST_CHECKPOINT: &str = "SELECT MAX(seq) AS last FROM audit_checkpoints";
+const LAST_ENTRY: &str = "SELECT MAX(seq) AS found FROM audit";
+const LAST_CHECKPOINT: &str = "SELECT MAX(seq) AS found FROM audit_checkpoints";
 
 /// The last place in a table; 0 where it is empty.
 async fn last(work: &mut Work, query: &'static str) -> Result<u64, LogError> {
-    let row = work.one(statement(query)).await.map_err(unavailable)?;
-    let last = row.map(|row| row.column::<Option<i64>>("last")).transpose();
-    Ok(last.map_err(unavailable)?.flatten().map_or(0, place))
+    found(work, statement(query)).await
+}
+
+/// The place that a query finds; 0 where it finds none.
+async fn found(work: &mut Work, query: Statement) -> Result<u64, LogError> {
+    let row = work.one(query).await.map_err(unavailable)?;
+    let found = row
+        .map(|row| row.column::<Option<i64>>("found"))
+        .transpose();
+    Ok(found.map_err(unavailable)?.flatten().map_or(0, place))
 }
 
 /// The head as it is stored; `None` where there is none that can be read.

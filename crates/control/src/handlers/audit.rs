@@ -166,8 +166,7 @@ impl Handlers {
             return Err(Fault::invalid("last", "last must be at most 1000"));
         }
         let filter = self.filter(given.filter).await?;
-        let end = self.log.end().await?.place();
-        let after = PageToken::after(end.saturating_sub(given.last.into()));
+        let after = self.log.before_last(&filter, given.last).await?;
         let onlooker = Onlooker::caller(self, Rpc::TailAudit)?;
         let item: fn(Record) -> Result<_, Fault> = |record| Ok(wire(record));
         Ok(self.read(onlooker, filter, after, None, None, item))

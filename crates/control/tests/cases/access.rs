@@ -619,28 +619,40 @@ async fn a_stream_ends_with_its_key_although_the_clock_was_set_back() {
 }
 
 #[tokio::test]
-async fn an_entry_that_is_written_later_comes_to_whoever_follows_the_log() {
+async fn the_last_entry_that_matches_and_later_ones_come_to_whoever_follows_the_log() {
     let stack = Stack::start().await;
     let admin = stack.admin().await;
+    let create = |name: &str| {
+        admin.create_agent(v1::CreateAgentRequest {
+            name: name.to_owned(),
+            roles: vec![v1::Role::User.into()],
+            ..v1::CreateAgentRequest::default()
+        })
+    };
+    create("earlier").await.expect("created");
+    // Others follow it.
+    admin
+        .retire_agent(&common::id("earlier"))
+        .await
+        .expect("retired");
     let filter = v1::AuditFilter {
         action: "agent_created".to_owned(),
         ..v1::AuditFilter::default()
     };
     let request = v1::TailAuditRequest {
         filter: Some(filter),
-        last: 0,
+        last: 1,
     };
     let tail = admin.tail_audit(request).await.expect("a stream");
     let mut tail = Box::pin(tail);
-    let new = v1::CreateAgentRequest {
-        name: "later".to_owned(),
-        roles: vec![v1::Role::User.into()],
-        ..v1::CreateAgentRequest::default()
-    };
-    admin.create_agent(new).await.expect("created");
-    let next = tokio::time::timeout(Duration::from_secs(60), tail.next()).await;
-    let entry = next.expect("in time").expect("an entry").expect("intact");
-    assert_eq!(entry.subject, "agent:later");
+    for name in ["earlier", "later"] {
+        if name == "later" {
+            create(name).await.expect("created");
+        }
+        let next = tokio::time::timeout(Duration::from_secs(60), tail.next()).await;
+        let entry = next.expect("in time").expect("an entry").expect("intact");
+        assert_eq!(entry.subject, format!("agent:{name}"));
+    }
 }
 
 /// What is asked of a tree, in a form that is valid.

@@ -353,7 +353,7 @@ impl Archiving<'_> {
 
     async fn oldest(&self) -> Result<u64, LogError> {
         let mut work = self.store.read().await.map_err(unavailable)?;
-        last(&mut work, "SELECT MIN(seq) AS last FROM audit").await
+        last(&mut work, "SELECT MIN(seq) AS found FROM audit").await
     }
 
     /// Answers whether all are gone.

@@ -11,7 +11,7 @@ use crate::{
 };
 use xylem_audit::{Checkpoint, Finding, Hash, LogError, Mac, Segment};
 
-pub(super) const LAST_SEGMENT: &str = "SELECT MAX(last) AS last FROM audit_segments";
+pub(super) const LAST_SEGMENT: &str = "SELECT MAX(last) AS found FROM audit_segments";
 
 /// All of them, oldest first, as they are stored.
 pub(super) async fn segments(work: &mut Work) -> Result<Vec<Segment>, LogError> {

@@ -135,7 +135,7 @@ impl From<Filter> for v1::AuditFilter {
 pub(crate) struct Tail {
     #[command(flatten)]
     filter: Filter,
-    /// Show so many of the last entries first
+    /// Show so many of the last entries that match first
     #[arg(long, default_value_t = 20, value_name = "COUNT")]
     last: u32,
 }
