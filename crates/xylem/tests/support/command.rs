@@ -8,13 +8,14 @@ use tokio::{io::AsyncWriteExt, process::Command};
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// One run of the program, prepared. It sees nothing of this process's environment.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Xylem {
     input: String,
     variables: Vec<(String, String)>,
 }
 
 /// How a run ended.
+#[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) status: i32,
     pub(crate) out: String,
