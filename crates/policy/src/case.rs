@@ -8,9 +8,10 @@ use crate::{
     compile::{Place, Policy},
     condition::{ConditionKind, Needs},
     engine::{Engine, Placed, counters_of},
+    facts::{Pair, Question},
     gate::{self, CounterKey, Meter},
 };
-use cedar_policy::{Decision, Entities, EvalResult, PolicySet, Request, eval_expression};
+use cedar_policy::{Decision, EvalResult, PolicySet, eval_expression};
 use std::{cell::OnceCell, sync::Arc};
 
 /// Policies that explain why there is no permit, the nearest ones.
@@ -23,7 +24,7 @@ pub(crate) struct Case<'a> {
     pub(crate) facts: &'a Facts<'a>,
     pub(crate) needs: Needs,
     /// What Cedar is asked, once it is; none where that cannot be put together.
-    question: OnceCell<Option<(Request, Arc<Entities>)>>,
+    question: OnceCell<Option<Question>>,
     /// By condition: whether it was evaluated, and holds; none inside where it cannot be.
     known: Vec<Option<Option<bool>>>,
 }
@@ -93,7 +94,9 @@ impl<'a> Case<'a> {
 
     /// Whether Cedar's own authorizer says that the policy applies.
     pub(crate) fn applies_alone(&self, alone: &PolicySet) -> Option<bool> {
-        let (request, entities) = self.question()?;
+        let Question {
+            request, entities, ..
+        } = self.question()?;
         let authorizer = &self.engine.authorizer;
         let answer = authorizer.is_authorized(request, alone, entities);
         let broken = answer.diagnostics().errors().next().is_some();
@@ -116,7 +119,9 @@ impl<'a> Case<'a> {
             return *known;
         }
         let condition = self.engine.conditions.get(id as usize)?;
-        let (request, entities) = self.question()?;
+        let Question {
+            request, entities, ..
+        } = self.question()?;
         let answer = match eval_expression(request, entities, condition) {
             Ok(EvalResult::Bool(holds)) => Some(holds),
             _ => None,
@@ -208,33 +213,42 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Cedar's own authorizer has the last word. What it said of a policy that has no conditions is
-    /// remembered with the agent and the tool.
+    /// Cedar's own authorizer has the last word: about the whole of a policy that was written in Cedar,
+    /// about the head of another one, whose conditions hold. What it said of a head is remembered with
+    /// the agent and the tool.
     fn confirmed(&self, at: u32, policy: &Policy) -> bool {
-        let words = &self.engine.words;
-        let by_head = policy.clauses.is_empty() && !policy.raw;
         let allows = (at, self.ask.action);
-        if by_head
-            && words
-                .known(self.ask)
-                .is_some_and(|pair| pair.is_allowed(allows))
-        {
+        let pair = self.pair().filter(|_| !policy.raw);
+        if pair.as_ref().is_some_and(|pair| pair.is_allowed(allows)) {
             return true;
         }
-        let Some((request, entities)) = self.question() else {
+        let Some(question) = self.question() else {
             return false;
         };
+        let Question {
+            request,
+            entities,
+            pair,
+        } = question;
         let authorizer = &self.engine.authorizer;
         let answer = authorizer.is_authorized(request, &policy.alone, entities);
         let sound = answer.diagnostics().errors().next().is_none();
         let confirmed = sound && answer.decision() == Decision::Allow;
-        if let (true, true, Some(pair)) = (confirmed, by_head, words.known(self.ask)) {
+        if let (true, false, Some(pair)) = (confirmed, policy.raw, pair) {
             pair.allow(allows);
         }
         confirmed
     }
 
-    fn question(&self) -> Option<&(Request, Arc<Entities>)> {
+    /// The agent and the tool, where they are known already.
+    fn pair(&self) -> Option<Arc<Pair>> {
+        match self.question.get() {
+            Some(question) => question.as_ref()?.pair.clone(),
+            None => self.engine.words.known(self.ask),
+        }
+    }
+
+    fn question(&self) -> Option<&Question> {
         let words = &self.engine.words;
         let question = || words.question(self.ask, self.facts, &self.needs, None).ok();
         self.question.get_or_init(question).as_ref()

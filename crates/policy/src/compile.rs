@@ -61,7 +61,8 @@ pub struct Policy {
     pub(crate) requests: Vec<Requests>,
     pub(crate) requires_approval: bool,
     pub(crate) needs: Needs,
-    /// The whole policy, for Cedar's own authorizer.
+    /// For Cedar's own authorizer: the whole policy where it was written in Cedar, otherwise whom and
+    /// what it is about, without the conditions.
     pub(crate) alone: PolicySet,
     text: String,
 }
@@ -150,15 +151,17 @@ impl Compiler {
             .flat_map(|when| clauses(when, effect, &mut needs))
             .collect();
         let head = head(&whole);
-        let text = text(effect, &head, &clauses);
-        let policy =
-            CedarPolicy::parse(Some(id(&reference)), &text).map_err(PolicyError::engine)?;
-        let alone = set(policy)?;
+        let whole_text = text(effect, &head, &clauses);
+        let alone = parsed(&reference, &whole_text)?;
         let checked = self.validator.validate(&alone, ValidationMode::Strict);
         if !checked.validation_passed() {
             // Every plain policy compiles to valid Cedar; that one did not is a fault of ours.
             return Err(PolicyError::engine(checked));
         }
+        let alone = match clauses.as_slice() {
+            [] => alone,
+            _ => parsed(&reference, &text(effect, &head, &[]))?,
+        };
         Ok(Policy {
             reference,
             effect,
@@ -171,7 +174,7 @@ impl Compiler {
             requires_approval: whole.requires_approval,
             needs,
             alone,
-            text,
+            text: whole_text,
         })
     }
 
@@ -264,6 +267,11 @@ fn head(whole: &Document) -> Head {
 
 fn id(reference: &PolicyRef) -> PolicyId {
     PolicyId::new(reference.to_string())
+}
+
+fn parsed(reference: &PolicyRef, text: &str) -> Result<PolicySet, PolicyError> {
+    let policy = CedarPolicy::parse(Some(id(reference)), text);
+    set(policy.map_err(PolicyError::engine)?)
 }
 
 pub(crate) fn set(policy: CedarPolicy) -> Result<PolicySet, PolicyError> {

@@ -124,14 +124,21 @@ pub(crate) struct Vocabulary {
     addresses: Memory<IpAddr, Value>,
 }
 
+/// What Cedar is asked.
+pub(crate) struct Question {
+    pub(crate) request: Request,
+    pub(crate) entities: Arc<Entities>,
+    /// The agent and the tool that the entities are of.
+    pub(crate) pair: Option<Arc<Pair>>,
+}
+
 /// An agent and a tool as Cedar takes them, and what they were then.
 pub(crate) struct Pair {
     kind: String,
     roles: BTreeSet<Role>,
     tool: ToolFacts,
     entities: Arc<Entities>,
-    /// What Cedar allows whatever the other facts are: the place of the policy that says so, and what is
-    /// done.
+    /// What Cedar allows where the conditions hold: the place of the policy that says so, and what is done.
     allowed: Memory<(u32, Action), ()>,
 }
 
@@ -176,8 +183,8 @@ impl Vocabulary {
         facts: &Facts<'_>,
         needs: &Needs,
         schema: Option<&Schema>,
-    ) -> Result<(Request, Arc<Entities>), PolicyError> {
-        let entities = self.entities(ask, facts, needs, schema)?;
+    ) -> Result<Question, PolicyError> {
+        let (entities, pair) = self.entities(ask, facts, needs, schema)?;
         let context = self.context(facts, needs)?;
         let resource = match ask.resource {
             Resource::Tool(tool) => uid(&self.tool, tool.name.as_str()),
@@ -186,7 +193,11 @@ impl Vocabulary {
         let agent = uid(&self.agent, ask.agent.as_str());
         let action = uid(&self.action, ask.action.code());
         let request = Request::new(agent, action, resource, context, schema);
-        Ok((request.map_err(PolicyError::engine)?, entities))
+        Ok(Question {
+            request: request.map_err(PolicyError::engine)?,
+            entities,
+            pair,
+        })
     }
 
     /// The agent and the tool, if they are remembered and nothing about the two has changed.
@@ -207,17 +218,21 @@ impl Vocabulary {
         facts: &Facts<'_>,
         needs: &Needs,
         schema: Option<&Schema>,
-    ) -> Result<Arc<Entities>, PolicyError> {
-        let both = match ask.resource {
-            Resource::Tool(tool) => self.pair(ask, tool, schema)?,
-            Resource::Credential { .. } => Arc::new(self.people_and_tools(ask, schema)?),
+    ) -> Result<(Arc<Entities>, Option<Arc<Pair>>), PolicyError> {
+        let pair = match ask.resource {
+            Resource::Tool(tool) => Some(self.pair(ask, tool, schema)?),
+            Resource::Credential { .. } => None,
+        };
+        let both = match &pair {
+            Some(pair) => Arc::clone(&pair.entities),
+            None => Arc::new(self.people_and_tools(ask, schema)?),
         };
         let looked_up = self.looked_up(facts, needs)?;
         if looked_up.is_empty() {
-            return Ok(both);
+            return Ok((both, pair));
         }
         let all = Entities::clone(&both).add_entities(looked_up, schema);
-        all.map(Arc::new).map_err(PolicyError::engine)
+        Ok((Arc::new(all.map_err(PolicyError::engine)?), pair))
     }
 
     /// An agent and a tool: from memory if nothing about the two has changed.
@@ -226,21 +241,20 @@ impl Vocabulary {
         ask: &Ask<'_>,
         tool: &ToolFacts,
         schema: Option<&Schema>,
-    ) -> Result<Arc<Entities>, PolicyError> {
+    ) -> Result<Arc<Pair>, PolicyError> {
         if let Some(known) = self.known(ask) {
-            return Ok(Arc::clone(&known.entities));
+            return Ok(known);
         }
-        let pair = Pair {
+        let pair = Arc::new(Pair {
             kind: ask.kind.to_owned(),
             roles: ask.roles.clone(),
             tool: tool.clone(),
             entities: Arc::new(self.people_and_tools(ask, schema)?),
             allowed: Memory::new(ALLOWED),
-        };
-        let entities = Arc::clone(&pair.entities);
+        });
         let key = (ask.agent.clone(), tool.name.clone());
-        self.pairs.put(VOCABULARY, key, Arc::new(pair), 1);
-        Ok(entities)
+        self.pairs.put(VOCABULARY, key, Arc::clone(&pair), 1);
+        Ok(pair)
     }
 
     /// What some conditions look up: the time in each time zone, and parameters. One without tags is
@@ -583,7 +597,7 @@ mod tests {
                 resource: Resource::Tool(tool),
             };
             let question = words.question(&ask, &facts, &Needs::default(), None);
-            question.unwrap().1
+            question.unwrap().entities
         };
         let first = entities(&[Role::User], &tool);
         assert!(Arc::ptr_eq(&first, &entities(&[Role::User], &tool)));

@@ -1,12 +1,15 @@
 //! Which policies are about somebody and something, found without a look at each of them.
 
 use crate::{Action, Ask, compile::Head};
-use std::{collections::HashMap, iter};
+use std::{
+    collections::{BTreeMap, HashMap},
+    iter,
+};
 use xylem_ids::{AgentId, Role, ToolName, ToolTag};
 
 /// Places of policies in their order, by what they let do or keep from being done.
 #[derive(Default)]
-pub(crate) struct Heads(HashMap<Action, About>);
+pub(crate) struct Heads(BTreeMap<Action, About>);
 
 /// And by what they are about.
 #[derive(Default)]
@@ -21,7 +24,7 @@ struct About {
 struct Named {
     anyone: Vec<u32>,
     agents: HashMap<AgentId, Vec<u32>>,
-    roles: HashMap<Role, Vec<u32>>,
+    roles: BTreeMap<Role, Vec<u32>>,
 }
 
 impl Heads {

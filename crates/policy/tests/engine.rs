@@ -2,7 +2,7 @@
 
 mod house;
 
-use house::{Case, engine, tool};
+use house::{Case, at, engine, tool};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -449,6 +449,33 @@ proptest! {
                 Err(refused) => refused.by.as_ref().map(ToString::to_string),
             };
             prop_assert_eq!(by, decided);
+        }
+    }
+}
+
+#[test]
+fn what_is_remembered_of_an_agent_and_a_tool_does_not_outlive_a_condition_or_a_role() {
+    let mut day = policy("day", "allow", 500);
+    day["when"] = json!({"time": [{"zone": "UTC", "from": "08:00", "to": "18:00"}],
+        "parameters": [{"pointer": "/region", "one_of": ["eu-1"]}]});
+    let engine = engine(&[day]);
+    let noon = Case::default();
+    let night = Case {
+        now: at("2026-11-18T23:00:00Z"),
+        ..noon.clone()
+    };
+    let elsewhere = Case {
+        parameters: Some(json!({"region": "us-1"})),
+        ..noon.clone()
+    };
+    let demoted = Case {
+        roles: [Role::Auditor].into(),
+        ..noon.clone()
+    };
+    for _ in 0..2 {
+        assert_eq!(noon.answer(&engine), "allowed");
+        for other in [&night, &elsewhere, &demoted] {
+            assert_eq!(other.answer(&engine), "no_policy");
         }
     }
 }
