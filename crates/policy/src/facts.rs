@@ -210,8 +210,8 @@ impl Vocabulary {
         known.filter(|known| known.is(ask, tool))
     }
 
-    /// All that Cedar may look up. To find out who is in what, which it does for those who ask and what
-    /// they ask for, takes about as long as the rest of a decision.
+    /// All that Cedar may look up. Who is in what is found out once for an agent and a tool; what is
+    /// looked up for one question is in nothing.
     fn entities(
         &self,
         ask: &Ask<'_>,
