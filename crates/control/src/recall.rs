@@ -1,6 +1,6 @@
 //! What callers were answered before, and are answered again while it holds.
 
-use crate::serve::again::{self, Asked};
+use crate::serve::pages::{self, Asked};
 use axum::body::Bytes;
 use std::{
     hash::{BuildHasher, RandomState},
@@ -12,19 +12,19 @@ use xylem_recall::{Memory, Revision};
 
 /// Tools whose facts are remembered.
 const FACTS: usize = 10_000;
-/// Questions that are known to have been asked.
-const QUESTIONS: usize = 100_000;
+/// Queries that are known to have been asked.
+const QUERIES: usize = 100_000;
 
 /// What handlers remember.
 pub(crate) struct Recalled {
-    pub(crate) answers: Memory<Asked, Bytes>,
+    pub(crate) pages: Memory<Asked, Bytes>,
     pub(crate) facts: Memory<ToolName, Arc<ToolFacts>>,
     asked: Memory<u64, ()>,
     digests: RandomState,
 }
 
 impl Recalled {
-    /// Whether the same was asked before, as far as that is remembered. It is from now on: the answers
+    /// Whether the same was asked before, as far as that is remembered. It is from now on: the pages
     /// that nobody asks for again would push out the others.
     pub(crate) fn was_asked(&self, at: Revision, asked: &Asked) -> bool {
         let digest = self.digests.hash_one(asked);
@@ -39,9 +39,9 @@ impl Recalled {
 impl Default for Recalled {
     fn default() -> Self {
         Self {
-            answers: Memory::new(again::REMEMBERED),
+            pages: Memory::new(pages::REMEMBERED),
             facts: Memory::new(FACTS),
-            asked: Memory::new(QUESTIONS),
+            asked: Memory::new(QUERIES),
             digests: RandomState::new(),
         }
     }

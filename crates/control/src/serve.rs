@@ -1,6 +1,5 @@
 //! One listener: gRPC, REST, and a few plain routes beside them.
 
-pub(crate) mod again;
 mod arrival;
 mod authenticate;
 mod browser;
@@ -9,6 +8,7 @@ mod gate;
 mod limits;
 mod listener;
 mod oauth;
+pub(crate) mod pages;
 mod passage;
 mod patient;
 mod proxies;
@@ -189,7 +189,7 @@ fn calls(plane: &Arc<Plane>, gate: &RoleGate) -> Router {
         workers_server::WorkersServer, __rest_over_grpc_bridge_Workers::WorkersRestBridge;
     };
     let rest = RestService::new(Arc::new(transcoder)).with_max_body_bytes(MAX_BODY);
-    router.merge(again::routes(plane, gate, rest))
+    router.merge(pages::routes(plane, gate, rest))
 }
 
 /// Writes the counts of minutes that are over. They are in memory only: a crash loses those of a

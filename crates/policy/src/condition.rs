@@ -131,12 +131,6 @@ impl Needs {
         self.zones.extend(other.zones.iter().cloned());
         self.pointers.extend(other.pointers.iter().cloned());
     }
-
-    /// Whether conditions look at the time.
-    pub(crate) fn looks_at_the_clock(&self) -> bool {
-        let clock = [Attribute::Now, Attribute::Moment];
-        clock.iter().any(|it| self.attributes.contains(it))
-    }
 }
 
 /// One condition.

@@ -133,15 +133,7 @@ impl Engine {
     /// The counters that [`Engine::decide`] looks at: [`Facts::usage`] has to know those that exist.
     #[must_use]
     pub fn counters(&self, ask: &Ask<'_>, tree: Option<&str>) -> Vec<CounterKey> {
-        self.counters_among(&self.candidates(ask), ask, tree)
-    }
-
-    pub(crate) fn counters_among(
-        &self,
-        candidates: &[u32],
-        ask: &Ask<'_>,
-        tree: Option<&str>,
-    ) -> Vec<CounterKey> {
+        let candidates = self.candidates(ask);
         let mut keys: Vec<CounterKey> = candidates
             .iter()
             .filter_map(|at| self.policies.get(*at as usize))

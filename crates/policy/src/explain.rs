@@ -15,9 +15,6 @@ pub struct Report {
     pub decision: Result<Allowed, Refused>,
     /// The policies that stand for this, in the order in which they decide.
     pub findings: Vec<Finding>,
-    /// Whether the same is said to the same question until an agent, a tool, a policy or an approval
-    /// changes: neither the clock has a say in it, nor what was counted or approved.
-    pub lasting: bool,
 }
 
 /// What one policy says.
@@ -63,9 +60,6 @@ impl Engine {
         Report {
             decision: case.decide(&candidates),
             findings,
-            lasting: !case.needs.looks_at_the_clock()
-                && facts.approvals.is_empty()
-                && self.counters_among(&candidates, ask, facts.tree).is_empty(),
         }
     }
 }

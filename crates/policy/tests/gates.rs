@@ -175,37 +175,6 @@ fn a_direct_approval_allows_where_nothing_denies() {
 }
 
 #[test]
-fn what_a_check_says_lasts_where_neither_clock_nor_counts_nor_approvals_have_a_say() {
-    let plain = |name: &str| {
-        json!({"name": name, "effect": "allow", "who": {"anyone": true}, "what": {"all": true},
-               "actions": ["execute"]})
-    };
-    let mut fixed = plain("fixed");
-    fixed["when"] = json!({"task_queues": ["deploy"], "second_factor": true,
-        "parameters": [{"pointer": "/region", "one_of": ["eu-1"]}]});
-    let mut waiting = plain("waiting");
-    waiting["requires_approval"] = json!(true);
-    let lasting = engine(&[fixed.clone(), waiting.clone()]);
-    assert!(Case::default().check(&lasting).lasting);
-    let approved = Case::default().approve("1f0c2a44-0000-7000-8000-000000000001", Some("waiting"));
-    assert!(!approved.check(&lasting).lasting);
-
-    let mut night = plain("night");
-    night["when"] = json!({"time": [{"zone": "UTC", "from": "22:00", "to": "06:00"}]});
-    let now = json!({"name": "now", "cedar":
-        "permit(principal, action, resource) when { context.now > datetime(\"2030-01-01\") };"});
-    let few = limited(
-        "few",
-        "allow",
-        &json!({"at_most": 3, "per": "minute", "of": "agent"}),
-    );
-    for other in [night, now, few] {
-        let report = Case::default().check(&engine(&[fixed.clone(), other.clone()]));
-        assert!(!report.lasting, "{other}");
-    }
-}
-
-#[test]
 fn calls_of_one_agent_tool_or_tree_are_counted_together_and_others_apart() {
     let case = Case::default();
     let others = [

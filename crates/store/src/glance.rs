@@ -33,7 +33,8 @@ impl Glance {
     /// which waits, and says what is wrong.
     pub(crate) fn revision(&self) -> Option<Revision> {
         let connection = self.lock();
-        let query = "SELECT number FROM revision WHERE \"only\" = 1";
+        // There is one row, which need not be looked for by its key.
+        let query = "SELECT number FROM revision";
         let mut statement = connection.as_ref()?.prepare_cached(query).ok()?;
         let number = statement.query_row((), |row| row.get(0)).ok()?;
         Some(Revision::new(number))

@@ -4,7 +4,7 @@ mod document;
 
 use super::{Handlers, answer, next};
 use crate::{
-    caller::{Reach, caller, lasting, not_let, reach, reaches},
+    caller::{Reach, caller, not_let, reach, reaches},
     convert,
     fault::Fault,
 };
@@ -211,11 +211,7 @@ impl Handlers {
         let namespace = &self.settings.namespace;
         let at = principal.as_of();
         let report = self.policies.check(namespace, &question, with.as_ref(), at);
-        let report = report.await?;
-        if report.lasting {
-            lasting();
-        }
-        Ok(wire_report(report))
+        Ok(wire_report(report.await?))
     }
 
     /// What policies can say about a tool that the caller may know of: another one is not there.

@@ -105,7 +105,7 @@ async fn what_was_approved_to_be_read_is_seen_until_that_ends() {
         let listed: Vec<_> = tools.into_iter().map(|tool| tool.name).collect();
         let shown = user.get_tool(&id("acme.b"), None).await;
         assert_eq!(shown.is_ok(), listed.contains(&"acme.b".to_owned()));
-        // Over REST, pages and checks that are asked for again are remembered.
+        // Over REST, pages that are asked for again are remembered.
         for _ in 0..3 {
             let page = rest
                 .get(format!("{}/v1/tools", stack.address))
