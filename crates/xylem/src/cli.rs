@@ -26,7 +26,7 @@ mod vault;
 
 use crate::logging;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use failure::Failure;
+use failure::{Exit, Failure};
 use output::{Format, Output};
 use session::{Access, Session};
 use std::process::ExitCode;
@@ -178,7 +178,9 @@ pub fn main() -> ExitCode {
     match run(cli, &given, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output.note(&failure.to_string());
+            if failure.exit != Exit::Unread {
+                output.note(&failure.to_string());
+            }
             failure.exit.into()
         }
     }
@@ -194,7 +196,7 @@ fn parse() -> Result<(Cli, ArgMatches), clap::Error> {
 
 fn run(cli: Cli, given: &ArgMatches, output: &mut Output) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new()
-        .map_err(|error| Failure::new(failure::Exit::Failed, format!("no threads: {error}")))?;
+        .map_err(|error| Failure::new(Exit::Failed, format!("no threads: {error}")))?;
     let done = runtime.block_on(execute(cli, given, output));
     // A prompt or a pipe that is still being read must not keep the process.
     runtime.shutdown_background();

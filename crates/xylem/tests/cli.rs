@@ -186,6 +186,15 @@ async fn a_tree_that_does_not_end_is_not_stopped() {
     assert!(ran.out.contains("2 workflows terminated"), "{}", ran.out);
 }
 
+#[tokio::test]
+async fn whoever_reads_no_further_is_told_nothing() {
+    let server = ControlPlane::rotating().await;
+    let stop = ["tree", "stop", "train-1", "--terminate"];
+    let ran = at(&server.address).run_unread(&stop).await;
+    assert_eq!(ran.status, 141, "{}", ran.err);
+    assert!(!ran.err.contains("error"), "{}", ran.err);
+}
+
 /// A step that leaves `remaining` keys, and goes on after `next`.
 fn step(rewrapped: u32, remaining: u32, next: &str) -> v1::RewrapKeysResponse {
     v1::RewrapKeysResponse {

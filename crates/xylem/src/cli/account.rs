@@ -309,7 +309,7 @@ async fn second_factor(command: SecondFactor, session: &mut Session<'_>) -> Resu
             let (secret, uri) = client.enrol_second_factor(&password).await?;
             let (secret, uri) = (secret.expose_secret(), uri.expose_secret());
             let answer = json!({ "secret": secret, "uri": uri });
-            session.output.answer(&answer, |_| {
+            session.output.answer_once(&answer, |_| {
                 format!(
                     "give this to your authenticator, it is not shown again:\n\n  {secret}\n  {uri}\n\n\
                      `xylem account second-factor confirm CODE` with its first code ends enrolling"
@@ -343,14 +343,13 @@ fn show_codes(
 ) -> Result<(), Failure> {
     let codes: Vec<&str> = codes.iter().map(ExposeSecret::expose_secret).collect();
     let answer = json!({ "recoveryCodes": codes });
-    session.output.answer(&answer, |_| {
+    session.output.answer_once(&answer, |_| {
         format!(
             "{first}Each of these is good once instead of one of the device's, and they are not shown \
              again:\n\n  {}",
             codes.join("\n  ")
         )
-    })?;
-    Ok(())
+    })
 }
 
 async fn sessions(session: &mut Session<'_>) -> Result<(), Failure> {

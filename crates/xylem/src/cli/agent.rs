@@ -3,7 +3,7 @@
 use super::{
     failure::{Exit, Failure},
     key::not_written_over,
-    output::{Format, plain, relative, table},
+    output::{plain, relative, table},
     pages,
     session::Session,
     tree::listed,
@@ -284,15 +284,9 @@ async fn invite(arguments: Invite, session: &mut Session<'_>) -> Result<(), Fail
     }
     let note = format!("an invitation for {name}; it is not shown again: {next}");
     session.output.note(&note);
-    match session.output.format() {
-        Format::Text => session.output.raw(secret.expose_secret())?,
-        Format::Json => {
-            let secret = secret.expose_secret();
-            let answer = json!({ "agent": name, "expiresAt": ends, "secret": secret });
-            session.output.answer(&answer, |_| String::new())?;
-        }
-    }
-    Ok(())
+    let secret = secret.expose_secret();
+    let answer = json!({ "agent": name, "expiresAt": ends, "secret": secret });
+    session.output.answer_once(&answer, |_| secret.to_owned())
 }
 
 async fn reset(name: &AgentId, session: &mut Session<'_>) -> Result<(), Failure> {

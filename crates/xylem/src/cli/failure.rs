@@ -17,6 +17,9 @@ pub(crate) enum Exit {
     NotFound = 4,
     /// Something it relies on is not there.
     Unavailable = 5,
+    /// Whoever read the answer has enough of it, as `head` has: what a shell says of a program that
+    /// SIGPIPE ended.
+    Unread = 141,
 }
 
 impl From<Exit> for ExitCode {
@@ -51,6 +54,11 @@ impl Failure {
             causes: causes.map(ToString::to_string).collect(),
             ..Self::new(exit, error.to_string())
         }
+    }
+
+    /// Of what cannot be shown again: that nobody read it is a failure, too.
+    pub(crate) fn lost(error: &io::Error) -> Self {
+        Self::new(Exit::Failed, format!("cannot write the answer: {error}"))
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {
@@ -152,10 +160,17 @@ impl From<DataError> for Failure {
     }
 }
 
-/// Standard output is gone or full.
+/// Standard output is full, or gone.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::new(Exit::Failed, format!("cannot write the answer: {error}"))
+        let exit = match error.kind() {
+            io::ErrorKind::BrokenPipe => Exit::Unread,
+            _ => Exit::Failed,
+        };
+        Self {
+            exit,
+            ..Self::lost(&error)
+        }
     }
 }
 
@@ -185,6 +200,18 @@ mod tests {
             (Error::Unintelligible("a"), Exit::Failed),
         ] {
             assert_eq!(Failure::from(error).exit, status);
+        }
+    }
+
+    #[test]
+    fn whoever_has_read_enough_is_not_told_of_a_broken_pipe() {
+        for (kind, exit) in [
+            (io::ErrorKind::BrokenPipe, Exit::Unread),
+            (io::ErrorKind::StorageFull, Exit::Failed),
+        ] {
+            assert_eq!(Failure::from(io::Error::from(kind)).exit, exit);
+            let lost = Failure::lost(&io::Error::from(kind));
+            assert_eq!(lost.exit, Exit::Failed);
         }
     }
 

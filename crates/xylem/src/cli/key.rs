@@ -3,7 +3,7 @@
 use super::{
     agent::{self, Kind, Role},
     failure::{Exit, Failure},
-    output::{Format, plain, relative, table},
+    output::{plain, relative, table},
     pages,
     session::Session,
     tree::listed,
@@ -162,14 +162,9 @@ fn hand_out(
     }
     let note = format!("key {} of {agent}; it is not shown again:", plain(&key.id));
     session.output.note(&note);
-    match session.output.format() {
-        Format::Text => session.output.raw(secret.expose_secret())?,
-        Format::Json => {
-            let answer = json!({ "key": key, "secret": secret.expose_secret() });
-            session.output.answer(&answer, |_| String::new())?;
-        }
-    }
-    Ok(())
+    let secret = secret.expose_secret();
+    let answer = json!({ "key": key, "secret": secret });
+    session.output.answer_once(&answer, |_| secret.to_owned())
 }
 
 /// The agent that is named; one named after the role where none is. It is registered where a role

@@ -1,5 +1,6 @@
 //! What a command shows: the answer on standard output, everything else on standard error.
 
+use super::failure::Failure;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::{
@@ -84,7 +85,17 @@ impl Output {
         self.out.flush()
     }
 
-    /// The answer in text, character by character: a key that was made.
+    /// An answer that is not shown again.
+    pub(crate) fn answer_once<T: Serialize>(
+        &mut self,
+        answer: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        let answered = self.answer(answer, text);
+        answered.map_err(|error| Failure::lost(&error))
+    }
+
+    /// The answer in text, character by character: a token, a line as it is stored.
     pub(crate) fn raw(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out, "{text}")?;
         self.out.flush()

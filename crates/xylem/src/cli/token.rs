@@ -214,7 +214,8 @@ async fn reveal(arguments: Reveal, session: &mut Session<'_>) -> Result<(), Fail
         }
         None => {
             session.output.note(&format!("{at} of {tree}:"));
-            session.output.raw(revealed.token.expose_secret())?;
+            let shown = session.output.raw(revealed.token.expose_secret());
+            shown.map_err(|error| Failure::lost(&error))?;
         }
     }
     session.output.note(&rotate);

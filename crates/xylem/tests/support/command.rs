@@ -48,8 +48,20 @@ impl Xylem {
     }
 
     pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
+        self.run_into(Stdio::piped(), arguments).await
+    }
+
+    /// The same where nobody reads the answer any more.
+    pub(crate) async fn run_unread(&self, arguments: &[&str]) -> Ran {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        self.run_into(writer.into(), arguments).await
+    }
+
+    async fn run_into(&self, out: Stdio, arguments: &[&str]) -> Ran {
         let home = tempfile::tempdir().expect("a directory");
         let mut command = self.command(home.path(), arguments);
+        command.stdout(out);
         let mut child = command.kill_on_drop(true).spawn().expect("it starts");
         let mut input = child.stdin.take().expect("piped");
         // Not everything reads it.
